@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Evaluates what scripts/train.sh trained, at the preset's lengths and in both inferences. Same arguments as train.sh.
+#
+#   scripts/evaluate.sh PRESET ROW                scripts/evaluate.sh wikitext103-512 ricker
+#   scripts/evaluate.sh PRESET --OPTION ...       scripts/evaluate.sh demo --position-encoding rope --rope-theta 1e6
+#
+# The result is RUNS/PRESET/ROW/evaluation.json. For any other checkpoint, length or split:
+#
+#   python -m wavepos_fairseq.evaluation DATA_BIN --path CHECKPOINT --lengths 128,256,512,1012 --output FILE.json
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+exec "$PYTHON" -m wavepos_fairseq.experiments evaluate "$@"

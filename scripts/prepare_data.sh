@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Prepares a corpus as a fairseq data-bin folder.
+#
+#   scripts/prepare_data.sh NAME [--from DIR_OR_URL] [--dest DIR] [--bpe N]
+#
+#   wikitext-103, wikitext-2  downloaded; or --from a folder with wiki.{train,valid,test}.tokens, a zip or its URL
+#   demo                      English prose that every Python carries; needs no network
+#   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised as WikiText is; --bpe N: subwords
+#
+# The data-bin becomes DIR/NAME (default: data/NAME in the project). It appears whole or not at all.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+exec "$PYTHON" -m wavepos_fairseq.data --dest "$ROOT/data" "$@" # the last --dest counts

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Reproduces a table of the paper: trains and evaluates every row that is not done yet, then writes the table.
+#
+#   scripts/reproduce.sh table1 --preset PRESET [--data DIR] [--jobs N] [--gpus N] [--seed N]
+#
+#   --data DIR      data-bin folder, or the corpus's text (default: data/CORPUS, downloaded if need be)
+#   --jobs N        rows side by side, threads divided (default: 1)
+#   --gpus N        GPUs a row trains on; --update-freq keeps the preset's tokens per update (0: CPU)
+#   --runs DIR      checkpoints, logs and results of the rows (default: runs)
+#   --results DIR   where the tables go, in a folder PRESET (default: results)
+#
+# Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-cpu (an hour on two cores), demo (minutes).
+# Interrupted, it goes on where it stopped. If a row fails the others go on and the status is not 0.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+exec "$PYTHON" -m wavepos_fairseq.experiments reproduce "$@"

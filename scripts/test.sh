@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs ruff and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$ROOT"
+
+ensure_venv
+echo "== ruff"
+"$PYTHON" -m ruff check .
+echo "== pytest"
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "wavepos_fairseq" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="wavepos-fairseq",
+    version=VERSION,
+    description="Wavelet-based positional representation for long context (ICLR 2025) as a fairseq plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["wavepos_fairseq", "wavepos_fairseq.*"]),
+    python_requires=">=3.8",
+    install_requires=[
+        # fairseq's own wheel is for Python 3.8; the same code for 3.11 and 3.12 goes by another project name.
+        'fairseq==0.12.2; python_version < "3.9"',
+        've-fairseq==0.12.3; python_version >= "3.11"',
+        "torch>=2.0",
+        "typing_extensions",
+        "numpy",
+        'numpy<1.24; python_version < "3.9"',
+        "pywavelets",
+        "pandas",
+        "sacremoses",
+        "subword-nmt",
+        "pyyaml",
+        "tabulate",
+    ],
+    extras_require={"test": ["pytest", "hypothesis", "ruff"]},
+)

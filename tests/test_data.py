@@ -1,0 +1,668 @@
+"""The claims of wavepos_fairseq/data.py, on a synthetic WikiText, a local server, and the real WikiText-2 if there."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from wavepos_fairseq import data
+
+ROOT = Path(__file__).resolve().parents[1]
+WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
+
+# Three train lines, one of them blank as in WikiText; <unk> stands in the text, "heron" in valid only.
+CORPUS = {
+    "train": " = Lobsters = \n \n The lobster is a <unk> of the sea , 0 @.@ 5 m long . \n",
+    "valid": " The lobster is long . \n",
+    "test": " The <unk> of the sea . \n The <unk> is long . \n",
+}
+TEXT = {
+    "train": "The well-known heron sleeps.\n\nThe heron eats, the heron sleeps; the heron isn't well-known.\r\n",
+    "valid": "The heron eats 1,000.5 frogs.\n",
+    "test": "Frogs eat the heron?\n",
+}
+
+
+def tokens_of(text):
+    """Tokens as fairseq counts them: the words, and an end of each line."""
+    return len(text.split()) + text.count("\n")
+
+
+def zipped(entries, **attributes):
+    """Bytes of a zip archive; `entries` are (name, content) pairs, `attributes` are set on the last ZipInfo."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, (name, content) in enumerate(entries):
+            info = zipfile.ZipInfo(name)
+            if number == len(entries) - 1:
+                for attribute, value in attributes.items():
+                    setattr(info, attribute, value)
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+ENTRIES = [(f"wikitext-2/wiki.{split}.tokens", text) for split, text in CORPUS.items()]
+ARCHIVE = zipped(ENTRIES)
+SYNTHETIC = data.WikiText(
+    md5=hashlib.md5(ARCHIVE).hexdigest(),
+    train_lines=CORPUS["train"].count("\n"),
+    tokens={split: tokens_of(text) for split, text in CORPUS.items()},
+    types=len(set(CORPUS["train"].split()) | {"<unk>", "</s>"}),
+)
+
+
+def write_files(folder, contents, pattern):
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, text in contents.items():
+        (folder / pattern.format(split)).write_bytes(text.encode() if isinstance(text, str) else text)
+    return folder
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """The path chooses the behaviour; the server keeps (path, Range) of every request."""
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.path, wanted))
+        behaviour = self.path.split("/")[1]
+        if behaviour == "missing" or self.headers["User-Agent"].startswith("Python-urllib"):
+            return self.send_error(404)
+        if behaviour == "moved":
+            self.send_response(302)
+            self.send_header("Location", "/good/archive.zip")
+            return self.end_headers()
+        body = {"wrong": ARCHIVE[::-1], "page": b"<html>This dataset has moved.</html>"}.get(behaviour, ARCHIVE)
+        start = int(re.match(r"bytes=(\d+)-$", wanted).group(1)) if wanted and behaviour != "norange" else 0
+        if start >= len(body):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        dropped = behaviour == "stuck" or (behaviour == "drop" and not start)
+        self.wfile.write(body[start : len(body) // 2] if dropped else body[start:])
+
+
+@pytest.fixture(scope="module")
+def module_patch():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def running_server(module_patch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def server(running_server):
+    running_server.requests.clear()
+    running_server.url = lambda behaviour: f"http://127.0.0.1:{running_server.server_port}/{behaviour}/archive.zip"
+    return running_server
+
+
+@pytest.fixture
+def synthetic(monkeypatch):
+    """WikiText-2 is the synthetic corpus."""
+    monkeypatch.setitem(data.WIKITEXT, "wikitext-2", SYNTHETIC)
+
+
+@pytest.fixture(scope="module")
+def wikitext_bin(running_server, module_patch, tmp_path_factory):
+    """The synthetic corpus, downloaded and prepared over what a killed run left."""
+    dest = tmp_path_factory.mktemp("dest")
+    write_files(dest / ".wikitext-2.partial/text", {"train": "left by a killed run\n"}, "{}.tokens")
+    write_files(dest / ".wikitext-2.partial/data-bin", {"dict": "killed 1\n"}, "{}.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.WIKITEXT, "wikitext-2", SYNTHETIC)
+        here = f"http://127.0.0.1:{running_server.server_port}"
+        patch.setattr(data, "MIRRORS", [f"{here}/missing/", f"{here}/good/"])
+        return data.prepare("wikitext-2", dest=dest)
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory):
+    return write_files(tmp_path_factory.mktemp("own"), TEXT, "{}.txt")
+
+
+@pytest.fixture(scope="module")
+def word_bin(text_folder, tmp_path_factory):
+    return data.prepare("text", text_folder, tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def bpe_bin(text_folder, tmp_path_factory):
+    return data.prepare("text", text_folder, tmp_path_factory.mktemp("bpe"), bpe=10)
+
+
+def forbid_work(monkeypatch):
+    """Any attempt to make a data-bin fails the test."""
+    monkeypatch.setattr(data, "make_data_bin", lambda *args: pytest.fail("work was done"))
+
+
+def provenance(data_bin):
+    return json.loads((data_bin / "provenance.json").read_text(encoding="utf-8"))
+
+
+# What comes out
+
+
+def test_data_bin_has_the_files_fairseq_reads_and_nothing_is_left_beside_it(wikitext_bin):
+    files = {path.name for path in wikitext_bin.iterdir()}
+    assert files == {*data.DATA_BIN_FILES, "preprocess.log"}
+    assert {path.name for path in wikitext_bin.parent.iterdir()} == {"wikitext-2", ".wikitext-2.lock", ".downloads"}
+
+
+def test_provenance_says_what_the_data_bin_was_made_from(wikitext_bin):
+    made = provenance(wikitext_bin)
+    assert (made["name"], made["source"], made["bpe"]) == ("wikitext-2", "wikitext-2-v1.zip", None)
+    assert made["sha256"] == {split: hashlib.sha256(text.encode()).hexdigest() for split, text in CORPUS.items()}
+    assert made["lines"] == {split: text.count("\n") for split, text in CORPUS.items()}
+    assert made["tokens"] == SYNTHETIC.tokens
+    assert made["types"] == SYNTHETIC.types
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "preprocess.log"])
+def test_no_absolute_path_is_written_down(wikitext_bin, word_bin, text_folder, name):
+    for data_bin in (wikitext_bin, word_bin):
+        content = (data_bin / name).read_text(encoding="utf-8")
+        assert str(data_bin.parent) not in content
+        assert str(text_folder.parent) not in content
+
+
+def test_data_bin_reads_back_as_the_text(wikitext_bin):
+    from fairseq.data import Dictionary, data_utils
+
+    dictionary = Dictionary.load(str(wikitext_bin / "dict.txt"))
+    for split, text in CORPUS.items():
+        dataset = data_utils.load_indexed_dataset(str(wikitext_bin / split), dictionary)
+        lines = [" ".join(dictionary[index] for index in line) for line in dataset]
+        assert lines == [" ".join([*line.split(), "</s>"]) for line in text.splitlines()]
+
+
+@pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
+def test_the_real_wikitext2_has_the_published_counts(tmp_path, capsys):
+    made = provenance(data.prepare("wikitext-2", WIKITEXT2, tmp_path))
+    assert made["tokens"] == {"train": 2_088_628, "valid": 217_646, "test": 245_569}
+    assert (made["lines"]["train"], made["types"]) == (36_718, 33_278)
+    assert "all counts are right" in capsys.readouterr().out
+
+
+def test_other_text_under_a_wikitext_name_is_an_error_with_both_counts():
+    counts = data.Counts({"train": 36_718}, {"train": 2_088_628, "valid": 217_646, "test": 245_568}, 33_278)
+    with pytest.raises(data.DataError, match="test tokens: expected 245,569, found 245,568"):
+        data.check_counts("wikitext-2", counts)
+
+
+def test_importing_the_module_does_not_import_fairseq_or_torch():
+    code = "import sys, wavepos_fairseq.data; sys.exit(any(name in sys.modules for name in ('fairseq', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=str(ROOT)).returncode == 0
+
+
+# Again, and after an accident
+
+
+def test_second_call_does_nothing(synthetic, wikitext_bin, monkeypatch, tmp_path, capsys):
+    forbid_work(monkeypatch)
+    folder = write_files(tmp_path, CORPUS, "wiki.{}.tokens")
+    before = {path: path.stat().st_mtime_ns for path in wikitext_bin.iterdir()}
+    assert data.prepare("wikitext-2", dest=wikitext_bin.parent) == wikitext_bin
+    assert data.prepare("wikitext-2", folder, wikitext_bin.parent) == wikitext_bin
+    assert before == {path: path.stat().st_mtime_ns for path in wikitext_bin.iterdir()}
+    assert capsys.readouterr().out.count("already prepared") == 2
+
+
+def test_data_bin_of_another_text_or_bpe_is_not_overwritten(text_folder, word_bin, monkeypatch, tmp_path):
+    forbid_work(monkeypatch)
+    other = write_files(tmp_path / "other", {**TEXT, "valid": "Another heron.\n"}, "{}.txt")
+    for source, bpe in ((other, None), (text_folder, 10)):
+        with pytest.raises(data.DataError, match=f"{re.escape(str(word_bin))} was made from something else"):
+            data.prepare("text", source, word_bin.parent, bpe)
+
+
+def test_a_folder_that_is_no_complete_data_bin_is_not_trusted(tmp_path):
+    write_files(tmp_path / "demo", {"dict": "a 1\n"}, "{}.txt")
+    with pytest.raises(data.DataError, match="no complete data-bin .*train.bin"):
+        data.prepare("demo", dest=tmp_path)
+
+
+def test_unreadable_provenance_is_an_error_that_names_it(tmp_path):
+    write_files(tmp_path / "demo", dict.fromkeys(data.DATA_BIN_FILES, "[]"), "{}")
+    with pytest.raises(data.DataError, match="provenance.json is not readable"):
+        data.prepare("demo", dest=tmp_path)
+
+
+def test_interrupted_preprocess_leaves_nothing_behind(synthetic, monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data.subprocess, "run", interrupted)
+    folder = write_files(tmp_path / "source", CORPUS, "wiki.{}.tokens")
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare("wikitext-2", folder, tmp_path / "dest")
+    assert [path.name for path in (tmp_path / "dest").iterdir()] == [".wikitext-2.lock"]
+
+
+def test_failing_preprocess_shows_its_last_lines_and_leaves_nothing_behind(synthetic, monkeypatch, tmp_path, capsys):
+    stub = tmp_path / "python"
+    stub.write_text("#!/bin/sh\necho to stdout\necho 'No module named fairseq_cli' >&2\nexit 3\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(data.sys, "executable", str(stub))
+    folder = write_files(tmp_path / "source", CORPUS, "wiki.{}.tokens")
+    with pytest.raises(SystemExit) as stopped:
+        data.main(["wikitext-2", "--from", str(folder), "--dest", str(tmp_path / "dest")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: fairseq-preprocess failed with status 3:")
+    assert "to stdout" in error and "No module named fairseq_cli" in error
+    assert [path.name for path in (tmp_path / "dest").iterdir()] == [".wikitext-2.lock"]
+
+
+def test_a_second_process_waits_for_the_first(tmp_path, capsys):
+    entered = threading.Event()
+
+    def second():
+        with data.one_at_a_time(tmp_path / "lock"):
+            entered.set()
+
+    with data.one_at_a_time(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(timeout=10)
+    assert entered.is_set()
+    assert "waiting for another process" in capsys.readouterr().out
+
+
+# Download
+
+
+def fetch(server, tmp_path, *behaviours):
+    return data.fetch("wikitext-2", [server.url(behaviour) for behaviour in behaviours], tmp_path)
+
+
+@pytest.mark.parametrize("behaviour", ["good", "moved"])
+def test_download_gives_the_archive(synthetic, server, tmp_path, behaviour):
+    archive = fetch(server, tmp_path, behaviour)
+    assert archive == tmp_path / "wikitext-2.zip"
+    assert archive.read_bytes() == ARCHIVE
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_verified_archive_is_not_downloaded_again(synthetic, server, tmp_path):
+    (tmp_path / "wikitext-2.zip").write_bytes(ARCHIVE)
+    fetch(server, tmp_path, "good")
+    assert server.requests == []
+
+
+def test_dropped_connection_is_resumed_where_it_dropped(synthetic, server, tmp_path):
+    assert fetch(server, tmp_path, "drop").read_bytes() == ARCHIVE
+    assert server.requests == [("/drop/archive.zip", None), ("/drop/archive.zip", f"bytes={len(ARCHIVE) // 2}-")]
+
+
+def test_part_of_an_earlier_run_is_continued(synthetic, server, tmp_path):
+    (tmp_path / "wikitext-2.zip.part").write_bytes(ARCHIVE[:100])
+    assert fetch(server, tmp_path, "good").read_bytes() == ARCHIVE
+    assert server.requests == [("/good/archive.zip", "bytes=100-")]
+
+
+def test_server_without_ranges_is_read_from_the_start(synthetic, server, tmp_path):
+    (tmp_path / "wikitext-2.zip.part").write_bytes(ARCHIVE[:100])
+    assert fetch(server, tmp_path, "norange").read_bytes() == ARCHIVE
+
+
+def test_part_that_is_already_whole_is_taken(synthetic, server, tmp_path):
+    (tmp_path / "wikitext-2.zip.part").write_bytes(ARCHIVE)
+    assert fetch(server, tmp_path, "good").read_bytes() == ARCHIVE
+    assert server.requests == [("/good/archive.zip", f"bytes={len(ARCHIVE)}-")]  # answered with 416
+
+
+@pytest.mark.parametrize("size", [100, len(ARCHIVE), len(ARCHIVE) + 100])
+def test_wrong_bytes_of_an_earlier_run_are_thrown_away(synthetic, server, tmp_path, size):
+    (tmp_path / "wikitext-2.zip.part").write_bytes(b"x" * size)
+    assert fetch(server, tmp_path, "good").read_bytes() == ARCHIVE
+    assert [wanted for _, wanted in server.requests] == [f"bytes={size}-", None]
+
+
+@pytest.mark.parametrize("bad", ["wrong", "page", "missing", "stuck"])
+def test_next_mirror_is_tried_after_a_bad_one(synthetic, server, tmp_path, bad):
+    assert fetch(server, tmp_path, bad, "good").read_bytes() == ARCHIVE
+
+
+def test_error_names_each_mirror_with_its_reason_and_both_checksums(synthetic, server, tmp_path):
+    with pytest.raises(data.DataError) as raised:
+        fetch(server, tmp_path, "missing", "page", "wrong", "stuck")
+    lines = str(raised.value).splitlines()[1:]
+    assert [line.split(": ")[0].strip() for line in lines] == [
+        server.url(behaviour) for behaviour in ("missing", "page", "wrong", "stuck")
+    ]
+    assert "404" in lines[0]
+    assert f"expected MD5 {SYNTHETIC.md5}, found {hashlib.md5(ARCHIVE[::-1]).hexdigest()}" in lines[2]
+    assert f"connection ended after {len(ARCHIVE) // 2:,} of {len(ARCHIVE):,} bytes" in lines[3]
+    assert not (tmp_path / "wikitext-2.zip").exists()
+
+
+def test_download_of_more_than_the_bound_is_stopped(synthetic, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 10)
+    with pytest.raises(data.DataError, match="more than 10 bytes"):
+        fetch(server, tmp_path, "good")
+
+
+def test_local_archive_with_another_checksum_is_refused(tmp_path):
+    (tmp_path / "local.zip").write_bytes(ARCHIVE)
+    with pytest.raises(data.DataError, match=f"expected MD5 542cc.*, found {SYNTHETIC.md5}"):
+        data.prepare("wikitext-2", tmp_path / "local.zip", tmp_path / "dest")
+
+
+def test_credentials_and_query_of_a_url_are_not_written_down():
+    label = data.source_label("wikitext-2", "https://user:secret@example.org:8000/w.zip?token=secret")
+    assert label == "https://example.org:8000/w.zip"
+
+
+# Archives
+
+
+def unpack(tmp_path, content):
+    (tmp_path / "archive.zip").write_bytes(content)
+    (tmp_path / "text").mkdir()
+    data.unpack(tmp_path / "archive.zip", tmp_path / "text")
+    return {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "text").iterdir()}
+
+
+def test_archive_gives_the_three_files_and_no_others(tmp_path):
+    expected = {f"{split}.tokens": text for split, text in CORPUS.items()}
+    assert unpack(tmp_path, zipped([("wikitext-2/", ""), ("wikitext-2/LICENSE", "x"), *ENTRIES])) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["../wiki.test.tokens", "a/../../x", "/etc/x", "\\x", "C:/x", "c:x", "a\\..\\..\\x", "//host/share/x"]
+)
+def test_entry_that_leads_out_of_the_archive_is_refused(tmp_path, name):
+    with pytest.raises(data.DataError, match=re.escape(repr(name))):
+        unpack(tmp_path, zipped([*ENTRIES[:2], (name, "x")]))
+    assert list((tmp_path / "text").iterdir()) == []
+
+
+def test_symbolic_link_is_refused(tmp_path):
+    linked = zipped([*ENTRIES[:2], ("wiki.test.tokens", "/etc/passwd")], external_attr=(stat.S_IFLNK | 0o777) << 16)
+    with pytest.raises(data.DataError, match="'wiki.test.tokens' is a symbolic link"):
+        unpack(tmp_path, linked)
+
+
+def test_encrypted_entry_is_refused():
+    info = zipfile.ZipInfo("wiki.train.tokens")
+    info.flag_bits |= 1
+    with pytest.raises(data.DataError, match="'wiki.train.tokens' is encrypted"):
+        data.choose_members([info])
+
+
+def test_two_candidates_for_one_file_are_refused(tmp_path):
+    with pytest.raises(data.DataError, match="'wikitext-2/wiki.test.tokens' and 'other/wiki.test.tokens'"):
+        unpack(tmp_path, zipped([*ENTRIES, ("other/wiki.test.tokens", "x")]))
+
+
+def test_archive_without_one_of_the_files_is_refused(tmp_path):
+    with pytest.raises(data.DataError, match="no entry wiki.test.tokens"):
+        unpack(tmp_path, zipped(ENTRIES[:2]))
+
+
+def test_archive_that_declares_too_much_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 1000)
+    with pytest.raises(data.DataError, match="at most 1,000 are accepted"):
+        unpack(tmp_path, zipped([*ENTRIES[:2], ("wiki.test.tokens", "0" * 10_000)]))
+    assert list((tmp_path / "text").iterdir()) == []
+
+
+def test_archive_that_declares_less_than_it_holds_is_refused(tmp_path):
+    bomb = zipped([*ENTRIES[:2], ("wiki.test.tokens", "0" * 10_000)])
+    assert bomb.count((10_000).to_bytes(4, "little")) == 2  # in the local and in the central header
+    with pytest.raises(data.DataError, match="damaged"):
+        unpack(tmp_path, bomb.replace((10_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [ARCHIVE[: len(ARCHIVE) // 2], b"", b"<html></html>", ARCHIVE.replace(ARCHIVE[90:100], b"0123456789")],
+    ids=["truncated", "empty", "a page", "damaged inside"],
+)
+def test_damaged_archive_is_an_error_that_names_it(tmp_path, content):
+    with pytest.raises(data.DataError, match="archive.zip is damaged, truncated or no zip archive"):
+        unpack(tmp_path, content)
+
+
+# Text of one's own
+
+
+@pytest.fixture(scope="module")
+def tokenize():
+    return data.wikitext_tokenizer()
+
+
+@pytest.mark.parametrize(
+    "raw, wikitext",
+    [
+        ("a well-known 1,000.5 km", "a well @-@ known 1 @,@ 000 @.@ 5 km"),
+        ("1,000,000 people, 5% of them", "1 @,@ 000 @,@ 000 people , 5 % of them"),
+        ("It didn't bark; that's the dog's way.", "It didn 't bark ; that 's the dog 's way ."),
+        ('in the U.S. (1914–18), "so-called" wars', 'in the U.S. ( 1914 – 18 ) , " so @-@ called " wars'),
+        ("AT&T <b> a|b [x]", "AT & T < b > a | b [ x ]"),
+        ("state-of-the-art", "state @-@ of @-@ the @-@ art"),
+        ("", ""),
+    ],
+)
+def test_tokens_are_spelled_as_in_wikitext(tokenize, raw, wikitext):
+    assert tokenize(raw) == wikitext
+
+
+def test_lines_may_end_as_on_windows_and_blank_lines_stay(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n\r\n  \nTwo")
+    assert list(data.read_paragraphs(tmp_path / "train.txt")) == ["One.", "", "", "Two"]
+
+
+def test_rare_words_become_unk_in_all_splits_without_bpe(word_bin):
+    dictionary = dict(line.rsplit(" ", 1) for line in (word_bin / "dict.txt").read_text(encoding="utf-8").splitlines())
+    train = "The well @-@ known heron sleeps . The heron eats , the heron sleeps ; the heron isn 't well @-@ known ."
+    frequent = {word: n for word, n in Counter(train.split()).items() if n >= 3}
+    assert {word: int(n) for word, n in dictionary.items() if n != "0"} == frequent == {"heron": 4}
+    assert provenance(word_bin)["types"] == 3  # and </s>, <unk>
+    assert provenance(word_bin)["lines"]["train"] == 3
+
+
+def test_bpe_codes_and_tokenizers_are_recorded(bpe_bin):
+    made = provenance(bpe_bin)
+    assert made["bpe"] == 10 and {"sacremoses", "subword-nmt"} <= set(made["versions"])
+    assert (bpe_bin / "bpe.codes").read_text(encoding="utf-8").startswith("#version")
+    words = {line.rsplit(" ", 1)[0] for line in (bpe_bin / "dict.txt").read_text(encoding="utf-8").splitlines()}
+    assert "@-@" in words and "s@@" in words  # joiners stay whole; nothing falls to a threshold
+
+
+def bpe_of(folder, **changed):
+    texts = {"train": "the heron\n" * 3, "valid": "the stork\n", "test": "the heron\n", **changed}
+    data.write_bpe(write_files(folder, texts, "{}.tokens"), 50, folder / "bpe.codes")
+    return folder
+
+
+def test_bpe_is_learned_on_train_only(tmp_path):
+    one = bpe_of(tmp_path / "one")
+    other = bpe_of(tmp_path / "other", valid="stork stork stork\n" * 10, test="stork\n")
+    assert (one / "bpe.codes").read_bytes() == (other / "bpe.codes").read_bytes()
+
+
+def test_bpe_is_applied_to_all_splits_and_can_be_undone(tmp_path):
+    folder = bpe_of(tmp_path)
+    segmented = {split: (folder / f"{split}.tokens").read_text(encoding="utf-8") for split in data.SPLITS}
+    assert segmented["train"] == "the heron\n" * 3  # 50 merges are more than these words have
+    assert "@@ " in segmented["valid"] and segmented["valid"].replace("@@ ", "") == "the stork\n"
+    assert segmented["test"] == "the heron\n"
+
+
+def test_text_without_a_pair_to_merge_is_an_error(tmp_path):
+    with pytest.raises(data.DataError, match="--bpe 50: train.txt is too small"):
+        bpe_of(tmp_path, train="a b c\n")
+
+
+# The demo
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return data.demo_documents()
+
+
+def test_demo_is_the_same_in_another_process(demo):
+    """Another hash seed orders sets otherwise."""
+    code = "import json; from wavepos_fairseq import data; print(json.dumps(list(data.demo_documents().items())))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True).stdout
+    assert json.loads(output) == [list(item) for item in demo.items()]
+
+
+def test_demo_is_large_enough_to_train_and_to_evaluate_on(demo):
+    splits = data.split_documents(demo)
+    words = {split: sum(len(paragraph.split()) for paragraph in splits[split]) for split in data.SPLITS}
+    assert words["train"] > data.DEMO_MIN_TRAIN_TOKENS
+    assert min(words["valid"], words["test"]) > 0.02 * words["train"]
+
+
+def test_demo_says_no_paragraph_twice(demo):
+    paragraphs = [paragraph for document in demo.values() for paragraph in document]
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def test_demo_takes_nothing_from_tests_or_installed_packages(tmp_path):
+    for path in ("a.py", "b/__init__.py", "test/c.py", "b/tests/d.py", "site-packages/e.py", "idlelib/idle_test/f.py"):
+        write_files(tmp_path / Path(path).parent, {Path(path).name: '"""One sentence of five words."""'}, "{}")
+    assert set(data.docstring_documents(tmp_path)) == {"a", "b.__init__"}
+
+
+def test_demo_splits_by_module():
+    documents = {f"module{number}": [f"{number} first", f"{number} second"] for number in range(200)}
+    splits = data.split_documents(documents)
+    where = {split: {paragraph.split()[0] for paragraph in paragraphs} for split, paragraphs in splits.items()}
+    assert sum(map(len, where.values())) == len(documents)  # no module in two splits, none lost
+    assert all(where.values()) and len(where["train"]) > 0.8 * len(documents)
+    for number in where["valid"]:  # whatever other modules there are
+        assert data.split_documents({f"module{number}": ["text"]})["valid"] == ["text"]
+
+
+def test_prose_keeps_paragraphs_and_drops_code_doctests_and_markup():
+    docstring = """Return the mean of the data that was given.
+
+    =====  =====
+    Name   Value
+    =====  =====
+
+    It is the sum of the data
+    divided by how many there are, for instance:
+
+        x = [1, 2, 3]; print(sum(x) / len(x))
+
+    >>> mean([1, 2, 3])
+    2
+
+    Too short.
+    """
+    assert data.prose(docstring) == [
+        "Return the mean of the data that was given.",
+        "It is the sum of the data divided by how many there are, for instance:",
+    ]
+
+
+def test_docstrings_come_in_the_order_of_the_file_and_bad_code_has_none():
+    code = b'"""module"""\nclass A:\n    """A"""\n    def f(self):\n        """f"""\ndef g():\n    """g"""\n'
+    assert data.docstrings(code) == ["module", "A", "f", "g"]
+    assert data.docstrings(b"print 1") == []
+
+
+def test_demo_on_a_python_without_docstrings_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "demo_documents", lambda: {"a": ["Some words of a tiny library."]})
+    with pytest.raises(data.DataError, match="at least 100,000"):
+        data.prepare("demo", dest=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
+
+
+# Words of the user
+
+
+def text_with(**changed):
+    return {**TEXT, **changed}
+
+
+@pytest.mark.parametrize(
+    "arguments, files, message",
+    [
+        (["demo", "--from", "."], {}, "demo is made from Python's own documentation and takes no --from"),
+        (["text"], {}, "text needs a folder with train.txt, valid.txt and test.txt"),
+        (["text", "--from", "http://127.0.0.1/x"], {}, "text needs a folder"),
+        (["wikitext-2", "--bpe", "100"], {}, "--bpe 100: only text takes it"),
+        (["text", "--from", "own", "--bpe", "0"], TEXT, "--bpe 0: the number of merges is 1 or more"),
+        (["text", "--from", "absent"], {}, "--from absent: no such folder or file"),
+        (["text", "--from", "own"], {"train": "a\n"}, "valid.txt, test.txt missing"),
+        (["wikitext-2", "--from", "own"], TEXT, "wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens missing"),
+        (["text", "--from", "own"], text_with(valid=b"a\nb\ncaf\xe9\n"), "valid.txt, line 3: not UTF-8"),
+        (["text", "--from", "own"], text_with(test="a\nb\0\n"), "test.txt, line 2: a NUL byte"),
+        (["text", "--from", "own"], text_with(train=""), "train.txt is empty"),
+        (["text", "--from", "own"], text_with(valid=" \n\n"), "valid.txt is empty"),
+        (["text", "--from", "own/train.txt"], TEXT, "--from own/train.txt: train.txt, valid.txt, test.txt missing"),
+        (["wikitext-2", "--from", "own/train.txt"], TEXT, "wrong checksum: expected MD5"),
+        (["wikitext-2", "--from", "http://127.0.0.1:9/x.zip"], {}, "http://127.0.0.1:9/x.zip: <urlopen error"),
+        (["wikitext-2", "--from", "http://[x"], {}, "http://[x: "),
+        (["wikitext-3"], {}, "invalid choice: 'wikitext-3'"),
+        ([], {}, "NAME"),
+        (["text", "--from", "own", "--bpe", "many"], TEXT, "invalid int value: 'many'"),
+    ],
+)
+def test_bad_input_is_one_error_status_2_and_nothing_under_the_name(
+    module_patch, monkeypatch, tmp_path, capsys, arguments, files, message
+):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path / "own", files, "{}.txt")
+    with pytest.raises(SystemExit) as stopped:
+        data.main([*arguments, "--dest", "dest"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "error: " in error and message in error
+    assert [path for path in tmp_path.glob("dest/*") if not path.name.startswith(".")] == []
+
+
+def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):
+    write_files(tmp_path / "wikitext-2", CORPUS, "wiki.{}.tokens")
+    inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in data.SPLITS}
+    for folder in (tmp_path, tmp_path / "wikitext-2"):
+        assert data.source_files("wikitext-2", folder) == inside
+
+
+def test_script_passes_its_arguments_on_from_any_folder(tmp_path):
+    """The script beside an env.sh of its own, whose Python writes down what it is given and where."""
+    scripts = tmp_path / "project" / "scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "prepare_data.sh").write_bytes((ROOT / "scripts/prepare_data.sh").read_bytes())
+    (scripts / "env.sh").write_text(f"ROOT='{tmp_path}/project'\nPYTHON='{tmp_path}/python'\n")
+    (tmp_path / "python").write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", str(scripts / "prepare_data.sh"), "text", "--from", "my text", "--dest", "here"]
+    output = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, check=True).stdout.decode()
+    where, *arguments = output.splitlines()
+    assert where == str(tmp_path)
+    assert arguments == ["-m", "wavepos_fairseq.data", "--dest", f"{tmp_path}/project/data", *command[2:]]

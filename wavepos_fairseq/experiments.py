@@ -1,0 +1,447 @@
+"""Presets x rows = runs: trained, evaluated and gathered into tables.
+
+    python -m wavepos_fairseq.experiments reproduce table1 --preset wikitext2-cpu --data DIR
+    python -m wavepos_fairseq.experiments train wikitext103-512 ricker --gpus 4 --dry-run
+
+A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options that
+says which position representation. Their run is a folder, RUNS/PRESET/ROW: checkpoints, logs and, once it is complete,
+result.json. A run that was interrupted goes on from its last checkpoint; one with a result is done.
+"""
+
+import argparse
+import collections
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+
+import yaml
+
+from . import tables
+from .data import prepare
+from .evaluation import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+PAPER = ROOT / "results" / "paper"
+_SECONDS_BETWEEN_LINES = 10
+
+
+@dataclass(frozen=True)
+class Preset:
+    """configs/presets/NAME.yaml.
+
+    train holds fairseq-train's options without their dashes (``true`` for a switch); tokens_per_update counts all
+    devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens) at the most.
+    """
+
+    name: str
+    corpus: str
+    l_train: int
+    lengths: List[int]
+    gpus: int
+    tokens_per_update: int
+    tokens_per_device: int
+    checkpoint: str
+    train: Dict[str, Any]
+    evaluate: Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of configs/tables/NAME.yaml: the method's name in the paper and the options that make it."""
+
+    name: str
+    method: str
+    position: str
+    options: Tuple[str, ...]
+
+
+def load_preset(name: str) -> Preset:
+    """The preset `name`; ValueError where there is none."""
+    path = CONFIGS / "presets" / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(_names('presets'))}")
+    return Preset(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def load_table(name: str) -> Tuple[str, List[Row]]:
+    """Title and rows of the table `name`; ValueError where there is none."""
+    path = CONFIGS / "tables" / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(_names('tables'))}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rows = [
+        Row(row, entry["method"], entry["position"], tuple(shlex.split(entry["options"])))
+        for row, entry in content["rows"].items()
+    ]
+    return content["title"], rows
+
+
+def find_row(name: str) -> Row:
+    """The row `name` of any table; ValueError where there is none."""
+    rows = {row.name: row for table in _names("tables") for row in load_table(table)[1]}
+    if name not in rows:
+        raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")
+    return rows[name]
+
+
+def _names(folder: str) -> List[str]:
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def batch_options(preset: Preset, gpus: int) -> List[str]:
+    """--max-tokens and --update-freq that make tokens_per_update on so many GPUs (0 is the CPU).
+
+    Raises ValueError for numbers of GPUs over which the update's sequences cannot be divided evenly.
+    """
+    devices = max(1, gpus)
+    for update_freq in range(1, preset.tokens_per_update // preset.l_train + 1):
+        max_tokens, rest = divmod(preset.tokens_per_update, devices * update_freq)
+        if rest == 0 and max_tokens <= preset.tokens_per_device and max_tokens % preset.l_train == 0:
+            world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
+            return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
+    sequences = preset.tokens_per_update // preset.l_train
+    raise ValueError(
+        f"--gpus {gpus}: an update of {preset.name} has {sequences} sequences of {preset.l_train} tokens, which must "
+        f"divide evenly; accepted are the divisors of {sequences}"
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row trained and evaluated under a preset, in a folder of its own; commands run in the project's root."""
+
+    preset: Preset
+    row: Row
+    data: Path
+    folder: Path
+    gpus: int
+    seed: int
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / self.preset.checkpoint
+
+    def training_command(self) -> List[str]:
+        """fairseq-train with the preset's options, then the row's."""
+        return [
+            *("fairseq-train", _short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", _short(self.folder)),
+            *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
+            *batch_options(self.preset, self.gpus),
+            *_as_options(self.preset.train),
+            *("--seed", str(self.seed), *self.row.options),
+        ]
+
+    def evaluation_command(self) -> List[str]:
+        """The evaluation of the trained checkpoint at the preset's lengths, in both inferences."""
+        return [
+            *("python", "-m", "wavepos_fairseq.evaluation", _short(self.data), "--path", _short(self.checkpoint)),
+            *(
+                "--lengths",
+                ",".join(map(str, self.preset.lengths)),
+                "--output",
+                _short(self.folder / "evaluation.json"),
+            ),
+            *_as_options(self.preset.evaluate),
+            *([] if self.gpus else ["--cpu"]),
+        ]
+
+    def result(self) -> Optional[Dict[str, Any]]:
+        """What result.json holds, if it was made by these commands; None until the run is complete.
+
+        Raises ValueError where the folder holds a training by another command.
+        """
+        started = _read_json(self.folder / "training.json")
+        if started and started["command"] != shlex.join(self.training_command()):
+            raise ValueError(
+                f"{_short(self.folder)} was trained with other options (its training.json says which); remove it, or "
+                "give another --runs"
+            )
+        result = _read_json(self.folder / "result.json")
+        return result if result and result["evaluation_command"] == shlex.join(self.evaluation_command()) else None
+
+    def train(self, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+        """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
+        command = self.training_command()
+        write_json(self.folder / "training.json", {"command": shlex.join(command)})
+        return _start(["-m", "fairseq_cli.train", *command[1:]], output, threads)
+
+    def evaluate(self, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+        """Starts the evaluation; ValueError where there is no checkpoint."""
+        if not self.checkpoint.is_file():
+            raise ValueError(f"{_short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
+        return _start(self.evaluation_command()[1:], output, threads)
+
+
+def _as_options(settings: Dict[str, Any]) -> List[str]:
+    options: List[str] = []
+    for name, value in settings.items():
+        options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return options
+
+
+def _short(path: Path) -> str:
+    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
+
+
+def _read_json(path: Path) -> Optional[Dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _start(arguments: List[str], output, threads: Optional[int]) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=output,
+        stderr=output and subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        errors="replace",
+        env=environment,
+    )
+
+
+class RunFailed(RuntimeError):
+    """A command of a run ended with a status other than 0; the message holds its last lines."""
+
+
+def execute(run: Run, threads: int, progress: Callable[[int, float], None]) -> Dict[str, Any]:
+    """Trains and evaluates what is not done yet and gives the result, which it writes to result.json.
+
+    progress(update, loss): called with what fairseq logs. Raises RunFailed.
+    """
+    wall = 0.0
+
+    def on_line(line: str) -> None:
+        nonlocal wall
+        start = line.find('{"epoch"')  # of --log-format json
+        if start >= 0:
+            logged = json.loads(line[start:])
+            if "num_updates" in logged:
+                wall = float(logged["wall"])
+                progress(int(logged["num_updates"]), float(logged["loss"]))
+
+    _follow(run.train(subprocess.PIPE, threads), run.folder / "train.log", on_line)
+    _follow(run.evaluate(subprocess.PIPE, threads), run.folder / "evaluation.log", lambda line: None)
+    result = {
+        "row": run.row.name,
+        "seed": run.seed,
+        "commit": _commit(),
+        "training_command": shlex.join(run.training_command()),
+        "evaluation_command": shlex.join(run.evaluation_command()),
+        "training_seconds": wall,
+        **_read_json(run.folder / "evaluation.json"),
+    }
+    write_json(run.folder / "result.json", result)
+    return result
+
+
+def _follow(process: "subprocess.Popen[str]", log: Path, on_line: Callable[[str], None]) -> None:
+    """Copies what a process prints to the end of `log`, and to on_line, until it ends; RunFailed where it failed."""
+    last: Deque[str] = collections.deque(maxlen=10)
+    with process, log.open("a", encoding="utf-8") as out:
+        for line in process.stdout:
+            out.write(line)
+            out.flush()
+            last.append(line)
+            on_line(line)
+    if process.returncode:
+        raise RunFailed(f"status {process.returncode}; the last lines of {_short(log)}:\n{''.join(last)}")
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "not a git checkout"
+
+
+class Progress:
+    """A line every few seconds: which row of how many, how far it is, its loss, and the time left for all rows."""
+
+    def __init__(self, num_rows: int, max_update: int):
+        self.num_rows, self.max_update = num_rows, max_update
+        self.started = time.monotonic()
+        self.shown = 0.0
+        self.at_start: Dict[str, int] = {}
+        self.updates: Dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    def update(self, row: str, update: int, loss: Optional[float] = None) -> None:
+        """Row `row` has made so many updates, at a loss in bits; without a loss it had made them before."""
+        with self.lock:
+            self.at_start.setdefault(row, update)
+            self.updates[row] = update
+            now = time.monotonic()
+            made = sum(self.updates.values()) - sum(self.at_start.values())
+            if loss is None or not made or now - self.shown < _SECONDS_BETWEEN_LINES:
+                return
+            self.shown = now
+            left = (self.num_rows * self.max_update - sum(self.updates.values())) * (now - self.started) / made
+            print(
+                f"{row:<14} update {update:>6} of {self.max_update}  loss {loss:6.3f} bits  "
+                f"about {left / 60:.0f} min left for all rows",
+                flush=True,
+            )
+
+
+def reproduce(table: str, runs: List[Run], results: Path, jobs: int) -> int:
+    """Makes every run that is not done yet, `jobs` at a time, then the table. Returns the number of failed rows."""
+    preset = runs[0].preset
+    outcomes = {run.row.name: run.result() for run in runs}
+    progress = Progress(len(runs), preset.train["max-update"])
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def one(number: int, run: Run) -> None:
+        name = run.row.name
+        label = f"[{number}/{len(runs)}] {name}"
+        if outcomes[name] is not None:
+            progress.update(name, progress.max_update)
+            print(f"{label}: is done", flush=True)
+            return
+        print(f"{label}: training {run.row.method}", flush=True)
+        try:
+            outcomes[name] = execute(run, threads, lambda update, loss: progress.update(name, update, loss))
+        except RunFailed as error:
+            print(f"{label}: FAILED with {error}", file=sys.stderr, flush=True)
+            return
+        print(f"{label}: {_at_l_train(outcomes[name]):.2f} perplexity at L_train {preset.l_train}", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(one, number, run) for number, run in enumerate(runs, 1)]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+    folder = results / preset.name
+    text = tables.write_tables(
+        folder,
+        table,
+        f"{load_table(table)[0]}, preset {preset.name}",
+        preset.corpus,
+        [
+            tables.RowResult(run.row.method, run.row.position, (outcomes[run.row.name] or {}).get("cells"))
+            for run in runs
+        ],
+        preset.l_train,
+        preset.lengths,
+        PAPER / f"{table}.csv",
+    )
+    write_json(folder / f"{table}.manifest.json", manifest(preset, outcomes))
+    print(f"{text}\nwritten: {_short(folder)}/{table}.csv, {table}.tidy.csv, {table}.md, {table}.manifest.json")
+    return sum(outcome is None for outcome in outcomes.values())
+
+
+def _at_l_train(result: Dict[str, Any]) -> float:
+    return next(cell["perplexity"] for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
+
+
+def manifest(preset: Preset, outcomes: Dict[str, Optional[Dict[str, Any]]]) -> Dict[str, Any]:
+    """What a table was made from: the machine and, for each row, commit, versions, commands, seconds."""
+    kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions")
+    return {
+        "preset": preset.name,
+        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "rows": {
+            name: "failed"
+            if result is None
+            else {
+                **{key: result[key] for key in kept},
+                "training_seconds": result["training_seconds"],
+                "evaluation_seconds": sum(cell["seconds"] for cell in result["cells"]),
+            }
+            for name, result in outcomes.items()
+        },
+    }
+
+
+def _data_bin(data: Optional[Path], preset: Preset) -> Path:
+    """A data-bin folder as it is; a folder of text, or none, is prepared first (see `data`)."""
+    if data is not None and not data.exists():
+        raise ValueError(f"--data {data}: there is no such folder")
+    if data is not None and (data / "dict.txt").is_file():
+        return data
+    return prepare(preset.corpus, data, ROOT / "data")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
+    common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
+    common.add_argument("--gpus", type=int, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
+    common.add_argument("--seed", type=int, default=1)
+    table = commands.add_parser("reproduce", parents=[common], help="train and evaluate the rows of a table")
+    table.add_argument("table", help=", ".join(_names("tables")))
+    table.add_argument("--preset", required=True, help=", ".join(_names("presets")))
+    table.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
+    table.add_argument("--jobs", type=int, default=1, help="rows side by side, threads divided (default: 1)")
+    for name in ("train", "evaluate"):
+        one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options")
+        one.add_argument("preset", help=", ".join(_names("presets")))
+        one.add_argument("row", nargs="?", help="a row of a table; other options than these are fairseq-train's")
+        one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
+        one.add_argument("--dry-run", action="store_true", help="print the command and stop")
+    return parser
+
+
+def main(arguments=None) -> int:
+    parser = _parser()
+    args, options = parser.parse_known_args(arguments)
+    if args.command == "reproduce" and options:
+        parser.error(f"unrecognized arguments: {' '.join(options)}")
+    try:
+        preset = load_preset(args.preset)
+        gpus = preset.gpus if args.gpus is None else args.gpus
+        batch_options(preset, gpus)
+        folder = args.runs / (preset.name if args.seed == 1 else f"{preset.name}-seed{args.seed}")
+        if args.command == "reproduce":
+            _, rows = load_table(args.table)
+            data = _data_bin(args.data, preset)
+            runs = [Run(preset, row, data, folder / row.name, gpus, args.seed) for row in rows]
+            failed = reproduce(args.table, runs, args.results, args.jobs)
+            if failed:
+                print(f"error: {failed} of {len(rows)} rows failed", file=sys.stderr)
+            return 1 if failed else 0
+        row = _chosen_row(args.row, args.name, options)
+        data = args.data or ROOT / "data" / preset.corpus if args.dry_run else _data_bin(args.data, preset)
+        run = Run(preset, row, data, folder / row.name, gpus, args.seed)
+        print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
+        if args.dry_run:
+            return 0
+        run.result()
+        return (run.train() if args.command == "train" else run.evaluate()).wait()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _chosen_row(name: Optional[str], run_name: Optional[str], options: List[str]) -> Row:
+    """The row `name` with options added, or a row of nothing but options; ValueError where neither is given."""
+    if name is None and not options:
+        raise ValueError("neither a row nor options are given: say which position representation to train")
+    row = find_row(name) if name else Row("", "", "", ())
+    words = [row.name, *(option.lstrip("-").replace("/", "-") for option in options)]
+    return Row(run_name or "_".join(filter(None, words)), row.method, row.position, (*row.options, *options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""fairseq's transformer_lm with the position representation as an option.
+
+Everything but the attention's score is fairseq's own: embeddings, layers, adaptive softmax, initialisation, parameter
+names. A representation with nothing learned has exactly the parameters of ``transformer_lm
+--no-token-positional-embeddings``, and checkpoints load either way.
+"""
+
+import dataclasses
+import functools
+import sys
+from typing import Optional
+from unittest import mock
+
+import torch
+from fairseq.distributed import fsdp_wrap
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture, transformer_lm
+from fairseq.models.transformer import TransformerDecoder
+from fairseq.models.transformer_lm import TransformerLanguageModel, TransformerLanguageModelConfig
+from fairseq.modules import MultiheadAttention
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+
+from ..attention import causal_attention
+from ..positions import build_position, position_class, position_names, position_options
+
+DEFAULT_POSITION_ENCODING = "wavelet"
+
+
+def _option_field(option):
+    default = "" if option.default is None else f" (default: {option.default})"
+    text = f"{option.help}{default}; read by --position-encoding {', '.join(option.readers)}"
+    return dataclasses.field(default=None, metadata={"help": text})
+
+
+# fairseq reads its command line off a dataclass; this one grows with the registry of representations.
+WaveletLanguageModelConfig = dataclasses.make_dataclass(
+    "WaveletLanguageModelConfig",
+    [
+        (
+            "position_encoding",
+            str,
+            dataclasses.field(
+                default=DEFAULT_POSITION_ENCODING,
+                metadata={"help": "position representation: " + ", ".join(position_names())},
+            ),
+        ),
+        *((name, Optional[option.type], _option_field(option)) for name, option in position_options().items()),
+    ],
+    bases=(TransformerLanguageModelConfig,),
+    namespace={"__doc__": "The options of transformer_lm, and those of the position representations."},
+)
+WaveletLanguageModelConfig.__module__ = __name__
+
+
+class PositionalSelfAttention(MultiheadAttention):
+    """fairseq's self-attention, its projections and incremental state, around `causal_attention`."""
+
+    def __init__(self, embed_dim, num_heads, position, **kwargs):
+        super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
+        self.position = position
+
+    def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
+        """query: (L, B, C). Returns (L, B, C) and None, for the attention weights are never formed.
+
+        Causal whether or not a mask is given. Padding must lie on the right, where no real query sees it: ValueError
+        otherwise.
+        """
+        if key_padding_mask is not None and incremental_state is None:
+            _refuse_padding_on_the_left(key_padding_mask)
+        q, k, v = (self._split_heads(project(query)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if incremental_state is not None:
+            state = self._get_input_buffer(incremental_state)
+            if "prev_key" in state:
+                k = torch.cat((state["prev_key"], k), dim=2)
+                v = torch.cat((state["prev_value"], v), dim=2)
+            self._set_input_buffer(incremental_state, {"prev_key": k, "prev_value": v})
+        dropout = self.dropout_module
+        attended = causal_attention(
+            q, k, v, self.position, dropout.p if self.training or dropout.apply_during_inference else 0.0
+        )
+        return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None
+
+    def _split_heads(self, x):
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)  # (L, B, C) -> (B, H, L, d)
+
+
+def _refuse_padding_on_the_left(padding):
+    padding = padding.bool()
+    if (padding[:, :-1] & ~padding[:, 1:]).any():
+        raise ValueError("transformer_lm_wavelet takes padding on the right only, but a token follows a padding symbol")
+
+
+class PositionalDecoderLayer(TransformerDecoderLayerBase):
+    """fairseq's decoder layer around `PositionalSelfAttention`."""
+
+    def __init__(self, cfg, make_position, no_encoder_attn=False):
+        self.make_position = make_position  # read by build_self_attention, which the base class calls
+        super().__init__(cfg, no_encoder_attn)
+
+    def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
+        return PositionalSelfAttention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            self.make_position(),
+            dropout=cfg.attention_dropout,
+            q_noise=self.quant_noise,
+            qn_block_size=self.quant_noise_block_size,
+        )
+
+
+class PositionalDecoder(TransformerDecoder):
+    """fairseq's decoder of `PositionalDecoderLayer`s."""
+
+    def build_decoder_layer(self, cfg, no_encoder_attn=False):
+        # As the base class does, which has its layer's name fixed.
+        layer = PositionalDecoderLayer(cfg, functools.partial(_position_of, self.args), no_encoder_attn)
+        if cfg.checkpoint_activations:
+            layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+        return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+
+
+def _position_of(args):
+    """The representation that a model's options ask for; ValueError where they do not fit together."""
+    return build_position(
+        args.position_encoding,
+        head_dim=args.decoder_embed_dim // args.decoder_attention_heads,
+        num_heads=args.decoder_attention_heads,
+        **{name: getattr(args, name, None) for name in position_options()},
+    )
+
+
+@register_model("transformer_lm_wavelet", dataclass=WaveletLanguageModelConfig)
+class WaveletLanguageModel(TransformerLanguageModel):
+    """A decoder-only language model with any of the position representations of `wavepos_fairseq.positions`."""
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Build a new model instance; ValueError for options of the representation that do not fit together."""
+        _position_of(args)
+        if args.decoder_learned_pos:
+            raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
+        args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
+        with mock.patch.object(transformer_lm, "TransformerDecoder", PositionalDecoder):  # a fixed name, too
+            return super().build_model(args, task)
+
+
+def _architecture(name, base=None, **defaults):
+    """Registers `defaults`, then what `base` adds to them; the options are checked while they are parsed."""
+
+    def configure(args):
+        args.position_encoding = getattr(args, "position_encoding", DEFAULT_POSITION_ENCODING)
+        for option, default in defaults.items():
+            setattr(args, option, getattr(args, option, default))
+        if base is not None:
+            base(args)
+        try:
+            _position_of(args)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+
+    if name not in ARCH_CONFIG_REGISTRY:
+        register_model_architecture("transformer_lm_wavelet", name)(configure)
+    else:  # register_model has put a function that does nothing under the model's own name
+        ARCH_CONFIG_REGISTRY[name] = configure
+
+
+_architecture("transformer_lm_wavelet")
+_architecture("transformer_lm_wavelet_wiki103", transformer_lm.transformer_lm_baevski_wiki103)
+_SMALL = {
+    "decoder_embed_dim": 128,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_embed_dim": 512,
+    "dropout": 0.0,
+    "adaptive_input": True,
+    "adaptive_input_cutoff": "2000,10000",
+    "adaptive_input_factor": 2,
+    "adaptive_softmax_cutoff": "2000,10000",
+    "adaptive_softmax_factor": 2,
+    "tie_adaptive_weights": True,
+    "tie_adaptive_proj": True,
+}
+_TINY = {**_SMALL, "decoder_embed_dim": 64, "decoder_ffn_embed_dim": 256}
+_TINY.update(adaptive_input_cutoff="500,2000", adaptive_softmax_cutoff="500,2000")
+_architecture("transformer_lm_wavelet_small", transformer_lm.base_lm_architecture, **_SMALL)
+_architecture("transformer_lm_wavelet_tiny", transformer_lm.base_lm_architecture, **_TINY)

@@ -1,0 +1,30 @@
+"""ALiBi: attention with linear biases (Press et al., 2022; Eq. 9 of Oka et al., 2025)."""
+
+import math
+from typing import List
+
+import torch
+from torch import Tensor
+
+from .base import Position, register_position
+
+
+def alibi_slopes(num_heads: int) -> List[float]:
+    """The heads' slopes: 2^(-8/H), 2^(-16/H) ... 2^-8 for H a power of two, so 1/2 ... 1/256 for 8 heads.
+
+    For any other H those of the next lower power of two come first, then every other one of the next higher (Press et
+    al., `get_slopes` of the release).
+    """
+    power = 2 ** int(math.log2(num_heads))
+    slopes = [2 ** (-8 * head / power) for head in range(1, power + 1)]
+    return slopes if power == num_heads else slopes + alibi_slopes(2 * power)[0::2][: num_heads - power]
+
+
+@register_position("alibi")
+class LinearBias(Position):
+    """Slot b: b_h(t) = -slope_h t, which is not divided by sqrt(d)."""
+
+    def bias(self, num_lags: int, like: Tensor) -> Tensor:
+        lag = torch.arange(num_lags, dtype=torch.float64)
+        slopes = torch.tensor(alibi_slopes(self.num_heads), dtype=torch.float64)
+        return (-slopes[:, None] * lag).to(like)

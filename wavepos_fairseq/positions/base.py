@@ -1,0 +1,122 @@
+"""The one formula's slots, and the registry of what fills them.
+
+    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t),      t = m - n >= 0
+
+A representation is a `Position` that overrides one slot or more; `attention` knows nothing else of it. It lives in a
+file of its own in this folder, which is imported without being named anywhere. What its constructor takes beyond
+`head_dim` and `num_heads` becomes an option of the fairseq model: write it as ``Annotated[type, "help"] = default``.
+"""
+
+import inspect
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
+
+from torch import Tensor, nn
+from typing_extensions import get_type_hints  # Python 3.8's typing drops what Annotated says
+
+
+class Position(nn.Module):
+    """All slots left empty; S is the number of keys, L <= S of queries, which are the last L positions.
+
+    head_dim: width d of a head. num_heads: number H of heads.
+    """
+
+    adds_to_embedding = False
+    """Whether the positions are added to the token embeddings, which is the model's work and no slot of attention."""
+
+    def __init__(self, head_dim: int, num_heads: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.num_heads = num_heads
+
+    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
+        """R: what enters the product of query (B, H, L, d) and key (B, H, S, d), in the same shapes."""
+        return query, key
+
+    def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
+        """p: vectors for the lags 0 .. num_lags - 1: (num_lags, d) or (H, num_lags, d), dtype and device as `like`."""
+        return None
+
+    def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
+        """b: biases for the lags 0 .. num_lags - 1: (H, num_lags), dtype and device as `like`."""
+        return None
+
+
+class Option(NamedTuple):
+    """An option of one representation or more, as read from a constructor."""
+
+    type: type
+    default: Any
+    help: str
+    readers: List[str]
+
+
+_REGISTRY: Dict[str, Type[Position]] = {}
+
+
+def register_position(name: str) -> Callable[[Type[Position]], Type[Position]]:
+    """Class decorator: makes the class available as ``--position-encoding name``."""
+
+    def register(cls: Type[Position]) -> Type[Position]:
+        if name in _REGISTRY:
+            raise ValueError(f"position encoding {name!r} is registered twice")
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def position_names() -> List[str]:
+    """The names of all representations."""
+    return sorted(_REGISTRY)
+
+
+def position_class(name: str) -> Type[Position]:
+    """The class registered as `name`; ValueError where there is none."""
+    if name not in _REGISTRY:
+        raise ValueError(f"--position-encoding {name!r} is unknown; accepted are {', '.join(position_names())}")
+    return _REGISTRY[name]
+
+
+def position_options() -> Dict[str, Option]:
+    """The options of all representations by name (``rope_theta``)."""
+    options: Dict[str, Option] = {}
+    for name in position_names():
+        for option, declared in _constructor_options(_REGISTRY[name]).items():
+            options.setdefault(option, declared).readers.append(name)
+    return options
+
+
+def _constructor_options(cls: Type[Position]) -> Dict[str, Option]:
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    parameters = inspect.signature(cls.__init__).parameters
+    return {
+        name: Option(hint.__origin__, parameters[name].default, hint.__metadata__[0], [])
+        for name, hint in hints.items()
+        if hasattr(hint, "__metadata__")
+    }
+
+
+def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) -> Position:
+    """The representation `name` for heads of width `head_dim`; an option that is None is left at its default.
+
+    Raises ValueError for an unknown name, for options that this representation does not read, and for bad values.
+    """
+    cls = position_class(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    accepted = _constructor_options(cls)
+    for option in given:
+        if option not in accepted:
+            known = position_options().get(option)
+            readers = f"; it is read by {', '.join(known.readers)}" if known else ""
+            raise ValueError(f"{flag(option)} is given, but --position-encoding {name} does not read it{readers}")
+    return cls(head_dim, num_heads, **given)
+
+
+def capacity(num_lags: int) -> int:
+    """The next power of two: what is cached for so many lags serves a sequence that grows token by token."""
+    return 1 << (num_lags - 1).bit_length()
+
+
+def flag(option: str) -> str:
+    """``rope_theta`` as it is typed: ``--rope-theta``."""
+    return "--" + option.replace("_", "-")

@@ -1,0 +1,13 @@
+"""Sinusoidal absolute positions (Vaswani et al., 2017): added to the token embeddings, all slots empty.
+
+The embedding itself is fairseq's SinusoidalPositionalEmbedding, which the model adds.
+"""
+
+from .base import Position, register_position
+
+
+@register_position("sinusoidal")
+class SinusoidalPosition(Position):
+    """Every slot empty; the model adds the sine waves before its first layer."""
+
+    adds_to_embedding = True

@@ -1,0 +1,81 @@
+"""The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
+
+from functools import lru_cache
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Annotated
+
+from ..wavelets import MOTHER_WAVELETS, SHIFT_DIRECTIONS, parse_numbers, wavelet_basis
+from .base import Position, capacity, register_position
+
+_DEFAULT_NUM_SCALES = 8
+
+
+@lru_cache(maxsize=16)
+def _rounded_basis(
+    wavelet: str,
+    scales: Tuple[float, ...],
+    shifts: Tuple[float, ...],
+    direction: str,
+    num_lags: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    return wavelet_basis(wavelet, scales, shifts, direction, num_lags).to(device, dtype)
+
+
+@register_position("wavelet")
+class WaveletPosition(Position):
+    """Slot p: p_j(t) = psi((t - b_j) / a_j), Eq. 10 to 14, for all pairs (a_j, b_j) of scales and shifts."""
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_heads: int,
+        wavelet: Annotated[str, "mother wavelet: " + ", ".join(MOTHER_WAVELETS)] = "ricker",
+        wavelet_scales: Annotated[
+            Optional[str],
+            "scales a as a list (1,2,4), a range of powers (2^0..2^7) or a repetition (2^0*8); "
+            "scales x shifts must be the width d of a head (default: 2^0..2^7, 8 of them, as the paper's)",
+        ] = None,
+        wavelet_shifts: Annotated[
+            Optional[str],
+            "shifts b as a list (0,2,4) or a range (0..15) (default: 0..d/8-1, as the paper's 0..15 at d = 128; "
+            "with other scales as many as d leaves)",
+        ] = None,
+        wavelet_shift_direction: Annotated[
+            str, "past: a wavelet's centre lies b tokens in the past (Eq. 14 as printed); future: t is read at t + b"
+        ] = "past",
+    ):
+        super().__init__(head_dim, num_heads)
+        if wavelet not in MOTHER_WAVELETS:
+            raise ValueError(f"--wavelet {wavelet!r} is unknown; accepted are {', '.join(MOTHER_WAVELETS)}")
+        if wavelet_shift_direction not in SHIFT_DIRECTIONS:
+            raise ValueError(
+                f"--wavelet-shift-direction {wavelet_shift_direction!r} is unknown; accepted are "
+                + ", ".join(SHIFT_DIRECTIONS)
+            )
+        scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "--wavelet-scales")
+        shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "--wavelet-shifts")
+        if scales is None:
+            scales = [2.0**e for e in range(head_dim // len(shifts) if shifts else _DEFAULT_NUM_SCALES)]
+        if shifts is None:
+            shifts = [float(b) for b in range(head_dim // len(scales))]
+        if 0 in scales:
+            raise ValueError(f"--wavelet-scales {wavelet_scales!r}: a scale must be > 0")
+        if len(scales) * len(shifts) != head_dim:
+            raise ValueError(
+                f"--wavelet-shifts gives {len(shifts)} shifts x {len(scales)} scales = {len(shifts) * len(scales)} "
+                f"wavelets, but a head has {head_dim} dimensions"
+            )
+        self.wavelet = wavelet
+        self.scales = tuple(scales)
+        self.shifts = tuple(shifts)
+        self.direction = wavelet_shift_direction
+
+    def relative(self, num_lags: int, like: Tensor) -> Tensor:
+        return _rounded_basis(
+            self.wavelet, self.scales, self.shifts, self.direction, capacity(num_lags), like.dtype, like.device
+        )[:num_lags]

@@ -1,0 +1,95 @@
+"""Mother wavelets and the basis of a head: p_j(t) = psi((t - b_j) / a_j), Eq. 11 to 15 of Oka et al. (2025).
+
+Everything here is fp64 and a function of its arguments; who needs another precision rounds the result. The amplitude
+does not depend on the scale (Eq. 11, unlike Eq. 2), and nothing is learned.
+"""
+
+import re
+from typing import Callable, Dict, List, Sequence
+
+import torch
+from torch import Tensor
+
+
+def ricker(x: Tensor, scale: Tensor) -> Tensor:
+    """(1 - x^2) exp(-x^2 / 2), Eq. 12, also known as the Mexican hat."""
+    return (1 - x**2) * torch.exp(-(x**2) / 2)
+
+
+def gaussian(x: Tensor, scale: Tensor) -> Tensor:
+    """exp(-x^2), section 6.3.1."""
+    return torch.exp(-(x**2))
+
+
+def morlet(x: Tensor, scale: Tensor) -> Tensor:
+    """exp(-x^2) cos(a x), section 6.3.1: at x = (t - b) / a the cosine is cos(t - b), whatever the scale a."""
+    return torch.exp(-(x**2)) * torch.cos(scale * x)
+
+
+def haar(x: Tensor, scale: Tensor) -> Tensor:
+    """+1 on (0, 1/2], -1 on (1/2, 1], 0 elsewhere: Eq. 15 mirrored, because x counts lags m - n and not n - m."""
+    return ((x > 0) & (x <= 0.5)).to(x.dtype) - ((x > 0.5) & (x <= 1)).to(x.dtype)
+
+
+MOTHER_WAVELETS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ricker": ricker,
+    "gaussian": gaussian,
+    "morlet": morlet,
+    "haar": haar,
+}
+SHIFT_DIRECTIONS = ("past", "future")
+
+_MOST_NUMBERS = 65536
+_NUMBER = r"\d+(?:\.\d+)?(?:\^\d+)?"
+_ITEM = re.compile(rf"(?P<first>{_NUMBER})(?:\.\.(?P<last>{_NUMBER})|\*(?P<times>\d+))?")
+_GRAMMAR = "numbers separated by commas (1,2,4), ranges (0..15), powers (2^0..2^7), repetitions (2^0*8)"
+
+
+def parse_numbers(text: str, option: str) -> List[float]:
+    """The numbers that `text` stands for, in its order.
+
+    ``1,2,4`` is a list; ``0..15`` counts by one, ``2^0..2^7`` by one in the exponent; ``2^0*8`` repeats a number.
+
+    Raises ValueError, which names `option`, for anything else.
+    """
+
+    def refuse(reason: str):
+        raise ValueError(f"{option} {text!r}: {reason}; accepted are {_GRAMMAR}")
+
+    numbers: List[float] = []
+    for item in str(text).split(","):
+        match = _ITEM.fullmatch(item.strip())
+        if not match:
+            refuse(f"{item.strip()!r} is not a number >= 0, a range or a repetition")
+        first, last, times = match.group("first", "last", "times")
+        base, _, start = first.rpartition("^")
+        last_base, _, stop = (last or first).rpartition("^")
+        if last and (base != last_base or not (start + stop).isdigit()):
+            refuse(f"{item.strip()!r} must run between two whole numbers, or between two powers of one base")
+        steps = range(int(start), int(stop) + 1) if last else [start] * int(times or 1)
+        if not steps:
+            refuse(f"{item.strip()!r} stands for no number")
+        if len(numbers) + len(steps) > _MOST_NUMBERS:
+            refuse(f"stands for more than {_MOST_NUMBERS} numbers")
+        try:
+            numbers += [float(base) ** int(step) if base else float(step) for step in steps]
+        except OverflowError:
+            refuse(f"{item.strip()!r} exceeds what a double holds")
+    return numbers
+
+
+def wavelet_basis(
+    wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str, num_lags: int
+) -> Tensor:
+    """The wavelets of a head, sampled once per lag (Eq. 13 and 14).
+
+    Column j holds the pair (a, b) of scale and shift with the scales running fastest, as in Eq. 4. `direction` says
+    where a shift moves the wavelet: ``past`` reads psi((t - b) / a), as Eq. 14 is printed; ``future`` reads
+    psi((t + b) / a), which is what (n - m - b) / a, the decoder's n - m <= 0 of footnote 8, comes to.
+
+    Returns fp64 (num_lags, len(scales) * len(shifts)); row t belongs to the lag t = m - n.
+    """
+    lag = torch.arange(num_lags, dtype=torch.float64)[:, None]
+    scale = torch.tensor(scales, dtype=torch.float64).repeat(len(shifts))
+    shift = torch.tensor(shifts, dtype=torch.float64).repeat_interleave(len(scales))
+    return MOTHER_WAVELETS[wavelet]((lag - shift if direction == "past" else lag + shift) / scale, scale)
