@@ -20,6 +20,18 @@ help_if_asked() {
     esac
 }
 
+# The first Python found for which there is a fairseq.
+supported_python() {
+    for python in python3 python3.11 python3.12 python3.8; do
+        if "$python" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 8), (3, 11), (3, 12)])' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    echo "error: fairseq needs Python 3.11, 3.12 or 3.8, and none of them is on the PATH" >&2
+    return 1
+}
+
 # Makes .venv with the tested versions of everything, unless it is there and no older than setup.py.
 ensure_venv() {
     PYTHON=$ROOT/.venv/bin/python
@@ -27,8 +39,11 @@ ensure_venv() {
         return
     fi
     echo "== installing into .venv (a minute or two; the log is .venv/install.log)"
-    [ -x "$PYTHON" ] || python3 -m venv "$ROOT/.venv"
-    "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "$ROOT[test]" >"$ROOT/.venv/install.log" 2>&1 || {
+    if [ ! -x "$PYTHON" ]; then
+        python=$(supported_python) || exit 1
+        "$python" -m venv "$ROOT/.venv"
+    fi
+    "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {
         tail -n 20 "$ROOT/.venv/install.log" >&2
         echo "error: pip install failed" >&2
         exit 1

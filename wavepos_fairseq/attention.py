@@ -32,7 +32,7 @@ def reference_attention(
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
-        score = score + torch.einsum("bhmd,...mnd->bhmn", query, relative[..., past, :])
+        score = score + torch.einsum("bhmd,mnd->bhmn", query, relative[past])
     score = score / math.sqrt(head_dim)
     bias = position.bias(num_keys, like=query)
     if bias is not None:
@@ -65,8 +65,8 @@ def _additive_mask(query: Tensor, num_keys: int, position: Position):
     bias = position.bias(num_keys, like=query)
     scores = None  # over the lags S - 1 .. 0 and a last column for _lags_to_keys: (B or 1, H, L, S + 1)
     if relative is not None:
-        relative = F.pad(relative.flip(-2), (0, 0, 0, 1))
-        scores = (query / math.sqrt(query.size(-1))) @ relative.transpose(-1, -2)
+        relative = F.pad(relative.flip(0), (0, 0, 0, 1))
+        scores = (query / math.sqrt(query.size(-1))) @ relative.T
     if bias is not None:
         bias = F.pad(bias.flip(-1), (0, 1))[:, None]
         scores = bias.expand(-1, query.size(-2), -1)[None] if scores is None else scores + bias
@@ -76,10 +76,10 @@ def _additive_mask(query: Tensor, num_keys: int, position: Position):
 def _lags_to_keys(scores: Tensor) -> Tensor:
     """Scores over descending lags to scores over keys, by a change of view (Dai et al., 2019, appendix B).
 
-    scores: (..., L, S + 1), the lags S - 1 .. 0 and a last column that is not read. Returns (..., L, S), -inf where the
-    key lies in the future. In row i of L only the lags up to S - L + i exist. Once the impossible ones and the last
-    column are -inf, dropping the first L - 1 numbers of the flattened rows makes every row start at its own key 0, and
-    the future keys of a row are the impossible lags of the next.
+    scores: (..., L, S + 1), the lags S - 1 .. 0 and a last column to be overwritten. Returns (..., L, S), -inf for keys
+    in the future. Row i of L has only the lags up to S - L + i. With the impossible ones and the last column set to
+    -inf, dropping the first L - 1 numbers of the flattened rows makes every row start at its own key 0, and the future
+    keys of a row are the impossible lags of the next.
     """
     num_queries, width = scores.shape[-2:]
     column = torch.arange(width, device=scores.device)

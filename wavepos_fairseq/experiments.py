@@ -3,8 +3,8 @@
     python -m wavepos_fairseq.experiments reproduce table1 --preset wikitext2-cpu --data DIR
     python -m wavepos_fairseq.experiments train wikitext103-512 ricker --gpus 4 --dry-run
 
-A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options that
-says which position representation. Their run is a folder, RUNS/PRESET/ROW: checkpoints, logs and, once it is complete,
+A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options:
+the position representation. Their run is a folder, RUNS/PRESET/ROW, with checkpoints, logs and, once it is complete,
 result.json. A run that was interrupted goes on from its last checkpoint; one with a result is done.
 """
 
@@ -302,6 +302,7 @@ def reproduce(table: str, runs: List[Run], results: Path, jobs: int) -> int:
     preset = runs[0].preset
     outcomes = {run.row.name: run.result() for run in runs}
     progress = Progress(len(runs), preset.train["max-update"])
+    jobs = max(1, jobs)
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(number: int, run: Run) -> None:
@@ -378,19 +379,25 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
     return prepare(preset.corpus, data, ROOT / "data")
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
-    common.add_argument("--gpus", type=int, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
-    common.add_argument("--seed", type=int, default=1)
+    common.add_argument("--gpus", type=_count, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
+    common.add_argument("--seed", type=_count, default=1, help="seed of initialisation, order and dropout (default: 1)")
     table = commands.add_parser("reproduce", parents=[common], help="train and evaluate the rows of a table")
     table.add_argument("table", help=", ".join(_names("tables")))
     table.add_argument("--preset", required=True, help=", ".join(_names("presets")))
     table.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
-    table.add_argument("--jobs", type=int, default=1, help="rows side by side, threads divided (default: 1)")
+    table.add_argument("--jobs", type=_count, default=1, help="rows side by side, threads divided (default: 1)")
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options")
         one.add_argument("preset", help=", ".join(_names("presets")))
@@ -421,6 +428,7 @@ def main(arguments=None) -> int:
         row = _chosen_row(args.row, args.name, options)
         data = args.data or ROOT / "data" / preset.corpus if args.dry_run else _data_bin(args.data, preset)
         run = Run(preset, row, data, folder / row.name, gpus, args.seed)
+        _refuse_wrong_options(run)
         print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
         if args.dry_run:
             return 0
@@ -441,6 +449,15 @@ def _chosen_row(name: Optional[str], run_name: Optional[str], options: List[str]
     row = find_row(name) if name else Row("", "", "", ())
     words = [row.name, *(option.lstrip("-").replace("/", "-") for option in options)]
     return Row(run_name or "_".join(filter(None, words)), row.method, row.position, (*row.options, *options))
+
+
+def _refuse_wrong_options(run: Run) -> None:
+    """Exits as fairseq-train would, before anything is written, where it would not take the run's options."""
+    from fairseq import options
+
+    from . import models  # noqa: F401  (registers the architectures)
+
+    options.parse_args_and_arch(options.get_training_parser(), run.training_command()[1:])
 
 
 if __name__ == "__main__":
