@@ -4,6 +4,7 @@ Everything here is fp64 and a function of its arguments; who needs another preci
 does not depend on the scale (Eq. 11, unlike Eq. 2), and nothing is learned.
 """
 
+import math
 import re
 from typing import Callable, Dict, List, Sequence
 
@@ -66,15 +67,18 @@ def parse_numbers(text: str, option: str) -> List[float]:
         last_base, _, stop = (last or first).rpartition("^")
         if last and (base != last_base or not (start + stop).isdigit()):
             refuse(f"{item.strip()!r} must run between two whole numbers, or between two powers of one base")
-        steps = range(int(start), int(stop) + 1) if last else [start] * int(times or 1)
-        if not steps:
+        count = int(stop) - int(start) + 1 if last else int(times or 1)
+        if count < 1:
             refuse(f"{item.strip()!r} stands for no number")
-        if len(numbers) + len(steps) > _MOST_NUMBERS:
+        if len(numbers) + count > _MOST_NUMBERS:
             refuse(f"stands for more than {_MOST_NUMBERS} numbers")
+        steps = [int(start) + step for step in range(count)] if last else [start] * count
         try:
             numbers += [float(base) ** int(step) if base else float(step) for step in steps]
         except OverflowError:
-            refuse(f"{item.strip()!r} exceeds what a double holds")
+            numbers += [math.inf]
+    if math.inf in numbers:
+        refuse("exceeds what a double holds")
     return numbers
 
 

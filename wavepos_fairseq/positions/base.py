@@ -7,9 +7,11 @@ file of its own in this folder, which is imported without being named anywhere. 
 `head_dim` and `num_heads` becomes an option of the fairseq model: write it as ``Annotated[type, "help"] = default``.
 """
 
+import functools
 import inspect
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import get_type_hints  # Python 3.8's typing drops what Annotated says
 
@@ -112,9 +114,23 @@ def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) 
     return cls(head_dim, num_heads, **given)
 
 
-def capacity(num_lags: int) -> int:
-    """The next power of two: what is cached for so many lags serves a sequence that grows token by token."""
-    return 1 << (num_lags - 1).bit_length()
+def cached_rows(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorator: function(num_rows, ...) keeps what it computed, for all layers and models and for growing sequences.
+
+    It is asked for the next power of two rows and cut to those wanted. The tensor is an ordinary one even where it is
+    first wanted in inference mode, so that training can use it later.
+    """
+
+    @functools.lru_cache(maxsize=16)
+    @torch.inference_mode(False)
+    def compute(num_rows: int, *arguments: Any) -> Tensor:
+        return function(num_rows, *arguments)
+
+    @functools.wraps(function)
+    def first_rows(num_rows: int, *arguments: Any) -> Tensor:
+        return compute(1 << (num_rows - 1).bit_length(), *arguments)[:num_rows]
+
+    return first_rows
 
 
 def flag(option: str) -> str:

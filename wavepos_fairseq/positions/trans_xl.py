@@ -5,15 +5,13 @@ sine waves of Transformer-XL (Dai et al., 2019) in place of the learned embeddin
 biases u and v are not part of it.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from .base import Position, capacity, register_position
+from .base import Position, cached_rows, register_position
 
 
-@lru_cache(maxsize=8)
+@cached_rows
 def _sine_waves(num_lags: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """sin(t / 10000^(2i/d)) in column 2i and its cosine in column 2i + 1, (num_lags, d), rounded from fp64."""
     frequency = 10000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -26,4 +24,4 @@ class SineWavePosition(Position):
     """Slot p: the sinusoid of the lag."""
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return _sine_waves(capacity(num_lags), self.head_dim, like.dtype, like.device)[:num_lags]
+        return _sine_waves(num_lags, self.head_dim, like.dtype, like.device)

@@ -1,6 +1,5 @@
 """The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
 
-from functools import lru_cache
 from typing import Optional, Tuple
 
 import torch
@@ -8,22 +7,14 @@ from torch import Tensor
 from typing_extensions import Annotated
 
 from ..wavelets import MOTHER_WAVELETS, SHIFT_DIRECTIONS, parse_numbers, wavelet_basis
-from .base import Position, capacity, register_position
+from .base import Position, cached_rows, register_position
 
 _DEFAULT_NUM_SCALES = 8
 
 
-@lru_cache(maxsize=16)
-def _rounded_basis(
-    wavelet: str,
-    scales: Tuple[float, ...],
-    shifts: Tuple[float, ...],
-    direction: str,
-    num_lags: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    return wavelet_basis(wavelet, scales, shifts, direction, num_lags).to(device, dtype)
+@cached_rows
+def _basis(num_lags: int, head: Tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return wavelet_basis(*head, num_lags).to(device, dtype)
 
 
 @register_position("wavelet")
@@ -70,12 +61,7 @@ class WaveletPosition(Position):
                 f"--wavelet-shifts gives {len(shifts)} shifts x {len(scales)} scales = {len(shifts) * len(scales)} "
                 f"wavelets, but a head has {head_dim} dimensions"
             )
-        self.wavelet = wavelet
-        self.scales = tuple(scales)
-        self.shifts = tuple(shifts)
-        self.direction = wavelet_shift_direction
+        self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return _rounded_basis(
-            self.wavelet, self.scales, self.shifts, self.direction, capacity(num_lags), like.dtype, like.device
-        )[:num_lags]
+        return _basis(num_lags, self.head, like.dtype, like.device)

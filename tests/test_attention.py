@@ -1,0 +1,342 @@
+"""The claims of wavepos_fairseq/attention.py: the definition is the papers' formula, and the fast path the definition.
+
+A representation that is registered later is tested here too, without an edit.
+"""
+
+import cmath
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.positions import Position, build_position, position_names
+
+VARIANTS = {name: (name, {}) for name in position_names()}
+VARIANTS["rope 500000"] = ("rope", {"rope_theta": 500000.0})
+for _wavelet in ("ricker", "gaussian", "morlet", "haar"):
+    for _direction in ("past", "future"):
+        VARIANTS[f"{_wavelet} {_direction}"] = (
+            "wavelet",
+            {"wavelet": _wavelet, "wavelet_shift_direction": _direction},
+        )
+VARIANTS["haar 2^0*8 past"] = ("wavelet", {"wavelet": "haar", "wavelet_scales": "2^0*8"})
+VARIANTS["haar 2^0*8 future"] = (
+    "wavelet",
+    {"wavelet": "haar", "wavelet_scales": "2^0*8", "wavelet_shift_direction": "future"},
+)
+ATTENTIONS = (causal_attention, reference_attention)
+RELATIVE = [variant for variant, (name, _) in VARIANTS.items() if name in ("alibi", "rope", "trans-xl", "wavelet")]
+
+
+class EverySlot(Position):
+    """All three slots at once, p and b learned."""
+
+    def __init__(self, head_dim, num_heads):
+        super().__init__(head_dim, num_heads)
+        self.embedding = torch.nn.Parameter(torch.zeros(600, head_dim))
+        self.slope = torch.nn.Parameter(torch.zeros(num_heads, 1))
+
+    def rotate(self, query, key):
+        num_keys = key.size(-2)
+        sign = (1 - 2 * (torch.arange(num_keys) % 2))[:, None].to(key)
+        return query * sign[num_keys - query.size(-2) :], key * sign
+
+    def relative(self, num_lags, like):
+        return self.embedding[:num_lags]
+
+    def bias(self, num_lags, like):
+        return self.slope * (torch.arange(num_lags) / 100).to(like)
+
+
+def build(variant, head_dim, num_heads):
+    """The representation in fp64, anything that it learns drawn at random."""
+    if variant == "every slot":
+        position = EverySlot(head_dim, num_heads)
+    else:
+        name, options = VARIANTS[variant]
+        position = build_position(name, head_dim=head_dim, num_heads=num_heads, **options)
+    for parameter in position.double().parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return position
+
+
+def draw(num_queries, num_keys, head_dim, num_heads=2, batch=2):
+    """query, key and value in fp64."""
+    torch.manual_seed(num_keys)
+    return [
+        torch.randn(batch, num_heads, length, head_dim, dtype=torch.float64)
+        for length in (num_queries, num_keys, num_keys)
+    ]
+
+
+def weights(attend, query, key, position):
+    """The attention weights (B, H, L, S): what attention does to the values e_1 .. e_S, where d = S."""
+    assert key.size(-2) == key.size(-1)
+    return attend(query, key, torch.eye(key.size(-1), dtype=key.dtype).expand_as(key), position)
+
+
+# The definition against the papers, in plain Python
+
+
+def ricker(x):
+    return (1 - x**2) * math.exp(-(x**2) / 2)
+
+
+def haar(x):
+    """Eq. 15, of x = n - m <= 0."""
+    return 1.0 if -1 / 2 <= x < 0 else -1.0 if -1 <= x < -1 / 2 else 0.0
+
+
+# R_m(x) as complex pairs, p(t) for d = 16 and b_h(t) for 8 heads, as published; t = m - n.
+PUBLISHED = {
+    "nope": {},
+    "sinusoidal": {},
+    "rope": {"R": lambda m, i: cmath.exp(1j * m * 10000 ** (-2 * i / 16))},
+    "rope 500000": {"R": lambda m, i: cmath.exp(1j * m * 500000 ** (-2 * i / 16))},
+    "alibi": {"b": lambda h, t: -[1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256][h] * t},
+    "trans-xl": {
+        "p": lambda t: [f(t / 10000 ** (2 * i / 16)) for i in range(8) for f in (math.sin, math.cos)],
+    },
+    "ricker past": {"p": lambda t: [ricker((t - b) / 2**e) for b in range(2) for e in range(8)]},
+    "ricker future": {"p": lambda t: [ricker((t + b) / 2**e) for b in range(2) for e in range(8)]},
+    "gaussian past": {"p": lambda t: [math.exp(-(((t - b) / 2**e) ** 2)) for b in range(2) for e in range(8)]},
+    "gaussian future": {"p": lambda t: [math.exp(-(((t + b) / 2**e) ** 2)) for b in range(2) for e in range(8)]},
+    "morlet past": {
+        "p": lambda t: [math.exp(-(((t - b) / 2**e) ** 2)) * math.cos(t - b) for b in range(2) for e in range(8)]
+    },
+    "morlet future": {
+        "p": lambda t: [math.exp(-(((t + b) / 2**e) ** 2)) * math.cos(t + b) for b in range(2) for e in range(8)]
+    },
+    "haar past": {"p": lambda t: [haar((-t + b) / 2**e) for b in range(2) for e in range(8)]},
+    "haar future": {"p": lambda t: [haar((-t - b) / 2**e) for b in range(2) for e in range(8)]},
+    "haar 2^0*8 past": {"p": lambda t: [haar(-t + b) for b in range(2) for _ in range(8)]},
+    "haar 2^0*8 future": {"p": lambda t: [haar(-t - b) for b in range(2) for _ in range(8)]},
+}
+PUBLISHED["wavelet"] = PUBLISHED["ricker past"]
+
+
+def published_attention(query, key, value, R=lambda m, i: 1, p=None, b=lambda h, t: 0):
+    """softmax over n <= m of (R_m(q_m) . R_n(k_n) + q_m . p(m - n)) / sqrt(d) + b_h(m - n), times the values."""
+
+    def turned(x, m):
+        pairs = [complex(x[2 * i], x[2 * i + 1]) * R(m, i) for i in range(len(x) // 2)]
+        return np.array([part for pair in pairs for part in (pair.real, pair.imag)])
+
+    def attention_of_head(head, q, k, v):
+        output = []
+        for m, q_m in enumerate(q, start=len(k) - len(q)):
+            scores = []
+            for n in range(m + 1):
+                product = turned(q_m, m) @ turned(k[n], n) + (0 if p is None else q_m @ np.array(p(m - n)))
+                scores.append(product / math.sqrt(len(q_m)) + b(head, m - n))
+            exponentials = np.exp(scores)
+            output.append(exponentials @ v[: m + 1] / exponentials.sum())
+        return output
+
+    arrays = [tensor.numpy() for tensor in (query, key, value)]
+    return [[attention_of_head(head, *qkv) for head, qkv in enumerate(zip(*row))] for row in zip(*arrays)]
+
+
+@pytest.mark.parametrize("num_queries, num_keys", [(12, 12), (3, 12), (1, 1)])
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_reference_is_the_published_formula(variant, num_queries, num_keys):
+    query, key, value = draw(num_queries, num_keys, head_dim=16, num_heads=8, batch=1)
+    expected = published_attention(query, key, value, **PUBLISHED[variant])
+    output = reference_attention(query, key, value, build(variant, 16, 8))
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
+
+
+# The fast path against the definition
+
+# (L, S, d): whole sequences, then incremental decoding
+SIZES = [(1, 1, 16), (2, 2, 64), (17, 17, 128), (128, 128, 64), (513, 513, 16), (1, 9, 64), (5, 17, 16)]
+
+
+def value_and_gradients(attend, inputs, position, dtype):
+    """The output and the gradients of query, key, value and whatever is learned, for one random cotangent, in fp64."""
+    position = copy.deepcopy(position).to(dtype)
+    inputs = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+    output = attend(*inputs, position)
+    assert output.dtype == dtype
+    torch.manual_seed(0)
+    cotangent = torch.randn(output.shape, dtype=torch.float64).bfloat16().to(dtype)
+    gradients = torch.autograd.grad(output, [*inputs, *position.parameters()], cotangent)
+    return [tensor.double() for tensor in (output, *gradients)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("num_queries, num_keys, head_dim", SIZES)
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_causal_attention_is_the_definition(variant, num_queries, num_keys, head_dim, dtype, tolerance):
+    # Numbers that bf16 holds, so that the fp64 definition and any dtype start from the same ones.
+    inputs = [tensor.bfloat16().double() for tensor in draw(num_queries, num_keys, head_dim)]
+    position = build(variant, head_dim, num_heads=2).bfloat16().double()
+    fast = value_and_gradients(causal_attention, inputs, position, getattr(torch, dtype))
+    exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
+    names = ["output", "query", "key", "value"]
+    if dtype != "bfloat16":  # it drowns the gradient of a learned bias, a sum of terms that cancel
+        names += ["learned"] * (len(exact) - 4)
+    for name, one, other in zip(names, fast, exact):
+        largest = other.abs().max() if num_keys > 1 else 1.0  # a lone key has weight 1, and gradients that are 0
+        error = (one - other).abs().max() / largest
+        assert error <= tolerance, f"{name}: {error:.1e} of the largest magnitude"
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_the_last_queries_alone_give_the_last_rows_of_all(variant, attend):
+    query, key, value = draw(17, 17, 16)
+    position = build(variant, 16, 2)
+    whole = attend(query, key, value, position)
+    for last in (1, 2, 5, 16):
+        torch.testing.assert_close(attend(query[:, :, -last:], key, value, position), whole[:, :, -last:])
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_decoding_token_by_token_gives_what_the_whole_sequence_gives(variant, attend):
+    query, key, value = draw(9, 9, 16)
+    position = build(variant, 16, 2)
+    rows = [attend(query[:, :, n : n + 1], key[:, :, : n + 1], value[:, :, : n + 1], position) for n in range(9)]
+    torch.testing.assert_close(torch.cat(rows, dim=2), attend(query, key, value, position))
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("changed", [0, 7, 15])
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_a_changed_token_changes_no_output_before_it_and_every_output_from_it_on(variant, changed, attend):
+    inputs = draw(16, 16, 16)
+    position = build(variant, 16, 2)
+    before = attend(*inputs, position)
+    for tensor in inputs:
+        tensor[:, :, changed] += 1
+    difference = (attend(*inputs, position) - before).abs().amax(dim=(0, 1, 3))
+    assert (difference[:changed] < 1e-12).all() and (difference[changed:] > 1e-6).all()
+
+
+# The scores, through the weights
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", RELATIVE)
+def test_scores_of_equal_tokens_depend_on_the_lag_alone(variant, attend):
+    query, key, _ = (tensor[:, :, :1].expand(-1, -1, 16, -1) for tensor in draw(16, 16, 16))
+    score = weights(attend, query, key, build(variant, 16, 2)).log()
+    score = score - score.diagonal(dim1=-2, dim2=-1)[..., None]  # of the row's own token, lag 0
+    for lag in range(16):
+        diagonal = score.diagonal(-lag, dim1=-2, dim2=-1)
+        torch.testing.assert_close(diagonal, diagonal[..., :1].expand_as(diagonal), rtol=0, atol=1e-11)
+    assert (score.triu(1)[..., :-1, -1] == -math.inf).all()
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+def test_the_relative_term_is_divided_by_the_root_of_the_width(attend):
+    torch.manual_seed(1)
+    query, nothing = torch.randn(1, 1, 16, 16, dtype=torch.float64), torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    weight = weights(attend, query, nothing, build("ricker past", 16, 1))[0, 0].numpy()
+    p = np.array([PUBLISHED["ricker past"]["p"](t) for t in range(16)])
+    for m in range(16):
+        expected = [query[0, 0, m].numpy() @ (p[m - n] - p[0]) / 4 for n in range(m + 1)]  # 4 = sqrt(16)
+        np.testing.assert_allclose(np.log(weight[m, : m + 1] / weight[m, m]), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+def test_the_alibi_bias_is_not_divided_by_the_root_of_the_width(attend):
+    nothing = torch.zeros(1, 8, 4, 4, dtype=torch.float64)
+    weight = weights(attend, nothing, nothing, build("alibi", 4, 8))[0]
+    rows = [[0, 0, 0, 0], [-1, 0, 0, 0], [-2, -1, 0, 0], [-3, -2, -1, 0]]  # -(m - n), figure 3 of Press et al.
+    for head, slope in enumerate([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]):
+        expected = np.tril(np.exp(slope * np.array(rows)))
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(weight[head], expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+def test_scales_up_to_2_to_127_and_every_dtype_give_finite_numbers(attend):
+    position = build_position("wavelet", head_dim=128, num_heads=2, wavelet_scales="2^0..2^127")
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        assert attend(*(tensor.to(dtype) for tensor in draw(17, 17, 128)), position).isfinite().all()
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dropout_doubles_a_weight_or_drops_it_and_keeps_the_mean(variant, attend):
+    query, key, _ = (tensor.expand(1000, -1, -1, -1) for tensor in draw(8, 8, 8, batch=1))
+    value, position = torch.eye(8, dtype=torch.float64).expand_as(key), build(variant, 8, 2)
+    kept = attend(query[:1], key[:1], value[:1], position)
+    torch.manual_seed(0)
+    dropped = attend(query, key, value, position, dropout_p=0.5)
+    assert torch.minimum(dropped.abs(), (dropped - 2 * kept).abs()).max() < 1e-12
+    # 1000 draws of a weight w have a mean with a standard deviation of w / sqrt(1000); 5 of them
+    assert ((dropped.mean(dim=0) - kept[0]).abs() <= kept[0] * 5 / math.sqrt(1000) + 1e-12).all()
+    assert not torch.equal(dropped[0], dropped[1])
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_dropout_two_calls_give_the_same_bits(variant, attend):
+    inputs, position = draw(17, 17, 16), build(variant, 16, 2)
+    assert torch.equal(attend(*inputs, position), attend(*inputs, position, dropout_p=0.0))
+
+
+# Memory
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records how many numbers the largest storage holds that any operation gives back."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+def largest_tensor(attend, position, inputs):
+    """... forward and backward."""
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    with LargestTensor() as largest:
+        attend(*inputs, position).sum().backward()
+    return largest.numel
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_causal_attention_makes_no_tensor_larger_than_its_scores_over_lags(variant):
+    inputs = draw(256, 256, 64, batch=1)
+    assert largest_tensor(causal_attention, build(variant, 64, 2), inputs) <= 2 * 256 * 257
+
+
+def test_the_probe_sees_the_large_tensor_of_the_definition():
+    inputs = draw(256, 256, 64, batch=1)
+    assert largest_tensor(reference_attention, build("wavelet", 64, 2), inputs) >= 256 * 256 * 64
+
+
+# Errors
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize(
+    "query, key, value, message",
+    [
+        ((2, 2, 6, 16), (2, 2, 5, 16), (2, 2, 5, 16), "6 queries for 5 keys"),
+        ((2, 2, 5, 16), (2, 2, 5, 32), (2, 2, 5, 32), "do not fit"),
+        ((2, 2, 5, 16), (2, 2, 5, 16), (2, 2, 6, 16), "do not fit"),
+        ((2, 2, 5, 16), (2, 2, 5, 16), (2, 2, 5, 32), "do not fit"),
+        ((2, 2, 5, 16), (2, 3, 5, 16), (2, 3, 5, 16), "do not fit"),
+        ((1, 2, 5, 16), (2, 2, 5, 16), (2, 2, 5, 16), "do not fit"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(query, key, value, message, attend):
+    with pytest.raises(ValueError, match=message):
+        attend(torch.ones(query), torch.ones(key), torch.ones(value), build_position("nope", head_dim=16, num_heads=2))

@@ -1,0 +1,373 @@
+"""The claims of wavepos_fairseq/positions: each slot against its published formula, the registry, and the errors."""
+
+import cmath
+import importlib
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typing_extensions import Annotated
+
+import wavepos_fairseq
+from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.positions import Position, base, build_position, position_names, position_options
+
+PACKAGE = Path(wavepos_fairseq.__file__).parent
+FP64 = torch.empty(0, dtype=torch.float64)
+
+
+def slots_filled(name):
+    """Which slots the representation `name` fills: rotate, relative, bias."""
+    position, x = build_position(name, head_dim=16, num_heads=2), torch.ones(1, 2, 3, 16)
+    return {
+        slot
+        for slot, filled in {
+            "rotate": not torch.equal(position.rotate(x, x)[1], x),
+            "relative": position.relative(3, like=x) is not None,
+            "bias": position.bias(3, like=x) is not None,
+        }.items()
+        if filled
+    }
+
+
+def ricker_rows(num_lags, scales, shifts):
+    """p(t) for each lag, Eq. 12 to 14, the scales running fastest."""
+    return [
+        [(1 - ((t - b) / a) ** 2) * math.exp(-(((t - b) / a) ** 2) / 2) for b in shifts for a in scales]
+        for t in range(num_lags)
+    ]
+
+
+def sine_rows(num_lags, head_dim):
+    """PE(t, 2i) = sin(t / 10000^(2i/d)), PE(t, 2i + 1) = cos(t / 10000^(2i/d)), Vaswani et al., section 3.5."""
+    return [
+        [
+            (math.cos if column % 2 else math.sin)(t / 10000 ** (column // 2 * 2 / head_dim))
+            for column in range(head_dim)
+        ]
+        for t in range(num_lags)
+    ]
+
+
+def turned(x, theta):
+    """RoPE by complex numbers: pair i of row m times exp(i m theta^(-2i/d)), Su et al., section 3.2.2."""
+    rows = np.empty_like(x)
+    for m, row in enumerate(x):
+        for i in range(0, len(row), 2):
+            pair = complex(row[i], row[i + 1]) * cmath.exp(1j * m * theta ** (-i / len(row)))
+            rows[m, i], rows[m, i + 1] = pair.real, pair.imag
+    return rows
+
+
+# The slots
+
+
+@pytest.mark.parametrize(
+    "name, slots",
+    [
+        ("nope", set()),
+        ("sinusoidal", set()),
+        ("rope", {"rotate"}),
+        ("alibi", {"bias"}),
+        ("trans-xl", {"relative"}),
+        ("wavelet", {"relative"}),
+    ],
+)
+def test_each_representation_fills_the_slot_of_the_formula_that_design_says(name, slots):
+    assert slots_filled(name) == slots
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_slots_have_the_shapes_and_dtypes_that_the_base_promises(name):
+    position = build_position(name, head_dim=16, num_heads=3)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        query, key = torch.ones(2, 3, 4, 16, dtype=dtype), torch.ones(2, 3, 7, 16, dtype=dtype)
+        for before, after in zip((query, key), position.rotate(query, key)):
+            assert (after.shape, after.dtype) == (before.shape, dtype)
+        relative, bias = position.relative(7, like=query), position.bias(7, like=query)
+        assert relative is None or (relative.shape == (7, 16) and relative.dtype == dtype)
+        assert bias is None or (bias.shape == (3, 7) and bias.dtype == dtype)
+
+
+@pytest.mark.parametrize("name", ["nope", "sinusoidal", "rope", "alibi", "trans-xl", "wavelet"])
+def test_nothing_in_the_fixed_representations_is_learned_or_saved(name):
+    position = build_position(name, head_dim=16, num_heads=2)
+    assert not list(position.parameters()) and not position.state_dict()
+
+
+def test_only_sinusoidal_is_added_to_the_embedding():
+    added = [name for name in position_names() if base.position_class(name).adds_to_embedding]
+    assert added == ["sinusoidal"]
+
+
+def slopes(num_heads):
+    return -build_position("alibi", head_dim=16, num_heads=num_heads).bias(2, like=FP64)[:, 1]
+
+
+def test_alibi_slopes_of_eight_heads_are_halves_to_256ths():
+    assert slopes(8).tolist() == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+
+
+def test_alibi_slopes_of_sixteen_heads_start_at_the_root_of_a_half():
+    np.testing.assert_allclose(slopes(16), [math.sqrt(0.5) ** head for head in range(1, 17)], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "num_heads, expected",
+    [
+        (1, [1 / 256]),
+        (2, [1 / 16, 1 / 256]),
+        (3, [1 / 16, 1 / 256, 1 / 4]),
+        (6, [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]),
+        (12, [2.0**-h for h in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
+    ],
+)
+def test_alibi_slopes_of_other_head_counts_follow_the_release(num_heads, expected):
+    np.testing.assert_allclose(slopes(num_heads), expected, rtol=1e-15)
+
+
+def test_alibi_bias_is_minus_slope_times_lag():
+    bias = build_position("alibi", head_dim=16, num_heads=8).bias(600, like=FP64)
+    assert bias.tolist() == [[-t / 2 ** (head + 1) for t in range(600)] for head in range(8)]
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 7])
+def test_trans_xl_is_the_sinusoid_of_the_lag(head_dim):
+    position = build_position("trans-xl", head_dim=head_dim, num_heads=2)
+    np.testing.assert_allclose(position.relative(50, like=FP64), sine_rows(50, head_dim), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+def test_rope_is_multiplication_by_a_complex_exponential(theta):
+    query, key = torch.randn(2, 3, 4, 16, dtype=torch.float64), torch.randn(2, 3, 9, 16, dtype=torch.float64)
+    position = build_position("rope", head_dim=16, num_heads=3, rope_theta=theta)
+    rotated_query, rotated_key = position.rotate(query, key)
+    last_four = np.concatenate([np.zeros((5, 16)), query[1, 2].numpy()])  # the queries are positions 5 to 8 of 9
+    np.testing.assert_allclose(rotated_query[1, 2], turned(last_four, theta)[5:], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(rotated_key[1, 2], turned(key[1, 2].numpy(), theta), rtol=0, atol=1e-13)
+
+
+def test_rope_turns_its_first_pair_of_position_1_by_one_radian_counterclockwise():
+    x = torch.tensor([1.0, 0.0] * 8, dtype=torch.float64).expand(1, 1, 2, 16)
+    rotated, _ = build_position("rope", head_dim=16, num_heads=1).rotate(x, x)
+    assert rotated[0, 0, 0].tolist() == [1, 0] * 8
+    np.testing.assert_allclose(rotated[0, 0, 1, :2], [math.cos(1), math.sin(1)], rtol=1e-15)
+
+
+def test_the_default_wavelets_of_width_128_are_equation_13():
+    position = build_position("wavelet", head_dim=128, num_heads=8)
+    expected = ricker_rows(40, [1, 2, 4, 8, 16, 32, 64, 128], range(16))
+    np.testing.assert_allclose(position.relative(40, like=FP64), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "head_dim, options, scales, shifts",
+    [
+        (64, {}, [1, 2, 4, 8, 16, 32, 64, 128], range(8)),
+        (16, {}, [1, 2, 4, 8, 16, 32, 64, 128], range(2)),
+        (64, {"wavelet_scales": "2^0..2^3"}, [1, 2, 4, 8], range(16)),
+        (128, {"wavelet_scales": "2^0..2^127"}, [math.ldexp(1, e) for e in range(128)], range(1)),
+        (64, {"wavelet_shifts": "0..15"}, [1, 2, 4, 8], range(16)),
+        (16, {"wavelet_shifts": "0,3"}, [1, 2, 4, 8, 16, 32, 64, 128], [0, 3]),
+        (6, {"wavelet_scales": "1,5", "wavelet_shifts": "2,0,7"}, [1, 5], [2, 0, 7]),
+        (16, {"wavelet": None, "wavelet_scales": None, "rope_theta": None}, [2**e for e in range(8)], range(2)),
+    ],
+)
+def test_scales_and_shifts_left_out_fill_the_width_and_none_means_left_out(head_dim, options, scales, shifts):
+    position = build_position("wavelet", head_dim=head_dim, num_heads=2, **options)
+    np.testing.assert_allclose(position.relative(20, like=FP64), ricker_rows(20, scales, shifts), rtol=0, atol=1e-14)
+
+
+# What is kept between calls
+
+
+def test_asking_for_other_lengths_dtypes_and_options_in_between_changes_no_answer():
+    waves = build_position("trans-xl", head_dim=16, num_heads=2)
+    wavelets = {
+        sign: build_position("wavelet", head_dim=16, num_heads=2, wavelet_shift_direction=direction)
+        for sign, direction in ((1, "past"), (-1, "future"))
+    }
+    rotations = {theta: build_position("rope", head_dim=16, num_heads=1, rope_theta=theta) for theta in (1e4, 5e5)}
+    scales = [2**e for e in range(8)]
+    for dtype, atol in ((torch.float64, 1e-13), (torch.float32, 1e-6), (torch.float64, 1e-13)):
+        like = torch.empty(0, dtype=dtype)
+        for length in (5, 300, 5, 256, 257):
+            np.testing.assert_allclose(waves.relative(length, like), sine_rows(length, 16), rtol=0, atol=atol)
+            for sign, position in wavelets.items():
+                expected = ricker_rows(length, scales, [0, sign])
+                np.testing.assert_allclose(position.relative(length, like), expected, rtol=0, atol=atol)
+            for theta, position in rotations.items():
+                _, rotated = position.rotate(*torch.ones(2, 1, 1, length, 16, dtype=dtype))
+                np.testing.assert_allclose(rotated[0, 0], turned(np.ones((length, 16)), theta), rtol=0, atol=3 * atol)
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
+    position, x = build_position(name, head_dim=24, num_heads=2), torch.randn(1, 2, 5, 24)
+    with torch.inference_mode():
+        causal_attention(x, x, x, position)
+    query = x.clone().requires_grad_()
+    causal_attention(query, x, x, position).sum().backward()
+    assert query.grad.isfinite().all()
+
+
+# Errors name the option, what was given and what is accepted
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("rotary", {}, "--position-encoding 'rotary' is unknown; accepted are alibi, .*nope, .*rope, .*wavelet"),
+        ("wavelet", {"wavelet": "mexh"}, "--wavelet 'mexh' is unknown; accepted are ricker, gaussian, morlet, haar"),
+        (
+            "wavelet",
+            {"wavelet_shift_direction": "up"},
+            "--wavelet-shift-direction 'up' is unknown; accepted are past, future$",
+        ),
+        (
+            "wavelet",
+            {"wavelet_scales": "2^0..2^7", "wavelet_shifts": "0..7"},
+            "--wavelet-shifts gives 8 shifts x 8 scales = 64 wavelets, but a head has 128 dimensions",
+        ),
+        ("wavelet", {"wavelet_scales": "1,2,3"}, "42 shifts x 3 scales = 126 wavelets, but a head has 128 dimensions"),
+        ("wavelet", {"wavelet_shifts": "0..199"}, "200 shifts .* but a head has 128 dimensions"),
+        ("wavelet", {"wavelet_scales": "0..127"}, "--wavelet-scales '0..127': a scale must be > 0"),
+        ("wavelet", {"wavelet_scales": "big"}, "--wavelet-scales 'big'.*accepted are numbers"),
+        ("wavelet", {"wavelet_shifts": "-1"}, "--wavelet-shifts '-1'.*accepted are numbers"),
+        ("rope", {"rope_theta": 0.0}, "--rope-theta 0.0: must be > 0"),
+        ("rope", {"rope_theta": -1.0}, "--rope-theta -1.0: must be > 0"),
+        ("rope", {"rope_theta": math.nan}, "--rope-theta nan: must be > 0"),
+        (
+            "alibi",
+            {"rope_theta": 10000.0},
+            "^--rope-theta is given, but --position-encoding alibi does not read it; it is read by .*rope",
+        ),
+        (
+            "rope",
+            {"wavelet_scales": "1"},
+            "^--wavelet-scales is given, but --position-encoding rope does not read it; it is read by .*wavelet",
+        ),
+        ("nope", {"nonsense": 1}, "^--nonsense is given, but --position-encoding nope does not read it$"),
+    ],
+)
+def test_bad_options_are_refused_in_the_users_words(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_position(name, head_dim=128, num_heads=8, **options)
+
+
+def test_rope_refuses_an_odd_head_width():
+    with pytest.raises(ValueError, match="--position-encoding rope needs an even head width, but .* 15 dimensions"):
+        build_position("rope", head_dim=15, num_heads=2)
+
+
+def test_the_unknown_name_is_answered_with_every_accepted_one():
+    with pytest.raises(ValueError, match="accepted are " + ", ".join(position_names()) + "$"):
+        build_position("", head_dim=16, num_heads=2)
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_options_that_are_none_are_as_if_not_given(name):
+    build_position(name, head_dim=16, num_heads=2, **dict.fromkeys(position_options()))
+
+
+# The registry
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+
+
+def test_options_say_type_default_help_and_readers():
+    options = position_options()
+    assert {"rope_theta", "wavelet", "wavelet_scales", "wavelet_shifts", "wavelet_shift_direction"} <= set(options)
+    assert options["rope_theta"][:2] == (float, 10000.0) and "rope" in options["rope_theta"].readers
+    assert options["wavelet"][:2] == (str, "ricker") and "wavelet" in options["wavelet"].readers
+    assert options["wavelet_scales"].default is None
+    assert all(option.help and option.readers for option in options.values())
+
+
+def test_a_registered_representation_is_found_with_its_option(registry):
+    @base.register_position("toy")
+    class Toy(Position):
+        def __init__(self, head_dim: int, num_heads: int, toy_size: Annotated[int, "how big a toy"] = 3):
+            super().__init__(head_dim, num_heads)
+            self.size = nn.Parameter(torch.full((num_heads,), float(toy_size)))
+
+    assert "toy" in position_names()
+    assert position_options()["toy_size"] == (int, 3, "how big a toy", ["toy"])
+    assert build_position("toy", head_dim=16, num_heads=2).size.tolist() == [3, 3]
+    assert build_position("toy", head_dim=16, num_heads=2, toy_size=5).size.tolist() == [5, 5]
+    with pytest.raises(ValueError, match="--toy-size is given, .*it is read by toy$"):
+        build_position("nope", head_dim=16, num_heads=2, toy_size=5)
+
+
+def test_a_name_is_registered_once(registry):
+    with pytest.raises(ValueError, match="'nope' is registered twice"):
+        base.register_position("nope")(Position)
+
+
+def test_what_a_test_registered_is_gone():
+    assert "toy" not in position_names() and "toy_size" not in position_options()
+
+
+def test_a_new_representation_is_one_new_file(tmp_path, monkeypatch):
+    ignored = shutil.ignore_patterns("models", "__pycache__")
+    shutil.copytree(str(PACKAGE), str(tmp_path / "copied_package"), ignore=ignored)
+    (tmp_path / "copied_package/positions/recency.py").write_text(
+        "from typing_extensions import Annotated\n"
+        "from .base import Position, register_position\n"
+        "@register_position('recency')\n"
+        "class Recency(Position):\n"
+        "    def __init__(self, head_dim: int, num_heads: int, reach: Annotated[int, 'tokens seen'] = 1):\n"
+        "        super().__init__(head_dim, num_heads)\n"
+        "        self.reach = reach\n"
+        "    def bias(self, num_lags, like):\n"
+        "        bias = like.new_zeros(self.num_heads, num_lags)\n"
+        "        bias[:, self.reach :] = float('-inf')\n"
+        "        return bias\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        positions = importlib.import_module("copied_package.positions")
+        assert positions.position_names() == sorted(position_names() + ["recency"])
+        assert positions.position_options()["reach"].readers == ["recency"]
+        recency, x = positions.build_position("recency", head_dim=16, num_heads=2), torch.randn(1, 2, 6, 16)
+        for attend in (causal_attention, reference_attention):
+            torch.testing.assert_close(attend(x, x, x, recency), x)  # a token that sees itself only
+    finally:
+        for module in [module for module in sys.modules if module.split(".")[0] == "copied_package"]:
+            del sys.modules[module]
+
+
+WITHOUT_FAIRSEQ = """
+import importlib, sys
+
+class NoFairseq:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "fairseq":
+            raise ImportError("fairseq is not installed")
+
+sys.meta_path.insert(0, NoFairseq())
+try:
+    import fairseq
+except ImportError:
+    pass
+else:
+    sys.exit("the blocker does not work")
+for module in ("", ".attention", ".positions", ".wavelets", ".data", ".evaluation", ".experiments", ".tables"):
+    importlib.import_module("wavepos_fairseq" + module)
+"""
+
+
+def test_everything_but_the_models_imports_without_fairseq():
+    command = [sys.executable, "-c", WITHOUT_FAIRSEQ]
+    done = subprocess.run(command, cwd=str(PACKAGE.parent), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
