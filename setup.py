@@ -19,7 +19,7 @@ setup(
         'fairseq==0.12.2; python_version < "3.9"',
         've-fairseq==0.12.3; python_version >= "3.11"',
         "torch>=2.0",
-        "typing_extensions",
+        "typing_extensions>=4.13",
         "numpy",
         'numpy<1.24; python_version < "3.9"',
         "pywavelets",

@@ -41,8 +41,8 @@ MOTHER_WAVELETS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SHIFT_DIRECTIONS = ("past", "future")
 
 _MOST_NUMBERS = 65536
-_NUMBER = r"\d+(?:\.\d+)?(?:\^\d+)?"
-_ITEM = re.compile(rf"(?P<first>{_NUMBER})(?:\.\.(?P<last>{_NUMBER})|\*(?P<times>\d+))?")
+_NUMBER = r"\d{1,308}(?:\.\d+)?(?:\^\d{1,9})?"
+_ITEM = re.compile(rf"(?P<first>{_NUMBER})(?:\.\.(?P<last>{_NUMBER})|\*(?P<times>\d{{1,9}}))?")
 _GRAMMAR = "numbers separated by commas (1,2,4), ranges (0..15), powers (2^0..2^7), repetitions (2^0*8)"
 
 

@@ -62,6 +62,10 @@ class WaveletPosition(Position):
                 f"wavelets, but a head has {head_dim} dimensions"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
+        if not wavelet_basis(*self.head, 2).isfinite().all():
+            raise ValueError(
+                f"--wavelet-scales {wavelet_scales!r}, --wavelet-shifts {wavelet_shifts!r}: too extreme for a double"
+            )
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         return _basis(num_lags, self.head, like.dtype, like.device)
