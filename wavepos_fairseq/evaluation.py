@@ -58,7 +58,7 @@ def load_checkpoint(path: str, data: str) -> Checkpoint:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config = state["cfg"]
     except Exception as error:  # whatever torch and fairseq raise on a file that is something else
-        raise ValueError(f"--path {path} is no fairseq checkpoint: {error}") from error
+        raise ValueError(f"--path {path} is no fairseq checkpoint: {_first_line(error)}") from error
     if config.task._name != "language_modeling":
         raise ValueError(f"--path {path} is a model for the task {config.task._name}, not a language model")
     if config.task.get("add_bos_token"):
@@ -72,9 +72,13 @@ def load_checkpoint(path: str, data: str) -> Checkpoint:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path], task=task, state=state)
     except RuntimeError as error:  # of load_state_dict
         types = len(task.dictionary)
-        raise ValueError(f"--path {path} does not fit {dictionary} with {types} types: {error}") from error
+        raise ValueError(f"--path {path} does not fit {dictionary} with {types} types: {_first_line(error)}") from error
     options = {name: value for name, value in sorted(config.model.items()) if value is not None}
     return Checkpoint(model.eval(), task, config.task.tokens_per_sample, options)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load_stream(data: str, subset: str, dictionary) -> Tensor:
@@ -184,14 +188,15 @@ def count_words(stream: Tensor, dictionary) -> int:
 
 
 def parse_lengths(text: str) -> List[int]:
-    """``128,256`` as a list of lengths > 0; argparse's error otherwise."""
-    try:
-        lengths = [int(item) for item in text.split(",")]
-    except ValueError:
-        lengths = [0]
-    if min(lengths) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of lengths: whole numbers > 0 separated by commas")
-    return list(dict.fromkeys(lengths))
+    """``128,256`` as a list of whole numbers > 0; argparse's error otherwise."""
+    return list(dict.fromkeys(parse_count(item) for item in text.split(",")))
+
+
+def parse_count(text: str) -> int:
+    """A whole number > 0; argparse's error otherwise."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number > 0")
+    return int(text)
 
 
 def parse_inferences(text: str) -> List[str]:
@@ -219,7 +224,7 @@ def main(arguments=None) -> int:
         "--inference", type=parse_inferences, default=list(INFERENCES), help="full,non-overlapping (default: both)"
     )
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
-    parser.add_argument("--max-tokens", type=int, default=4096, help="tokens in a batch (default: 4096)")
+    parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")

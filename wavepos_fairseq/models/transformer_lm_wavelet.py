@@ -23,8 +23,6 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from ..attention import causal_attention
 from ..positions import build_position, position_class, position_names, position_options
 
-DEFAULT_POSITION_ENCODING = "wavelet"
-
 
 def _option_field(option):
     default = "" if option.default is None else f" (default: {option.default})"
@@ -40,7 +38,7 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
             "position_encoding",
             str,
             dataclasses.field(
-                default=DEFAULT_POSITION_ENCODING,
+                default="wavelet",
                 metadata={"help": "position representation: " + ", ".join(position_names())},
             ),
         ),
@@ -121,11 +119,20 @@ class PositionalDecoder(TransformerDecoder):
 
 def _position_of(args):
     """The representation that a model's options ask for; ValueError where they do not fit together."""
+
+    def option(name):  # while the command line is parsed, only what was given is there
+        return getattr(args, name, getattr(WaveletLanguageModelConfig, name))
+
+    name = option("position_encoding")
+    if option("decoder_learned_pos"):
+        raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
+    if option("no_token_positional_embeddings") and position_class(name).adds_to_embedding:
+        raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
     return build_position(
-        args.position_encoding,
-        head_dim=args.decoder_embed_dim // args.decoder_attention_heads,
-        num_heads=args.decoder_attention_heads,
-        **{name: getattr(args, name, None) for name in position_options()},
+        name,
+        head_dim=option("decoder_embed_dim") // option("decoder_attention_heads"),
+        num_heads=option("decoder_attention_heads"),
+        **{name: option(name) for name in position_options()},
     )
 
 
@@ -137,8 +144,6 @@ class WaveletLanguageModel(TransformerLanguageModel):
     def build_model(cls, args, task):
         """Build a new model instance; ValueError for options of the representation that do not fit together."""
         _position_of(args)
-        if args.decoder_learned_pos:
-            raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
         args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
         with mock.patch.object(transformer_lm, "TransformerDecoder", PositionalDecoder):  # a fixed name, too
             return super().build_model(args, task)
@@ -148,7 +153,6 @@ def _architecture(name, base=None, **defaults):
     """Registers `defaults`, then what `base` adds to them; the options are checked while they are parsed."""
 
     def configure(args):
-        args.position_encoding = getattr(args, "position_encoding", DEFAULT_POSITION_ENCODING)
         for option, default in defaults.items():
             setattr(args, option, getattr(args, option, default))
         if base is not None:

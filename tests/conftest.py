@@ -1,0 +1,193 @@
+"""Shared by the tests that need fairseq: a tiny data-bin, and fairseq's command line run inside this process."""
+
+import copy
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = ROOT / "wavepos_fairseq"
+L_TRAIN = 32
+TINY = {  # two layers of two heads, 16 wide; 64 types in three clusters, so that every cluster is met
+    "--arch": "transformer_lm_wavelet",
+    "--decoder-layers": "2",
+    "--decoder-attention-heads": "2",
+    "--decoder-embed-dim": "32",
+    "--decoder-input-dim": "32",
+    "--decoder-output-dim": "32",
+    "--decoder-ffn-embed-dim": "64",
+    "--dropout": "0",
+    "--adaptive-input": True,
+    "--adaptive-input-cutoff": "20,40",
+    "--adaptive-input-factor": "2",
+    "--adaptive-softmax-cutoff": "20,40",
+    "--adaptive-softmax-factor": "2",
+    "--tie-adaptive-weights": True,
+    "--tie-adaptive-proj": True,
+}
+# As a change to TINY: one embedding matrix and one softmax, for --criterion cross_entropy.
+PLAIN = {name: None for name in TINY if "adaptive" in name}
+PLAIN["--criterion"] = "cross_entropy"
+
+
+def synthetic_text(lines, seed):
+    """Sentences in which a word mostly follows from the one before; every fifth type is subword-nmt's first half."""
+    rng = random.Random(seed)
+    text = ""
+    for _ in range(lines):
+        word = rng.randrange(60)
+        words = []
+        for _ in range(rng.randrange(3, 14)):
+            words.append(f"w{word}@@" if word % 5 == 0 else f"w{word}")
+            word = (3 * word + 7) % 60 if rng.random() < 0.7 else rng.randrange(60)
+        text += " ".join(words) + "\n"
+    return text
+
+
+def preprocess(folder, **texts):
+    """What fairseq-preprocess makes of the text files given by split, in `folder`."""
+    from fairseq import options
+    from fairseq_cli import preprocess
+
+    given = [word for split, path in texts.items() for word in (f"--{split}pref", str(path))]
+    arguments = ["--only-source", "--destdir", str(folder), "--workers", "1", *given]
+    preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def data_bin(tmp_path_factory):
+    """A data-bin folder of 300 and 60 lines, the latter also as text in valid.txt."""
+    text = tmp_path_factory.mktemp("text")
+    (text / "train.txt").write_text(synthetic_text(300, seed=1))
+    (text / "valid.txt").write_text(synthetic_text(60, seed=2))
+    folder = preprocess(text / "data-bin", train=text / "train.txt", valid=text / "valid.txt")
+    (folder / "valid.txt").write_text((text / "valid.txt").read_text())
+    return folder
+
+
+def command_line(options):
+    """Options by name as words; None leaves an option out, True makes it a switch."""
+    words = []
+    for name, value in options.items():
+        if value is not None:
+            words += [name] if value is True else [name, str(value)]
+    return words
+
+
+def parse(data, *words):
+    """fairseq-train's arguments, with the plugin's architectures."""
+    from fairseq import options
+
+    import wavepos_fairseq.models  # noqa: F401
+
+    arguments = [str(data), "--task", "language_modeling", "--tokens-per-sample", str(L_TRAIN), *words]
+    return options.parse_args_and_arch(options.get_training_parser(), arguments)
+
+
+@pytest.fixture(scope="session")
+def build(data_bin):
+    """build(changes to TINY, seed): an untrained model in evaluation mode, built as fairseq-train does."""
+    from fairseq import tasks, utils
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    built = {}
+
+    def build_model(changes=None, seed=1):
+        words = command_line({**TINY, **(changes or {})})
+        key = (*words, seed)
+        if key not in built:
+            config = convert_namespace_to_omegaconf(parse(data_bin, *words))
+            utils.set_torch_seed(seed)
+            built[key] = tasks.setup_task(config.task).build_model(config.model).eval()
+        return copy.deepcopy(built[key])
+
+    return build_model
+
+
+TRAINING = {
+    "--criterion": "adaptive_loss",
+    "--ddp-backend": "legacy_ddp",
+    "--cpu": True,
+    "--sample-break-mode": "none",
+    "--optimizer": "adam",
+    "--lr": "0.01",
+    "--lr-scheduler": "inverse_sqrt",
+    "--warmup-updates": "4",
+    "--clip-norm": "1.0",
+    "--max-tokens": "256",
+    "--max-update": "20",
+    "--num-workers": "0",
+    "--disable-validation": True,
+    "--no-epoch-checkpoints": True,
+    "--log-format": "json",
+    "--log-interval": "1",
+    "--seed": "1",
+}
+
+
+class _Losses(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.by_update = {}
+
+    def emit(self, record):
+        if record.name == "train_inner":
+            logged = json.loads(record.getMessage())
+            self.by_update[int(logged["num_updates"])] = logged["loss"]
+
+
+@pytest.fixture(scope="session")
+def train(data_bin):
+    """train(save_dir, changes to TINY and TRAINING): fairseq-train; gives the logged losses by update."""
+    import fairseq_cli.train
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.logging import progress_bar
+
+    def run(save_dir, changes=None):
+        words = command_line({**TINY, **TRAINING, "--save-dir": save_dir, **(changes or {})})
+        losses = _Losses()
+        progress_bar.logger.addHandler(losses)
+        progress_bar.logger.setLevel(logging.INFO)
+        try:
+            fairseq_cli.train.main(convert_namespace_to_omegaconf(parse(data_bin, *words)))
+        finally:
+            progress_bar.logger.removeHandler(losses)
+        return losses.by_update
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(train, tmp_path_factory):
+    """trained(position encoding, changes): the path of a checkpoint after 20 updates; each is trained once."""
+    paths = {}
+
+    def path(encoding, changes=None):
+        key = (encoding, str(changes))
+        if key not in paths:
+            folder = tmp_path_factory.mktemp(encoding or "fairseq")
+            train(folder, {"--position-encoding": encoding, **(changes or {})})
+            paths[key] = folder / "checkpoint_last.pt"
+        return str(paths[key])
+
+    return path
+
+
+def run_module(module, *words, cwd):
+    """`python -m module words` somewhere else, where only --user-dir can find the plugin."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)],
+        cwd=str(cwd),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

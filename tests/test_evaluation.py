@@ -1,0 +1,324 @@
+"""Evaluation: beside fairseq-eval-lm and scoring by hand, what it writes, and what it refuses."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import fairseq_cli.eval_lm
+import pytest
+import torch
+from conftest import L_TRAIN, PLAIN, ROOT, preprocess
+from fairseq import options
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from wavepos_fairseq import evaluation
+from wavepos_fairseq.evaluation import load_checkpoint, load_stream, pieces, stream_nll, token_nll
+
+WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
+SHORTER, LONGER = 20, 72  # than L_TRAIN = 32; neither divides the stream, and 72 = 32 + 32 + 8
+ENCODINGS = ["nope", "rope", "alibi", "wavelet"]
+
+
+@pytest.fixture(scope="module")
+def load(trained, data_bin):
+    """load(position encoding, changes): the evaluation's checkpoint and stream."""
+
+    def loaded(encoding, changes=None):
+        checkpoint = load_checkpoint(trained(encoding, changes), str(data_bin))
+        return checkpoint, load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
+
+    return loaded
+
+
+def inputs_of(stream, checkpoint):
+    return torch.cat((torch.tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
+
+
+@torch.no_grad()
+def nll_by_fairseq(model, source, target):
+    """Of one piece, from fairseq's log-probabilities over the whole vocabulary."""
+    log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
+    return -log_probs.gather(1, target[:, None])[:, 0]
+
+
+def fairseq_eval_lm(data, path, length):
+    words = [str(data), "--path", path, "--gen-subset", "valid", "--sample-break-mode", "none", "--cpu"]
+    words += ["--tokens-per-sample", str(length), "--max-tokens", "512", "--num-workers", "0"]
+    words += ["--model-overrides", f"{{'max_target_positions': {length}}}"]
+    arguments = options.parse_args_and_arch(options.get_eval_lm_parser(), words)
+    return fairseq_cli.eval_lm.main(convert_namespace_to_omegaconf(arguments))
+
+
+# the two inferences
+
+
+@pytest.mark.parametrize("length", [SHORTER, LONGER])
+@pytest.mark.parametrize("encoding, changes", [*((name, {}) for name in ENCODINGS), ("wavelet", PLAIN)])
+def test_full_is_what_fairseq_eval_lm_gives(load, trained, data_bin, encoding, changes, length):
+    (cell,) = evaluation.evaluate(*load(encoding, changes), [length], ["full"])
+    theirs = fairseq_eval_lm(data_bin, trained(encoding, changes), length)
+    assert cell["perplexity"] == pytest.approx(float(theirs["perplexity"]), rel=1e-5)
+    assert cell["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
+    text = (data_bin / "valid.txt").read_text()
+    assert cell["tokens"] == len(text.split()) + text.count("\n")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_non_overlapping_is_the_pieces_scored_one_by_one(load, encoding):
+    checkpoint, stream = load(encoding)
+    source = inputs_of(stream, checkpoint)
+    scored = []
+    for start in range(0, len(stream), LONGER):
+        sequence_source, sequence_target = source[start : start + LONGER], stream[start : start + LONGER]
+        for first in range(0, len(sequence_target), L_TRAIN):
+            piece = slice(first, first + L_TRAIN)
+            scored.append(nll_by_fairseq(checkpoint.model, sequence_source[piece], sequence_target[piece]))
+    assert [len(nll) for nll in scored[:6]] == [32, 32, 8, 32, 32, 8]
+    full, cell = evaluation.evaluate(checkpoint, stream, [LONGER])
+    assert (full["inference"], cell["inference"]) == ("full", "non-overlapping")
+    assert cell["nll"] == pytest.approx(torch.cat(scored).double().mean().item(), rel=1e-6)
+    assert cell["perplexity"] == math.exp(cell["nll"])
+    assert full["nll"] != pytest.approx(cell["nll"], rel=1e-4)
+
+
+@pytest.mark.parametrize("length", [SHORTER, L_TRAIN])
+def test_up_to_l_train_the_two_inferences_are_one_number(load, length):
+    checkpoint, stream = load("alibi")
+    (alone,) = evaluation.evaluate(checkpoint, stream, [length], ["non-overlapping"])
+    full, cell = evaluation.evaluate(checkpoint, stream, [length])
+    assert full["perplexity"] == cell["perplexity"] == alone["perplexity"]
+    assert (full["inference"], cell["inference"]) == ("full", "non-overlapping")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_pieces_do_not_see_each_other(load, encoding):
+    checkpoint, stream = load(encoding)
+    source = inputs_of(stream, checkpoint)
+    cuts = pieces(len(stream), LONGER, L_TRAIN)
+    start, stop = cuts[4]
+    at = start + 10
+    changed = source.clone()
+    changed[at] = source[at] % 50 + 5
+    before, after = (stream_nll(checkpoint.model, tokens, stream, cuts, 4096) for tokens in (source, changed))
+    moved = before != after
+    assert not moved[:at].any() and not moved[stop:].any()
+    assert moved[at:stop].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_result_does_not_depend_on_max_tokens(load, encoding):
+    checkpoint, stream = load(encoding)
+    one, some, many = (evaluation.evaluate(checkpoint, stream, [LONGER], max_tokens=n) for n in (1, 100, 100000))
+    for cells in zip(one, some, many):
+        assert [c["nll"] for c in cells[1:]] == pytest.approx([cells[0]["nll"]] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaptive", "plain"])
+def test_token_nll_is_that_of_fairseqs_probabilities(load, changes):
+    checkpoint, stream = load("wavelet", changes)
+    assert (checkpoint.model.decoder.adaptive_softmax is None) == bool(changes)
+    source, target = inputs_of(stream, checkpoint)[:120].view(3, 40), stream[:120].view(3, 40)
+    with torch.no_grad():
+        ours = token_nll(checkpoint.model, source, target)
+    theirs = torch.stack([nll_by_fairseq(checkpoint.model, s, t) for s, t in zip(source, target)])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert {0, 1, 2} == {int(band) for band in torch.bucketize(target, torch.tensor([20, 40]), right=True).unique()}
+
+
+# cutting
+
+
+def lengths_of(cuts):
+    return [stop - start for start, stop in cuts]
+
+
+def test_a_sequence_of_2512_is_cut_at_512_as_in_the_paper():
+    assert lengths_of(pieces(2512, 2512, 512)) == [512, 512, 512, 512, 464]
+
+
+def test_the_last_sequence_is_shorter_and_cut_alike():
+    assert lengths_of(pieces(2 * 72 + 40, 72, 32)) == [32, 32, 8, 32, 32, 8, 32, 8]
+    assert lengths_of(pieces(2 * 72 + 5, 72, 72)) == [72, 72, 5]
+    assert pieces(3, 72, 32) == [(0, 3)]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 31, 32, 33, 71, 72, 73, 517])
+@pytest.mark.parametrize("sequence_length, piece_length", [(72, 32), (32, 32), (20, 20), (1, 1)])
+def test_every_target_lies_in_one_piece(num_tokens, sequence_length, piece_length):
+    cuts = pieces(num_tokens, sequence_length, piece_length)
+    assert [t for start, stop in cuts for t in range(start, stop)] == list(range(num_tokens))
+    assert all(start // sequence_length == (stop - 1) // sequence_length for start, stop in cuts)
+    assert max(lengths_of(cuts)) <= piece_length
+
+
+@pytest.mark.skipif(not WIKITEXT2.is_dir(), reason="no WikiText-2: set WAVEPOS_WIKITEXT2 to its folder")
+def test_wikitext_valid_has_217646_targets_at_any_length(tmp_path):
+    folder = preprocess(tmp_path, train=WIKITEXT2 / "wiki.valid.tokens")
+    stream = load_stream(str(folder), "train", Dictionary.load(str(folder / "dict.txt")))
+    for length in 128, 253:
+        for piece_length in length, min(length, 128):
+            assert sum(lengths_of(pieces(len(stream), length, piece_length))) == 217646
+
+
+# what is written
+
+
+def run(data, path, *words):
+    return evaluation.main([str(data), "--path", str(path), "--cpu", *map(str, words)])
+
+
+def test_json_holds_the_fields_of_the_design(trained, data_bin, tmp_path):
+    output = tmp_path / "folder" / "result.json"
+    assert run(data_bin, trained("rope"), "--lengths", "20,72", "--output", output) == 0
+    result = json.loads(output.read_text())
+    assert result["checkpoint"] == trained("rope")
+    assert result["options"]["position_encoding"] == "rope"
+    assert result["options"]["decoder_embed_dim"] == 32
+    assert {"torch", "fairseq", "python", "wavepos_fairseq"} <= result["versions"].keys()
+    assert result["versions"]["torch"] == torch.__version__
+    assert "cpu" in result["device"]
+    fields = "inference l_train sequence_length tokens nll perplexity seconds tokens_per_second".split()
+    order = [(cell["sequence_length"], cell["inference"]) for cell in result["cells"]]
+    assert order == [(length, inference) for length in (20, 72) for inference in ("full", "non-overlapping")]
+    for cell in result["cells"]:
+        assert set(cell) == set(fields)
+        assert cell["l_train"] == L_TRAIN
+        assert cell["perplexity"] == math.exp(cell["nll"])
+        assert cell["seconds"] > 0
+        assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / cell["seconds"])
+    assert [path.name for path in output.parent.iterdir()] == ["result.json"]
+
+
+def test_subword_data_also_gets_the_perplexity_per_word(trained, data_bin, tmp_path):
+    folder = tmp_path / "subword"
+    shutil.copytree(str(data_bin), str(folder))
+    (folder / "bpe.codes").write_text("#version: 0.2\n")
+    output = tmp_path / "result.json"
+    assert run(folder, trained("nope"), "--lengths", "72", "--output", output) == 0
+    lines = (data_bin / "valid.txt").read_text().splitlines()
+    words = sum(not unit.endswith("@@") for line in lines for unit in [*line.split(), "</s>"])
+    for cell in json.loads(output.read_text())["cells"]:
+        assert cell["words"] == words < cell["tokens"]
+        assert cell["word_perplexity"] == pytest.approx(math.exp(cell["nll"] * cell["tokens"] / words), rel=1e-12)
+
+
+def test_repeated_lengths_and_inferences_are_evaluated_once():
+    assert evaluation.parse_lengths("128,256,128") == [128, 256]
+    assert evaluation.parse_inferences("full,full") == ["full"]
+
+
+# bad input
+
+
+@pytest.fixture
+def refuses(trained, data_bin, tmp_path, capsys):
+    """refuses(data, path, words): evaluation ends with status 2 and writes no file; gives its one line of error."""
+
+    def refused(data=data_bin, path=None, *words):
+        output = tmp_path / "output" / "result.json"
+        words = words or ("--lengths", "20")
+        try:
+            status = run(data, path or trained("nope"), *words, "--output", output)
+        except SystemExit as stopped:
+            status = stopped.code
+        assert status == 2
+        assert not output.parent.exists()
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        return error
+
+    return refused
+
+
+def test_a_missing_data_folder_is_refused(refuses, tmp_path):
+    error = refuses(tmp_path / "nowhere")
+    assert error.startswith("error: ") and str(tmp_path / "nowhere") in error
+
+
+def test_a_missing_checkpoint_is_refused(refuses, data_bin, tmp_path):
+    error = refuses(data_bin, tmp_path / "nothing.pt")
+    assert error.startswith("error: --path") and "nothing.pt" in error
+
+
+@pytest.mark.parametrize("content", ["text", "tensors", "empty"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(data_bin, tmp_path, capsys, content):
+    path = tmp_path / "other.pt"
+    if content == "tensors":
+        torch.save({"weight": torch.zeros(3)}, str(path))
+    else:
+        path.write_text("no checkpoint" if content == "text" else "")
+    assert run(data_bin, path, "--lengths", "20") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --path") and "other.pt is no fairseq checkpoint" in line
+
+
+def edited(path, target, edit):
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    edit(state)
+    torch.save(state, str(target))
+    return target
+
+
+def test_a_checkpoint_of_another_task_is_refused(refuses, trained, data_bin, tmp_path):
+    def translate(state):
+        state["cfg"]["task"]["_name"] = "translation"
+
+    error = refuses(data_bin, edited(trained("nope"), tmp_path / "translation.pt", translate))
+    assert error.startswith("error: --path") and "translation" in error
+
+
+def other_dictionary(data_bin, folder, edit):
+    """A copy of the data-bin whose dictionary has other lines."""
+    shutil.copytree(str(data_bin), str(folder))
+    lines = (folder / "dict.txt").read_text().splitlines(True)
+    (folder / "dict.txt").write_text("".join(edit(lines)))
+    return folder
+
+
+def test_a_dictionary_of_the_same_size_with_other_words_is_refused(refuses, data_bin, tmp_path):
+    folder = other_dictionary(data_bin, tmp_path / "swapped", lambda lines: [lines[1], lines[0], *lines[2:]])
+    error = refuses(folder)
+    assert error.startswith("error: --path") and "dictionary" in error and str(folder) in error
+
+
+def test_a_dictionary_of_another_size_is_refused_in_one_line_where_the_training_data_is_gone(
+    trained, data_bin, tmp_path, capsys
+):
+    def forget(state):
+        state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+
+    folder = other_dictionary(data_bin, tmp_path / "longer", lambda lines: [*lines, "another 1\n", "word 1\n"])
+    path = edited(trained("nope"), tmp_path / "moved.pt", forget)
+    assert run(folder, path, "--lengths", "20") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --path {path} does not fit") and "66 types" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_checkpoint_is_evaluated_where_its_training_data_is_gone(trained, data_bin, tmp_path):
+    def forget(state):
+        state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+
+    assert run(data_bin, edited(trained("nope"), tmp_path / "moved.pt", forget), "--lengths", "20") == 0
+
+
+@pytest.mark.parametrize("lengths", ["0", "-5", "abc", "128,,256", "", "12.5", "20,0"])
+def test_lengths_that_are_none_are_refused(refuses, data_bin, lengths):
+    assert "--lengths" in refuses(data_bin, None, f"--lengths={lengths}")
+
+
+@pytest.mark.parametrize("tokens", ["0", "-1", "many"])
+def test_a_batch_without_tokens_is_refused(refuses, data_bin, tokens):
+    assert "--max-tokens" in refuses(data_bin, None, "--lengths", "20", f"--max-tokens={tokens}")
+
+
+def test_an_unknown_inference_is_refused(refuses, data_bin):
+    error = refuses(data_bin, None, "--lengths", "20", "--inference", "full,sliding")
+    assert "--inference" in error and "full,non-overlapping" in error
+
+
+def test_an_unknown_subset_is_refused(refuses, data_bin):
+    error = refuses(data_bin, None, "--lengths", "20", "--subset", "nonsense")
+    assert error.startswith("error: --subset nonsense")

@@ -1,0 +1,294 @@
+"""The fairseq model: beside fairseq's own transformer_lm, in any batch, step by step, and its command line."""
+
+import pytest
+import torch
+from conftest import L_TRAIN, PLAIN, PLUGIN, TINY, command_line, parse, run_module
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel
+from wavepos_fairseq.positions import position_class, position_names
+
+NOTHING_LEARNED = ["nope", "rope", "alibi", "trans-xl", "wavelet"]
+EOS, PAD, FIRST_WORD = 2, 1, 4
+# What turns a model of the plugin into fairseq's own that it is compared with.
+FAIRSEQ = {"--arch": "transformer_lm", "--position-encoding": None}
+FAIRSEQ_NOPE = {**FAIRSEQ, "--no-token-positional-embeddings": True}
+
+
+def random_tokens(*shape):
+    return torch.randint(FIRST_WORD, 60, shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def log_probs(model, tokens, **kwargs):
+    return model.get_normalized_probs(model(tokens, **kwargs), log_probs=True)
+
+
+def spread(model):
+    """The attention's weights made larger, so that positions weigh, and random where they start at zero."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "self_attn" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+# fairseq's own model
+
+
+@pytest.mark.parametrize("softmax", ["adaptive", "plain"])
+@pytest.mark.parametrize("encoding, own", [("sinusoidal", FAIRSEQ), ("nope", FAIRSEQ_NOPE)])
+def test_a_checkpoint_of_transformer_lm_and_one_of_the_plugin_load_either_way(build, trained, encoding, own, softmax):
+    changes = {} if softmax == "adaptive" else PLAIN
+    theirs, ours = build({**changes, **own}), build({**changes, "--position-encoding": encoding})
+    tokens = random_tokens(2, L_TRAIN)
+    before = log_probs(ours, tokens)
+    for checkpoint in trained(None, {**changes, **own}), trained(encoding, changes):
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
+        theirs.load_state_dict(state, strict=True)
+        ours.load_state_dict(state, strict=True)
+        scores = log_probs(ours, tokens)
+        torch.testing.assert_close(scores, log_probs(theirs, tokens), rtol=0, atol=1e-5)
+        assert (scores - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("encoding", NOTHING_LEARNED)
+def test_parameters_are_those_of_transformer_lm_without_position_embeddings(build, encoding):
+    theirs, ours = build(FAIRSEQ_NOPE), build({"--position-encoding": encoding})
+    assert [(n, p.shape) for n, p in ours.named_parameters()] == [(n, p.shape) for n, p in theirs.named_parameters()]
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("encoding", NOTHING_LEARNED)
+def test_a_seed_gives_the_initial_weights_that_it_gives_transformer_lm(build, encoding):
+    theirs, ours = build(FAIRSEQ_NOPE, seed=3).state_dict(), build({"--position-encoding": encoding}, seed=3)
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter, theirs[name]), name
+    other = build({"--position-encoding": encoding}, seed=4).state_dict()
+    assert not all(torch.equal(parameter, other[name]) for name, parameter in ours.named_parameters())
+
+
+# any batch
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaptive", "plain"])
+@pytest.mark.parametrize("encoding", position_names())
+def test_a_sequence_scores_the_same_in_any_batch(build, encoding, changes):
+    model = spread(build({**changes, "--position-encoding": encoding}))
+    tokens = random_tokens(7, 20)
+    alone = log_probs(model, tokens[:1])
+    for batch in 3, 7:
+        torch.testing.assert_close(log_probs(model, tokens[:batch])[:1], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_no_target_is_seen_before_it_is_predicted(build, encoding):
+    model = spread(build({**PLAIN, "--position-encoding": encoding}))
+    tokens = random_tokens(1, 40)
+    changed = tokens.clone()
+    changed[0, 25] = FIRST_WORD if tokens[0, 25] != FIRST_WORD else FIRST_WORD + 1
+    difference = (log_probs(model, tokens) - log_probs(model, changed)).abs().amax(-1)[0]
+    assert difference[:25].max() < 1e-6 < 1e-4 < difference[25:].min()
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_padding_on_the_right_changes_no_score(build, encoding):
+    model = spread(build({"--position-encoding": encoding}))
+    tokens = random_tokens(2, 20)
+    padded = tokens.clone()
+    padded[1, 13:] = PAD
+    scores = log_probs(model, padded)
+    torch.testing.assert_close(scores[:1], log_probs(model, tokens[:1]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores[1:, :13], log_probs(model, tokens[1:, :13]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_padding_on_the_left_is_refused(build, encoding):
+    tokens = random_tokens(2, 6)
+    tokens[1, :2] = PAD
+    with pytest.raises(ValueError, match="padding on the right only"):
+        build({"--position-encoding": encoding})(tokens)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_half_precision_gives_nearly_the_scores_of_fp32(build, encoding):
+    model = build({**PLAIN, "--position-encoding": encoding})
+    tokens = random_tokens(2, 2 * L_TRAIN)
+    exact = log_probs(model, tokens)
+    half = log_probs(model.half(), tokens)
+    assert model(tokens)[0].dtype == torch.float16
+    assert torch.isfinite(half).all()
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_attention_dropout_is_applied_in_training_only(build, encoding):
+    tokens = random_tokens(1, 20)
+    model = build({**PLAIN, "--position-encoding": encoding, "--attention-dropout": "0.5"})
+    assert torch.equal(model(tokens)[0], model(tokens)[0])
+    model.train()
+    assert not torch.equal(model(tokens)[0], model(tokens)[0])
+    without = build({**PLAIN, "--position-encoding": encoding}).train()
+    assert torch.equal(without(tokens)[0], without(tokens)[0])
+
+
+def test_adaptive_input_and_softmax_share_their_weights(build):
+    model = build({"--position-encoding": "wavelet"})
+    embeddings = [model.decoder.embed_tokens.weights_for_band(band)[0] for band in range(3)]
+    softmax = model.decoder.adaptive_softmax
+    tied = [softmax.head.word_proj.weight, *(tail[2].weight for tail in softmax.tail)]
+    assert [w.data_ptr() for w in embeddings] == [w.data_ptr() for w in tied]
+
+
+# step by step
+
+
+def stepwise(model, tokens, state, start=0):
+    steps = [log_probs(model, tokens[:, : i + 1], incremental_state=state) for i in range(start, tokens.size(1))]
+    return torch.cat(steps, dim=1)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_tokens_fed_one_at_a_time_score_as_in_one_forward_also_past_the_training_length(build, encoding):
+    model = spread(build({**PLAIN, "--position-encoding": encoding}))
+    tokens = random_tokens(2, L_TRAIN + 18)
+    torch.testing.assert_close(stepwise(model, tokens, {}), log_probs(model, tokens), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", position_names())
+def test_reordered_incremental_state_continues_the_reordered_sequences(build, encoding):
+    model = spread(build({**PLAIN, "--position-encoding": encoding}))
+    tokens, continuation = random_tokens(3, 12), random_tokens(3, 4).flip(0)
+    state, order = {}, torch.tensor([2, 0, 0])
+    stepwise(model, tokens, state)
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    whole = torch.cat((tokens[order], continuation), dim=1)
+    torch.testing.assert_close(stepwise(model, whole, state, 12), log_probs(model, whole)[:, 12:], rtol=0, atol=1e-5)
+
+
+# architectures and options
+
+
+def model_config(arch):
+    return convert_namespace_to_omegaconf(parse("nowhere", "--arch", arch)).model
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [("transformer_lm_wavelet", "transformer_lm"), ("transformer_lm_wavelet_wiki103", "transformer_lm_wiki103")],
+)
+def test_an_architecture_has_the_values_of_fairseqs_own(ours, theirs):
+    ours, theirs = model_config(ours), model_config(theirs)
+    assert {key: ours[key] for key in theirs if key not in ("_name", "arch")} == {
+        key: theirs[key] for key in theirs if key not in ("_name", "arch")
+    }
+    assert ours.position_encoding == "wavelet"
+
+
+def test_wiki103_is_the_size_of_the_paper():
+    config = model_config("transformer_lm_wavelet_wiki103")
+    expected = {
+        "decoder_layers": 16,
+        "decoder_embed_dim": 1024,
+        "decoder_attention_heads": 8,
+        "decoder_ffn_embed_dim": 4096,
+        "adaptive_input": True,
+        "adaptive_input_cutoff": "20000,60000",
+        "adaptive_softmax_cutoff": "20000,60000",
+        "tie_adaptive_weights": True,
+        "tie_adaptive_proj": True,
+        "dropout": 0.3,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "adaptive_softmax_dropout": 0.2,
+    }
+    assert {key: config[key] for key in expected} == expected
+
+
+def test_options_given_on_the_command_line_win_over_an_architecture():
+    words = "--arch transformer_lm_wavelet_wiki103 --decoder-layers 3 --dropout 0.25 --position-encoding rope".split()
+    args = parse("nowhere", *words)
+    assert (args.decoder_layers, args.dropout, args.position_encoding) == (3, 0.25, "rope")
+
+
+OPTIONS = """--position-encoding --rope-theta --wavelet --wavelet-scales --wavelet-shifts
+    --wavelet-shift-direction""".split()
+
+
+@pytest.fixture(scope="module")
+def described():
+    """The help texts of the model's options: fairseq adds these to its parser once it has read --arch."""
+    parser = options.get_training_parser()
+    WaveletLanguageModel.add_args(parser)
+    return {flag: action.help or "" for action in parser._actions for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_has_a_help_text(described, option):
+    assert len(described[option].split()) > 3
+
+
+def test_help_names_every_position_encoding(described):
+    assert all(name in described["--position-encoding"] for name in position_names())
+
+
+def test_help_gives_the_default_scales_and_shifts_of_the_paper(described):
+    assert "2^0..2^7" in described["--wavelet-scales"]
+    assert "0..15" in described["--wavelet-shifts"]
+
+
+# Options that cannot be, each with what its message must name.
+BAD_OPTIONS = {
+    "--position-encoding nonsense": ["--position-encoding", "nonsense", *position_names()],
+    "--wavelet nonsense": ["--wavelet", "nonsense", "ricker"],
+    "--wavelet-scales 0,1": ["--wavelet-scales", "0,1"],
+    "--wavelet-scales=-1": ["--wavelet-scales", "-1"],
+    "--wavelet-shifts=1..": ["--wavelet-shifts", "1.."],
+    "--wavelet-shift-direction sideways": ["--wavelet-shift-direction", "sideways", "past, future"],
+    "--wavelet-scales 1,2,4 --wavelet-shifts 0,1,2": ["--wavelet-shifts", "3 shifts", "3 scales", "9", "16"],
+    "--position-encoding alibi --rope-theta 1e4": ["--rope-theta", "alibi"],
+    "--position-encoding rope --rope-theta 0": ["--rope-theta", "0"],
+}
+
+
+@pytest.mark.parametrize("words", BAD_OPTIONS)
+def test_a_bad_option_stops_while_the_command_line_is_parsed(words):
+    with pytest.raises(SystemExit) as stopped:
+        parse("nowhere", *command_line(TINY), *words.split())
+    message = stopped.value.code  # as a string: Python prints it and exits with 1
+    assert all(part in message for part in BAD_OPTIONS[words]), message
+
+
+def test_a_bad_option_stops_fairseq_train_before_the_data_is_looked_for_and_the_save_folder_made(tmp_path):
+    stopped = run_module(
+        "fairseq_cli.train",
+        *(tmp_path / "no-data", "--task", "language_modeling", "--user-dir", PLUGIN, "--save-dir", tmp_path / "saved"),
+        *("--max-tokens", "64", "--cpu", *command_line(TINY), "--wavelet-scales", "1,2,4"),
+        *("--wavelet-shifts", "0,1,2"),
+        cwd=tmp_path,
+    )
+    assert stopped.returncode != 0
+    assert stopped.stdout.splitlines()[-1].startswith("error: --wavelet-shifts gives 3 shifts")
+    assert "Traceback" not in stopped.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learned_absolute_positions_are_refused_before_the_save_folder_is_made():
+    with pytest.raises(SystemExit) as stopped:
+        parse("nowhere", *command_line(TINY), "--position-encoding", "nope", "--decoder-learned-pos")
+    assert "--decoder-learned-pos" in stopped.value.code
+
+
+def test_sinusoidal_without_token_positional_embeddings_is_refused():
+    words = ["--position-encoding", "sinusoidal", "--no-token-positional-embeddings"]
+    with pytest.raises(SystemExit) as stopped:
+        parse("nowhere", *command_line(TINY), *words)
+    assert "--no-token-positional-embeddings contradicts" in stopped.value.code
+
+
+def test_only_the_sinusoidal_model_adds_positions_to_the_embeddings(build):
+    for name in position_names():
+        added = build({"--position-encoding": name}).decoder.embed_positions is not None
+        assert added == position_class(name).adds_to_embedding == (name == "sinusoidal"), name
