@@ -180,6 +180,14 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(s
     assert checkpoint.stat().st_mtime_ns == trained_at
 
     preset = folder / "configs" / "presets" / "small.yaml"
-    preset.write_text(preset.read_text().replace("lr: 0.006", "lr: 0.003"), encoding="utf-8")
+    text = preset.read_text(encoding="utf-8")
+    preset.write_text(text.replace("- 24", "- 32"), encoding="utf-8")
+    assert experiments.main(arguments) == 1  # evaluated again, at other lengths, but not trained
+    assert "alibi: training" in capsys.readouterr().out and checkpoint.stat().st_mtime_ns == trained_at
+    again = json.loads((folder / "runs" / "small" / "alibi" / "result.json").read_text())
+    assert {cell["sequence_length"] for cell in again["cells"]} == {8, 16, 32}
+    assert again["training_seconds"] == alibi["training_seconds"] > 0
+
+    preset.write_text(text.replace("lr: 0.006", "lr: 0.003"), encoding="utf-8")
     assert experiments.main(arguments) == 2
     assert "alibi was trained with other options" in capsys.readouterr().err

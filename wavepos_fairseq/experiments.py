@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -143,14 +144,10 @@ class Run:
 
     def evaluation_command(self) -> List[str]:
         """The evaluation of the trained checkpoint at the preset's lengths, in both inferences."""
+        lengths = ",".join(map(str, self.preset.lengths))
         return [
             *("python", "-m", "wavepos_fairseq.evaluation", _short(self.data), "--path", _short(self.checkpoint)),
-            *(
-                "--lengths",
-                ",".join(map(str, self.preset.lengths)),
-                "--output",
-                _short(self.folder / "evaluation.json"),
-            ),
+            *("--lengths", lengths, "--output", _short(self.folder / "evaluation.json")),
             *_as_options(self.preset.evaluate),
             *([] if self.gpus else ["--cpu"]),
         ]
@@ -235,7 +232,10 @@ def execute(run: Run, threads: int, progress: Callable[[int, float], None]) -> D
                 wall = float(logged["wall"])
                 progress(int(logged["num_updates"]), float(logged["loss"]))
 
-    _follow(run.train(subprocess.PIPE, threads), run.folder / "train.log", on_line)
+    training_file = run.folder / "training.json"
+    if "seconds" not in (_read_json(training_file) or {}) or not run.checkpoint.is_file():
+        _follow(run.train(subprocess.PIPE, threads), run.folder / "train.log", on_line)
+        write_json(training_file, {**_read_json(training_file), "seconds": wall})
     _follow(run.evaluate(subprocess.PIPE, threads), run.folder / "evaluation.log", lambda line: None)
     result = {
         "row": run.row.name,
@@ -243,7 +243,7 @@ def execute(run: Run, threads: int, progress: Callable[[int, float], None]) -> D
         "commit": _commit(),
         "training_command": shlex.join(run.training_command()),
         "evaluation_command": shlex.join(run.evaluation_command()),
-        "training_seconds": wall,
+        "training_seconds": _read_json(training_file)["seconds"],
         **_read_json(run.folder / "evaluation.json"),
     }
     write_json(run.folder / "result.json", result)
@@ -251,7 +251,10 @@ def execute(run: Run, threads: int, progress: Callable[[int, float], None]) -> D
 
 
 def _follow(process: "subprocess.Popen[str]", log: Path, on_line: Callable[[str], None]) -> None:
-    """Copies what a process prints to the end of `log`, and to on_line, until it ends; RunFailed where it failed."""
+    """Copies what a process prints to the end of `log`, and to on_line, until it ends.
+
+    Raises RunFailed where it failed, KeyboardInterrupt where Ctrl-C ended it.
+    """
     last: Deque[str] = collections.deque(maxlen=10)
     with process, log.open("a", encoding="utf-8") as out:
         for line in process.stdout:
@@ -259,6 +262,8 @@ def _follow(process: "subprocess.Popen[str]", log: Path, on_line: Callable[[str]
             out.flush()
             last.append(line)
             on_line(line)
+    if process.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
     if process.returncode:
         raise RunFailed(f"status {process.returncode}; the last lines of {_short(log)}:\n{''.join(last)}")
 
@@ -315,7 +320,7 @@ def reproduce(table: str, runs: List[Run], results: Path, jobs: int) -> int:
         print(f"{label}: training {run.row.method}", flush=True)
         try:
             outcomes[name] = execute(run, threads, lambda update, loss: progress.update(name, update, loss))
-        except RunFailed as error:
+        except (RunFailed, ValueError) as error:
             print(f"{label}: FAILED with {error}", file=sys.stderr, flush=True)
             return
         print(f"{label}: {_at_l_train(outcomes[name]):.2f} perplexity at L_train {preset.l_train}", flush=True)
