@@ -2,6 +2,7 @@
 # Runs ruff and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
 cd "$ROOT"
 
 ensure_venv
