@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -654,15 +655,15 @@ def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):
 
 
 def test_script_passes_its_arguments_on_from_any_folder(tmp_path):
-    """The script beside an env.sh of its own, whose Python writes down what it is given and where."""
-    scripts = tmp_path / "project" / "scripts"
-    scripts.mkdir(parents=True)
-    (scripts / "prepare_data.sh").write_bytes((ROOT / "scripts/prepare_data.sh").read_bytes())
-    (scripts / "env.sh").write_text(f"ROOT='{tmp_path}/project'\nPYTHON='{tmp_path}/python'\n")
-    (tmp_path / "python").write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "python").chmod(0o755)
-    command = ["bash", str(scripts / "prepare_data.sh"), "text", "--from", "my text", "--dest", "here"]
+    """The script in another project, whose Python writes down what it is given and where."""
+    project = tmp_path / "a project"
+    shutil.copytree(str(ROOT / "scripts"), str(project / "scripts"))
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    command = ["bash", str(project / "scripts/prepare_data.sh"), "text", "--from", "my text", "--dest", "here"]
     output = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, check=True).stdout.decode()
     where, *arguments = output.splitlines()
     assert where == str(tmp_path)
-    assert arguments == ["-m", "wavepos_fairseq.data", "--dest", f"{tmp_path}/project/data", *command[2:]]
+    assert arguments == ["-m", "wavepos_fairseq.data", "--dest", f"{project}/data", *command[2:]]

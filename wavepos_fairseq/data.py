@@ -18,6 +18,7 @@ import hashlib
 import http.client
 import io
 import json
+import logging
 import os
 import platform
 import re
@@ -37,7 +38,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-from wavepos_fairseq import __version__
+from . import __version__
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
@@ -259,6 +260,7 @@ def fairseq_preprocess(work: Path, min_count: int) -> None:
 
 def count(data_bin: Path) -> Counts:
     """Counts of the binaries themselves, not of the text or of a log."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # on import it recommends packages for speech
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
     lines, tokens = {}, {}

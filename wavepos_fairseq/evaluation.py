@@ -13,6 +13,7 @@ before it, so the first input of a sequence is the last target of the one before
 
 import argparse
 import json
+import logging
 import math
 import os
 import platform
@@ -229,6 +230,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")
     args = parser.parse_args(arguments)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         checkpoint = load_checkpoint(args.path, args.data)
         stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
