@@ -18,6 +18,11 @@ PRESETS = sorted(path.stem for path in (ROOT / "configs" / "presets").glob("*.ya
 PAPER = pd.read_csv(ROOT / "results" / "paper" / "table1.csv")
 
 
+@pytest.fixture(autouse=True)
+def in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def dry_run(capsys, *arguments):
     assert experiments.main(["train", *arguments, "--dry-run"]) == 0
     return shlex.split(capsys.readouterr().out)

@@ -462,7 +462,9 @@ def _refuse_wrong_options(run: Run) -> None:
 
     from . import models  # noqa: F401  (registers the architectures)
 
-    options.parse_args_and_arch(options.get_training_parser(), run.training_command()[1:])
+    arguments = run.training_command()[1:]
+    arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
+    options.parse_args_and_arch(options.get_training_parser(), arguments)
 
 
 if __name__ == "__main__":
