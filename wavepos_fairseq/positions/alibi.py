@@ -6,7 +6,7 @@ from typing import List
 import torch
 from torch import Tensor
 
-from .base import Position, register_position
+from .base import Position, cached_rows, register_position
 
 
 def alibi_slopes(num_heads: int) -> List[float]:
@@ -20,11 +20,15 @@ def alibi_slopes(num_heads: int) -> List[float]:
     return slopes if power == num_heads else slopes + alibi_slopes(2 * power)[0::2][: num_heads - power]
 
 
+@cached_rows
+def _biases(num_lags: int, num_heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    lag = torch.arange(num_lags, dtype=torch.float64)
+    return (-lag[:, None] * torch.tensor(alibi_slopes(num_heads), dtype=torch.float64)).to(device, dtype)
+
+
 @register_position("alibi")
 class LinearBias(Position):
     """Slot b: b_h(t) = -slope_h t, which is not divided by sqrt(d)."""
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        lag = torch.arange(num_lags, dtype=torch.float64)
-        slopes = torch.tensor(alibi_slopes(self.num_heads), dtype=torch.float64)
-        return (-slopes[:, None] * lag).to(like)
+        return _biases(num_lags, self.num_heads, like.dtype, like.device).T
