@@ -8,6 +8,7 @@
 #   --gpus N        GPUs a row trains on; --update-freq keeps the preset's tokens per update (0: CPU)
 #   --runs DIR      checkpoints, logs and results of the rows (default: runs)
 #   --results DIR   where the tables go, in a folder PRESET (default: results)
+#   --seed N        seed (default: 1); any other goes into folders PRESET-seedN
 #
 # Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-cpu (an hour on two cores), demo (minutes).
 # Interrupted, it goes on where it stopped. If a row fails the others go on and the status is not 0.

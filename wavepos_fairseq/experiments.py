@@ -67,11 +67,14 @@ class Row:
 
 
 def load_preset(name: str) -> Preset:
-    """The preset `name`; ValueError where there is none."""
+    """The preset `name`; ValueError where there is none, or where it is not evaluated at L_train."""
     path = CONFIGS / "presets" / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(_names('presets'))}")
-    return Preset(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
+    preset = Preset(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
+    if preset.l_train not in preset.lengths:
+        raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
+    return preset
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
@@ -302,8 +305,11 @@ class Progress:
             )
 
 
-def reproduce(table: str, runs: List[Run], results: Path, jobs: int) -> int:
-    """Makes every run that is not done yet, `jobs` at a time, then the table. Returns the number of failed rows."""
+def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
+    """Makes every run that is not done yet, `jobs` at a time, then the table in `folder`.
+
+    Returns the number of failed rows.
+    """
     preset = runs[0].preset
     outcomes = {run.row.name: run.result() for run in runs}
     progress = Progress(len(runs), preset.train["max-update"])
@@ -333,7 +339,6 @@ def reproduce(table: str, runs: List[Run], results: Path, jobs: int) -> int:
         finally:
             for future in futures:
                 future.cancel()
-    folder = results / preset.name
     text = tables.write_tables(
         folder,
         table,
@@ -404,7 +409,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
     table.add_argument("--jobs", type=_count, default=1, help="rows side by side, threads divided (default: 1)")
     for name in ("train", "evaluate"):
-        one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options")
+        one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(_names("presets")))
         one.add_argument("row", nargs="?", help="a row of a table; other options than these are fairseq-train's")
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
@@ -421,18 +426,18 @@ def main(arguments=None) -> int:
         preset = load_preset(args.preset)
         gpus = preset.gpus if args.gpus is None else args.gpus
         batch_options(preset, gpus)
-        folder = args.runs / (preset.name if args.seed == 1 else f"{preset.name}-seed{args.seed}")
+        name = preset.name if args.seed == 1 else f"{preset.name}-seed{args.seed}"
         if args.command == "reproduce":
             _, rows = load_table(args.table)
             data = _data_bin(args.data, preset)
-            runs = [Run(preset, row, data, folder / row.name, gpus, args.seed) for row in rows]
-            failed = reproduce(args.table, runs, args.results, args.jobs)
+            runs = [Run(preset, row, data, args.runs / name / row.name, gpus, args.seed) for row in rows]
+            failed = reproduce(args.table, runs, args.results / name, args.jobs)
             if failed:
                 print(f"error: {failed} of {len(rows)} rows failed", file=sys.stderr)
             return 1 if failed else 0
         row = _chosen_row(args.row, args.name, options)
         data = args.data or ROOT / "data" / preset.corpus if args.dry_run else _data_bin(args.data, preset)
-        run = Run(preset, row, data, folder / row.name, gpus, args.seed)
+        run = Run(preset, row, data, args.runs / name / row.name, gpus, args.seed)
         _refuse_wrong_options(run)
         print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
         if args.dry_run:
