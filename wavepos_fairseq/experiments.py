@@ -11,6 +11,7 @@ result.json. A run that was interrupted goes on from its last checkpoint; one wi
 import argparse
 import collections
 import json
+import logging
 import os
 import platform
 import shlex
@@ -438,12 +439,15 @@ def main(arguments=None) -> int:
         row = _chosen_row(args.row, args.name, options)
         data = args.data or ROOT / "data" / preset.corpus if args.dry_run else _data_bin(args.data, preset)
         run = Run(preset, row, data, args.runs / name / row.name, gpus, args.seed)
-        _refuse_wrong_options(run)
+        if args.command == "train":
+            _refuse_wrong_options(run)
         print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
         if args.dry_run:
             return 0
+        if args.command == "evaluate":
+            return run.evaluate().wait()
         run.result()
-        return (run.train() if args.command == "train" else run.evaluate()).wait()
+        return run.train().wait()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -467,6 +471,7 @@ def _refuse_wrong_options(run: Run) -> None:
 
     from . import models  # noqa: F401  (registers the architectures)
 
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_command()[1:]
     arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
     options.parse_args_and_arch(options.get_training_parser(), arguments)
