@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
@@ -437,10 +437,12 @@ def main(arguments=None) -> int:
                 print(f"error: {failed} of {len(rows)} rows failed", file=sys.stderr)
             return 1 if failed else 0
         row = _chosen_row(args.row, args.name, options)
-        data = args.data or ROOT / "data" / preset.corpus if args.dry_run else _data_bin(args.data, preset)
+        data = args.data or ROOT / "data" / preset.corpus
         run = Run(preset, row, data, args.runs / name / row.name, gpus, args.seed)
         if args.command == "train":
             _refuse_wrong_options(run)
+        if not args.dry_run:
+            run = replace(run, data=_data_bin(args.data, preset))
         print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
         if args.dry_run:
             return 0
