@@ -161,6 +161,17 @@ def small_data(tmp_path):
     return tmp_path / "data-bin"
 
 
+def test_data_of_another_corpus_makes_no_table(small_data, capsys):
+    arguments = ["reproduce", "table1", "--preset", "wikitext2-cpu", "--data", str(small_data), "--runs", "runs"]
+    (small_data / "test.idx").write_bytes((small_data / "valid.idx").read_bytes())
+    assert experiments.main(arguments) == 2
+    assert "this is not wikitext-2 (train tokens: expected 2,088,628, found" in capsys.readouterr().err
+    (small_data / "provenance.json").write_text('{"name": "demo"}')
+    assert experiments.main(arguments) == 2
+    assert "holds demo, but preset wikitext2-cpu is for wikitext-2" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(small_configs, small_data, capsys):
     folder = small_configs
     arguments = ["reproduce", "table1", "--preset", "small", "--data", str(small_data)]

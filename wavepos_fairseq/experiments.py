@@ -28,7 +28,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 import yaml
 
 from . import tables
-from .data import prepare
+from .data import WIKITEXT, check_counts, count, prepare
 from .evaluation import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -390,6 +390,15 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
     return prepare(preset.corpus, data, ROOT / "data")
 
 
+def _refuse_other_corpus(data: Path, preset: Preset) -> None:
+    """A table names its corpus: ValueError where the data-bin was made from another."""
+    provenance = _read_json(data / "provenance.json")
+    if provenance and provenance["name"] != preset.corpus:
+        raise ValueError(f"--data {data} holds {provenance['name']}, but preset {preset.name} is for {preset.corpus}")
+    if not provenance and preset.corpus in WIKITEXT:
+        check_counts(preset.corpus, count(data))
+
+
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
@@ -412,7 +421,6 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(_names("presets")))
-        one.add_argument("row", nargs="?", help="a row of a table; other options than these are fairseq-train's")
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
         one.add_argument("--dry-run", action="store_true", help="print the command and stop")
     return parser
@@ -431,12 +439,13 @@ def main(arguments=None) -> int:
         if args.command == "reproduce":
             _, rows = load_table(args.table)
             data = _data_bin(args.data, preset)
+            _refuse_other_corpus(data, preset)
             runs = [Run(preset, row, data, args.runs / name / row.name, gpus, args.seed) for row in rows]
             failed = reproduce(args.table, runs, args.results / name, args.jobs)
             if failed:
                 print(f"error: {failed} of {len(rows)} rows failed", file=sys.stderr)
             return 1 if failed else 0
-        row = _chosen_row(args.row, args.name, options)
+        row = _chosen_row(args.name, options)
         data = args.data or ROOT / "data" / preset.corpus
         run = Run(preset, row, data, args.runs / name / row.name, gpus, args.seed)
         if args.command == "train":
@@ -458,13 +467,13 @@ def main(arguments=None) -> int:
         return 130
 
 
-def _chosen_row(name: Optional[str], run_name: Optional[str], options: List[str]) -> Row:
-    """The row `name` with options added, or a row of nothing but options; ValueError where neither is given."""
-    if name is None and not options:
+def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
+    """The row that the words begin with, and the options after it; ValueError where there is neither."""
+    if not words:
         raise ValueError("neither a row nor options are given: say which position representation to train")
-    row = find_row(name) if name else Row("", "", "", ())
-    words = [row.name, *(option.lstrip("-").replace("/", "-") for option in options)]
-    return Row(run_name or "_".join(filter(None, words)), row.method, row.position, (*row.options, *options))
+    row, options = (Row("", "", "", ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
+    name = run_name or "_".join(word.lstrip("-").replace("/", "-") for word in words)
+    return Row(name, row.method, row.position, (*row.options, *options))
 
 
 def _refuse_wrong_options(run: Run) -> None:
