@@ -12,8 +12,10 @@ import argparse
 import collections
 import json
 import logging
+import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -25,11 +27,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
+import torch
 import yaml
 
 from . import tables
 from .data import WIKITEXT, check_counts, count, prepare
-from .evaluation import write_json
+from .evaluation import parse_count, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -170,6 +173,16 @@ class Run:
         result = _read_json(self.folder / "result.json")
         return result if result and result["evaluation_command"] == shlex.join(self.evaluation_command()) else None
 
+    def is_trained(self) -> bool:
+        """Whether the last checkpoint has made the last update; fairseq, started again, would make one more."""
+        try:
+            state = torch.load(str(self.folder / "checkpoint_last.pt"), map_location="cpu")
+        except Exception:  # none yet, or one that fairseq itself will refuse
+            return False
+        command = self.training_command()
+        max_update = [value for name, value in zip(command, command[1:]) if name == "--max-update"][-1]
+        return state["optimizer_history"][-1]["num_updates"] >= int(max_update)
+
     def train(self, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command = self.training_command()
@@ -225,30 +238,30 @@ def execute(run: Run, threads: int, progress: Callable[[int, float], None]) -> D
 
     progress(update, loss): called with what fairseq logs. Raises RunFailed.
     """
-    wall = 0.0
 
     def on_line(line: str) -> None:
-        nonlocal wall
         start = line.find('{"epoch"')  # of --log-format json
         if start >= 0:
             logged = json.loads(line[start:])
             if "num_updates" in logged:
-                wall = float(logged["wall"])
                 progress(int(logged["num_updates"]), float(logged["loss"]))
 
-    training_file = run.folder / "training.json"
-    if "seconds" not in (_read_json(training_file) or {}) or not run.checkpoint.is_file():
-        _follow(run.train(subprocess.PIPE, threads), run.folder / "train.log", on_line)
-        write_json(training_file, {**_read_json(training_file), "seconds": wall})
+    log = run.folder / "train.log"
+    if not run.is_trained():
+        _follow(run.train(subprocess.PIPE, threads), log, on_line)
     _follow(run.evaluate(subprocess.PIPE, threads), run.folder / "evaluation.log", lambda line: None)
+    evaluation = _read_json(run.folder / "evaluation.json")
+    if not all(math.isfinite(cell["perplexity"]) for cell in evaluation["cells"]):
+        raise RunFailed("a perplexity that is not finite")
+    walls = re.findall(r'"wall": "([0-9.]+)"', log.read_text(encoding="utf-8")) if log.is_file() else []
     result = {
         "row": run.row.name,
         "seed": run.seed,
         "commit": _commit(),
         "training_command": shlex.join(run.training_command()),
         "evaluation_command": shlex.join(run.evaluation_command()),
-        "training_seconds": _read_json(training_file)["seconds"],
-        **_read_json(run.folder / "evaluation.json"),
+        "training_seconds": float(walls[-1]) if walls else None,  # fairseq's, over all attempts; None after train.sh
+        **evaluation,
     }
     write_json(run.folder / "result.json", result)
     return result
@@ -314,7 +327,6 @@ def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
     preset = runs[0].preset
     outcomes = {run.row.name: run.result() for run in runs}
     progress = Progress(len(runs), preset.train["max-update"])
-    jobs = max(1, jobs)
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(number: int, run: Run) -> None:
@@ -417,7 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", help=", ".join(_names("tables")))
     table.add_argument("--preset", required=True, help=", ".join(_names("presets")))
     table.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
-    table.add_argument("--jobs", type=_count, default=1, help="rows side by side, threads divided (default: 1)")
+    table.add_argument("--jobs", type=parse_count, default=1, help="rows side by side, threads divided (default: 1)")
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(_names("presets")))
@@ -458,6 +470,9 @@ def main(arguments=None) -> int:
         if args.command == "evaluate":
             return run.evaluate().wait()
         run.result()
+        if run.is_trained():
+            print(f"{_short(run.checkpoint)} is trained to the end")
+            return 0
         return run.train().wait()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -128,10 +128,13 @@ def _position_of(args):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
     if option("no_token_positional_embeddings") and position_class(name).adds_to_embedding:
         raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
+    width, num_heads = option("decoder_embed_dim"), option("decoder_attention_heads")
+    if width % num_heads:
+        raise ValueError(f"--decoder-embed-dim {width} is not a multiple of --decoder-attention-heads {num_heads}")
     return build_position(
         name,
-        head_dim=option("decoder_embed_dim") // option("decoder_attention_heads"),
-        num_heads=option("decoder_attention_heads"),
+        head_dim=width // num_heads,
+        num_heads=num_heads,
         **{name: option(name) for name in position_options()},
     )
 

@@ -32,8 +32,8 @@ class RotaryPosition(Position):
         super().__init__(head_dim, num_heads)
         if head_dim % 2:
             raise ValueError(f"--position-encoding rope needs an even head width, but a head has {head_dim} dimensions")
-        if not rope_theta > 0:
-            raise ValueError(f"--rope-theta {rope_theta}: must be > 0")
+        if not 0 < rope_theta < float("inf"):
+            raise ValueError(f"--rope-theta {rope_theta}: must be > 0 and finite")
         self.rope_theta = float(rope_theta)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
