@@ -62,11 +62,10 @@ class Preset:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of configs/tables/NAME.yaml: the method's name in the paper and the options that make it."""
+    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the options that make it."""
 
     name: str
-    method: str
-    position: str
+    labels: Dict[str, str]
     options: Tuple[str, ...]
 
 
@@ -88,10 +87,14 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(_names('tables'))}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     rows = [
-        Row(row, entry["method"], entry["position"], tuple(shlex.split(entry["options"])))
+        Row(row, {label: text for label, text in entry.items() if label != "options"}, _words(entry["options"]))
         for row, entry in content["rows"].items()
     ]
     return content["title"], rows
+
+
+def _words(options: str) -> Tuple[str, ...]:
+    return tuple(shlex.split(options))
 
 
 def find_row(name: str) -> Row:
@@ -336,7 +339,7 @@ def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
             progress.update(name, progress.max_update)
             print(f"{label}: is done", flush=True)
             return
-        print(f"{label}: training {run.row.method}", flush=True)
+        print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
         try:
             outcomes[name] = execute(run, threads, lambda update, loss: progress.update(name, update, loss))
         except (RunFailed, ValueError) as error:
@@ -352,18 +355,18 @@ def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
         finally:
             for future in futures:
                 future.cancel()
+    paper = PAPER / f"{table}.csv"
     text = tables.write_tables(
         folder,
         table,
         f"{load_table(table)[0]}, preset {preset.name}",
         preset.corpus,
         [
-            tables.RowResult(run.row.method, run.row.position, (outcomes[run.row.name] or {}).get("cells"))
-            for run in runs
+            tables.RowResult(run.row.labels, (outcomes[run.row.name] or {"cells": "failed"})["cells"]) for run in runs
         ],
         preset.l_train,
         preset.lengths,
-        PAPER / f"{table}.csv",
+        paper if paper.is_file() else None,
     )
     write_json(folder / f"{table}.manifest.json", manifest(preset, outcomes))
     print(f"{text}\nwritten: {_short(folder)}/{table}.csv, {table}.tidy.csv, {table}.md, {table}.manifest.json")
@@ -486,9 +489,9 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     """The row that the words begin with, and the options after it; ValueError where there is neither."""
     if not words:
         raise ValueError("neither a row nor options are given: say which position representation to train")
-    row, options = (Row("", "", "", ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
+    row, options = (Row("", {}, ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
     name = run_name or "_".join(word.lstrip("-").replace("/", "-") for word in words)
-    return Row(name, row.method, row.position, (*row.options, *options))
+    return Row(name, row.labels, (*row.options, *options))
 
 
 def _refuse_wrong_options(run: Run) -> None:

@@ -2,12 +2,17 @@
 
 Everything here is fp64 and a function of its arguments; who needs another precision rounds the result. The amplitude
 does not depend on the scale (Eq. 11, unlike Eq. 2), and nothing is learned.
+
+Four mother wavelets are closed forms; the others are PyWavelets' discrete families, which are sampled (appendix A.14)
+and have levels where the closed forms have scales: level l acts as the scale 2^l.
 """
 
+import functools
 import math
 import re
 from typing import Callable, Dict, List, Sequence
 
+import pywt
 import torch
 from torch import Tensor
 
@@ -38,6 +43,8 @@ MOTHER_WAVELETS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "morlet": morlet,
     "haar": haar,
 }
+DISCRETE_WAVELETS = tuple(name for name in pywt.wavelist(kind="discrete") if name not in MOTHER_WAVELETS)
+MAX_LEVEL = 16  # coif17 has then 6.6 million samples
 SHIFT_DIRECTIONS = ("past", "future")
 
 _MOST_NUMBERS = 65536
@@ -82,10 +89,23 @@ def parse_numbers(text: str, option: str) -> List[float]:
     return numbers
 
 
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def discrete_wavelet(name: str, level: int) -> Tensor:
+    """The decomposition wavelet psi of PyWavelets' discrete wavelet `name`, 2^level samples to its unit of time.
+
+    Returns fp64 (samples,), the whole support from its start; `pywt.Wavelet.wavefun` with its time axis left out.
+    """
+    return torch.from_numpy(pywt.Wavelet(name).wavefun(level=level)[1].copy())
+
+
 def wavelet_basis(
     wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str, num_lags: int
 ) -> Tensor:
     """The wavelets of a head, sampled once per lag (Eq. 13 and 14).
+
+    wavelet: one of MOTHER_WAVELETS, or of DISCRETE_WAVELETS, which are zero outside their support; those take levels
+    for scales, 1 to MAX_LEVEL, and whole numbers for shifts.
 
     Column j holds the pair (a, b) of scale and shift with the scales running fastest, as in Eq. 4. `direction` says
     where a shift moves the wavelet: ``past`` reads psi((t - b) / a), as Eq. 14 is printed; ``future`` reads
@@ -93,7 +113,17 @@ def wavelet_basis(
 
     Returns fp64 (num_lags, len(scales) * len(shifts)); row t belongs to the lag t = m - n.
     """
+    shift = torch.tensor(shifts, dtype=torch.float64)
     lag = torch.arange(num_lags, dtype=torch.float64)[:, None]
-    scale = torch.tensor(scales, dtype=torch.float64).repeat(len(shifts))
-    shift = torch.tensor(shifts, dtype=torch.float64).repeat_interleave(len(scales))
-    return MOTHER_WAVELETS[wavelet]((lag - shift if direction == "past" else lag + shift) / scale, scale)
+    time = lag - shift if direction == "past" else lag + shift  # (num_lags, shifts)
+    if wavelet in MOTHER_WAVELETS:
+        scale = torch.tensor(scales, dtype=torch.float64)
+        return MOTHER_WAVELETS[wavelet](time[:, :, None] / scale, scale).flatten(1)
+    samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
+    columns = [_samples_at(time.long(), psi) for psi in samples]
+    return torch.stack(columns, dim=-1).flatten(1)
+
+
+def _samples_at(index: Tensor, samples: Tensor) -> Tensor:
+    inside = (index >= 0) & (index < len(samples))
+    return torch.where(inside, samples[index.clamp(0, len(samples) - 1)], 0.0)

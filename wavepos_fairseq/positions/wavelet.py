@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from typing_extensions import Annotated
 
-from ..wavelets import MOTHER_WAVELETS, SHIFT_DIRECTIONS, parse_numbers, wavelet_basis
+from ..wavelets import (
+    DISCRETE_WAVELETS,
+    MAX_LEVEL,
+    MOTHER_WAVELETS,
+    SHIFT_DIRECTIONS,
+    parse_numbers,
+    wavelet_basis,
+)
 from .base import Position, cached_rows, register_position
 
 _DEFAULT_NUM_SCALES = 8
@@ -25,11 +32,17 @@ class WaveletPosition(Position):
         self,
         head_dim: int,
         num_heads: int,
-        wavelet: Annotated[str, "mother wavelet: " + ", ".join(MOTHER_WAVELETS)] = "ricker",
+        wavelet: Annotated[
+            str,
+            "mother wavelet: "
+            + ", ".join(MOTHER_WAVELETS)
+            + ", or a discrete one of PyWavelets (db4, sym8, coif2, dmey, bior6.8, rbio1.1 and so on)",
+        ] = "ricker",
         wavelet_scales: Annotated[
             Optional[str],
-            "scales a as a list (1,2,4), a range of powers (2^0..2^7) or a repetition (2^0*8); "
-            "scales x shifts must be the width d of a head (default: 2^0..2^7, 8 of them, as the paper's)",
+            "scales a as a list (1,2,4), a range of powers (2^0..2^7) or a repetition (2^0*8); scales x shifts must be "
+            "the width d of a head; the levels of a discrete wavelet (1..8) "
+            "(default: 2^0..2^7 or the levels 1..8, 8 of them, as the paper's)",
         ] = None,
         wavelet_shifts: Annotated[
             Optional[str],
@@ -41,8 +54,12 @@ class WaveletPosition(Position):
         ] = "past",
     ):
         super().__init__(head_dim, num_heads)
-        if wavelet not in MOTHER_WAVELETS:
-            raise ValueError(f"--wavelet {wavelet!r} is unknown; accepted are {', '.join(MOTHER_WAVELETS)}")
+        discrete = wavelet in DISCRETE_WAVELETS
+        if not discrete and wavelet not in MOTHER_WAVELETS:
+            raise ValueError(
+                f"--wavelet {wavelet!r} is unknown; accepted are {', '.join(MOTHER_WAVELETS)} and PyWavelets' discrete "
+                "wavelets (not its continuous or complex ones), db4 for example: pywt.wavelist(kind='discrete')"
+            )
         if wavelet_shift_direction not in SHIFT_DIRECTIONS:
             raise ValueError(
                 f"--wavelet-shift-direction {wavelet_shift_direction!r} is unknown; accepted are "
@@ -51,21 +68,34 @@ class WaveletPosition(Position):
         scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "--wavelet-scales")
         shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "--wavelet-shifts")
         if scales is None:
-            scales = [2.0**e for e in range(head_dim // len(shifts) if shifts else _DEFAULT_NUM_SCALES)]
+            count = head_dim // len(shifts) if shifts else _DEFAULT_NUM_SCALES
+            scales = [1.0 + level if discrete else 2.0**level for level in range(count)]
         if shifts is None:
             shifts = [float(b) for b in range(head_dim // len(scales))]
-        if 0 in scales:
-            raise ValueError(f"--wavelet-scales {wavelet_scales!r}: a scale must be > 0")
+        given = {"--wavelet-scales": wavelet_scales, "--wavelet-shifts": wavelet_shifts}
+        as_given = ", ".join(f"{option} {text!r}" for option, text in given.items() if text is not None)
+        for scale in scales:
+            if discrete and scale not in range(1, MAX_LEVEL + 1):
+                raise ValueError(
+                    f"{as_given}: {scale:g} is no level of the discrete wavelet {wavelet}; "
+                    f"accepted are whole numbers from 1 to {MAX_LEVEL}, 1..8 for example"
+                )
+            if scale == 0:
+                raise ValueError(f"{as_given}: a scale must be > 0")
+        for shift in shifts:
+            if discrete and shift != int(shift):
+                raise ValueError(
+                    f"{as_given}: {shift:g} is no whole number, but {wavelet} is sampled once "
+                    "per token; accepted is 0..15 for example"
+                )
         if len(scales) * len(shifts) != head_dim:
             raise ValueError(
-                f"--wavelet-shifts gives {len(shifts)} shifts x {len(scales)} scales = {len(shifts) * len(scales)} "
-                f"wavelets, but a head has {head_dim} dimensions"
+                f"{as_given or '--wavelet-scales 2^0..2^7 by default'}: {len(scales)} scales x {len(shifts)} shifts = "
+                f"{len(shifts) * len(scales)} wavelets, but a head has {head_dim} dimensions"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
         if not wavelet_basis(*self.head, 2).isfinite().all():
-            raise ValueError(
-                f"--wavelet-scales {wavelet_scales!r}, --wavelet-shifts {wavelet_shifts!r}: too extreme for a double"
-            )
+            raise ValueError(f"{as_given}: too extreme for a double")
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         return _basis(num_lags, self.head, like.dtype, like.device)
