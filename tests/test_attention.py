@@ -5,6 +5,7 @@ A representation that is registered later is tested here too, without an edit.
 
 import cmath
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -29,8 +30,8 @@ VARIANTS["haar 2^0*8 future"] = (
     "wavelet",
     {"wavelet": "haar", "wavelet_scales": "2^0*8", "wavelet_shift_direction": "future"},
 )
+VARIANTS["db4"] = ("wavelet", {"wavelet": "db4"})
 ATTENTIONS = (causal_attention, reference_attention)
-RELATIVE = [variant for variant, (name, _) in VARIANTS.items() if name in ("alibi", "rope", "trans-xl", "wavelet")]
 
 
 class EverySlot(Position):
@@ -151,10 +152,70 @@ def test_reference_is_the_published_formula(variant, num_queries, num_keys):
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
 
 
+def equation_28(x, m):
+    """The product of Eq. 28's matrix with x."""
+    output, total = [], 0
+    for i in range(len(x) // 2):
+        total += complex(x[2 * i], x[2 * i + 1])
+        turned = total * cmath.exp(1j * m * 10000 ** (-2 * i / len(x)))
+        output += [turned.real, turned.imag]
+    return np.array(output)
+
+
+# The score of query q at m and key k at n in head h before the softmax, of what is learned or mixes dimensions.
+PUBLISHED_SCORES = {
+    # Eq. 28 in the place of Eq. 6
+    "rope-wavelet": lambda learned, h, q, k, m, n: equation_28(q, m) @ equation_28(k, n) / 4,
+    # Shaw et al., Eq. 4
+    "rpe": lambda learned, h, q, k, m, n: q @ (k + learned["embedding"][min(m - n, 16)]) / 4,
+    # Raffel et al., section 2.1; the lags of this test have a bucket each
+    "t5": lambda learned, h, q, k, m, n: q @ k / 4 + learned["weight"][h, m - n],
+    # Dai et al., section 3.3, the terms (a), (b), (c), (d) in their order
+    "transformer-xl": lambda learned, h, q, k, m, n: (
+        (
+            q @ k
+            + q @ learned["projection"][h] @ sinusoid(m - n, 128)
+            + learned["content_bias"][h, 0] @ k
+            + learned["position_bias"][h, 0] @ learned["projection"][h] @ sinusoid(m - n, 128)
+        )
+        / 4
+    ),
+}
+
+
+def sinusoid(t, width):
+    return np.array([f(t / 10000 ** (2 * i / width)) for i in range(width // 2) for f in (math.sin, math.cos)])
+
+
+@pytest.mark.parametrize("num_queries", [12, 3, 1])
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("name", PUBLISHED_SCORES)
+def test_attention_is_the_softmax_of_the_published_scores(name, attend, num_queries):
+    inputs, position = draw(num_queries, 12, head_dim=16, num_heads=8, batch=1), build(name, 16, 8)
+    learned = {name: parameter.detach().numpy() for name, parameter in position.named_parameters()}
+    output = attend(*inputs, position).detach().numpy()
+    query, key, value = (tensor.numpy() for tensor in inputs)
+    for h, i in itertools.product(range(8), range(num_queries)):
+        m = 12 - num_queries + i
+        scores = [PUBLISHED_SCORES[name](learned, h, query[0, h, i], key[0, h, n], m, n) for n in range(m + 1)]
+        expected = np.exp(scores) @ value[0, h, : m + 1] / np.exp(scores).sum()
+        np.testing.assert_allclose(output[0, h, i], expected, rtol=0, atol=1e-12)
+
+
+def test_every_representation_is_compared_with_its_publication():
+    assert set(position_names()) <= {*PUBLISHED, *PUBLISHED_SCORES}
+
+
 # The fast path against the definition
 
 # (L, S, d): whole sequences, then incremental decoding
 SIZES = [(1, 1, 16), (2, 2, 64), (17, 17, 128), (128, 128, 64), (513, 513, 16), (1, 9, 64), (5, 17, 16)]
+
+
+def gain(position, query, key):
+    """How much longer R makes queries times keys: 1, but for the sums of `rope-wavelet`."""
+    rotated_query, rotated_key = position.rotate(query, key)
+    return (rotated_query.norm() * rotated_key.norm() / query.norm() / key.norm()).item()
 
 
 def value_and_gradients(attend, inputs, position, dtype):
@@ -176,6 +237,7 @@ def test_causal_attention_is_the_definition(variant, num_queries, num_keys, head
     # Numbers that bf16 holds, so that the fp64 definition and any dtype start from the same ones.
     inputs = [tensor.bfloat16().double() for tensor in draw(num_queries, num_keys, head_dim)]
     position = build(variant, head_dim, num_heads=2).bfloat16().double()
+    inputs[0] /= 2 ** round(math.log2(gain(position, *inputs[:2])))
     fast = value_and_gradients(causal_attention, inputs, position, getattr(torch, dtype))
     exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
     names = ["output", "query", "key", "value"]
@@ -223,7 +285,7 @@ def test_a_changed_token_changes_no_output_before_it_and_every_output_from_it_on
 
 
 @pytest.mark.parametrize("attend", ATTENTIONS)
-@pytest.mark.parametrize("variant", RELATIVE)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_scores_of_equal_tokens_depend_on_the_lag_alone(variant, attend):
     query, key, _ = (tensor[:, :, :1].expand(-1, -1, 16, -1) for tensor in draw(16, 16, 16))
     score = weights(attend, query, key, build(variant, 16, 2)).log()

@@ -23,12 +23,14 @@ FP64 = torch.empty(0, dtype=torch.float64)
 
 
 def slots_filled(name):
-    """Which slots the representation `name` fills: rotate, relative, bias."""
+    """Which slots the representation `name` fills once it has learned something: rotate, relative, bias."""
     position, x = build_position(name, head_dim=16, num_heads=2), torch.ones(1, 2, 3, 16)
+    for parameter in position.parameters():
+        nn.init.ones_(parameter)
     return {
         slot
         for slot, filled in {
-            "rotate": not torch.equal(position.rotate(x, x)[1], x),
+            "rotate": not all(torch.equal(turned, x) for turned in position.rotate(x, x)),
             "relative": position.relative(3, like=x) is not None,
             "bias": position.bias(3, like=x) is not None,
         }.items()
@@ -77,6 +79,10 @@ def turned(x, theta):
         ("alibi", {"bias"}),
         ("trans-xl", {"relative"}),
         ("wavelet", {"relative"}),
+        ("rope-wavelet", {"rotate"}),
+        ("rpe", {"relative"}),
+        ("t5", {"bias"}),
+        ("transformer-xl", {"rotate", "relative", "bias"}),
     ],
 )
 def test_each_representation_fills_the_slot_of_the_formula_that_design_says(name, slots):
@@ -91,11 +97,11 @@ def test_slots_have_the_shapes_and_dtypes_that_the_base_promises(name):
         for before, after in zip((query, key), position.rotate(query, key)):
             assert (after.shape, after.dtype) == (before.shape, dtype)
         relative, bias = position.relative(7, like=query), position.bias(7, like=query)
-        assert relative is None or (relative.shape == (7, 16) and relative.dtype == dtype)
+        assert relative is None or (relative.shape in [(7, 16), (3, 7, 16)] and relative.dtype == dtype)
         assert bias is None or (bias.shape == (3, 7) and bias.dtype == dtype)
 
 
-@pytest.mark.parametrize("name", ["nope", "sinusoidal", "rope", "alibi", "trans-xl", "wavelet"])
+@pytest.mark.parametrize("name", ["nope", "sinusoidal", "rope", "rope-wavelet", "alibi", "trans-xl", "wavelet"])
 def test_nothing_in_the_fixed_representations_is_learned_or_saved(name):
     position = build_position(name, head_dim=16, num_heads=2)
     assert not list(position.parameters()) and not position.state_dict()
@@ -158,6 +164,83 @@ def test_rope_turns_its_first_pair_of_position_1_by_one_radian_counterclockwise(
     rotated, _ = build_position("rope", head_dim=16, num_heads=1).rotate(x, x)
     assert rotated[0, 0, 0].tolist() == [1, 0] * 8
     np.testing.assert_allclose(rotated[0, 0, 1, :2], [math.cos(1), math.sin(1)], rtol=1e-15)
+
+
+def equation_28(m, head_dim):
+    """The matrix of Eq. 28: row pair i holds the rotation by m theta_i in every column pair up to i."""
+    matrix = np.zeros((head_dim, head_dim))
+    for i in range(head_dim // 2):
+        angle = m * 10000 ** (-2 * i / head_dim)
+        for j in range(i + 1):
+            matrix[2 * i, 2 * j : 2 * j + 2] = math.cos(angle), -math.sin(angle)
+            matrix[2 * i + 1, 2 * j : 2 * j + 2] = math.sin(angle), math.cos(angle)
+    return matrix
+
+
+@pytest.mark.parametrize("head_dim", [8, 64])
+def test_rope_wavelet_is_the_matrix_of_equation_28(head_dim):
+    query, key = (
+        torch.randn(1, 1, 3, head_dim, dtype=torch.float64),
+        torch.randn(1, 1, 40, head_dim, dtype=torch.float64),
+    )
+    position = build_position("rope-wavelet", head_dim=head_dim, num_heads=1)
+    for before, after in zip((query, key), position.rotate(query, key)):
+        first = 40 - before.size(-2)
+        expected = [equation_28(m, head_dim) @ row.numpy() for m, row in enumerate(before[0, 0], start=first)]
+        np.testing.assert_allclose(after[0, 0], expected, rtol=0, atol=1e-12)
+
+
+def test_rpe_has_a_vector_for_each_lag_up_to_the_clip_and_the_last_one_from_there_on():
+    position = build_position("rpe", head_dim=16, num_heads=2, rpe_clip=5)
+    nn.init.normal_(position.embedding)
+    rows = position.relative(20, like=torch.empty(0))
+    assert position.embedding.shape == (6, 16)
+    assert all(torch.equal(rows[t], position.embedding[min(t, 5)]) for t in range(20))
+
+
+def relative_position_bucket(relative_position, num_buckets, max_distance):
+    """The published function (mesh_tensorflow/transformer/transformer_layers.py) with bidirectional=False, in NumPy."""
+    n = np.maximum(-relative_position, 0)
+    max_exact = num_buckets // 2
+    is_small = n < max_exact
+    with np.errstate(divide="ignore", invalid="ignore"):
+        val_if_large = max_exact + (
+            np.log(n.astype(np.float32) / max_exact) / math.log(max_distance / max_exact) * (num_buckets - max_exact)
+        ).astype(np.int32)
+    val_if_large = np.minimum(val_if_large, num_buckets - 1)
+    return np.where(is_small, n, val_if_large)
+
+
+@pytest.mark.parametrize("num_buckets, max_distance", [(32, 128), (8, 20), (64, 512)])
+def test_t5_buckets_are_the_published_ones_at_every_lag(num_buckets, max_distance):
+    options = {"t5_num_buckets": num_buckets, "t5_max_distance": max_distance}
+    position = build_position("t5", head_dim=16, num_heads=2, **options)
+    position.weight.data = torch.arange(2 * num_buckets).view(2, num_buckets).float()
+    expected = relative_position_bucket(-np.arange(2001), num_buckets, max_distance)
+    bias = position.bias(2001, like=torch.empty(0)).detach().numpy()
+    np.testing.assert_array_equal(bias, [expected, expected + num_buckets])
+
+
+def test_t5_of_32_buckets_has_the_lags_to_15_and_one_bucket_from_113_on():
+    position = build_position("t5", head_dim=16, num_heads=1)
+    position.weight.data = torch.arange(32.0)[None]
+    bias = position.bias(200, like=torch.empty(0))[0].tolist()
+    assert bias[:16] == list(range(16)) and bias[112] == 30 and set(bias[113:]) == {31}
+
+
+@pytest.mark.parametrize("name", ["rpe", "t5", "transformer-xl"])
+def test_what_is_learned_starts_as_nope_and_draws_no_random_number(name):
+    state = torch.get_rng_state()
+    position = build_position(name, head_dim=16, num_heads=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    query, key, value = torch.randn(3, 1, 2, 9, 16)
+    attended = causal_attention(query, key, value, position)
+    torch.testing.assert_close(attended, causal_attention(query, key, value, Position(16, 2)))
+    for _ in range(2):  # Transformer-XL's v moves once W_R has
+        causal_attention(query, key, value, position).square().sum().backward()
+        for parameter in position.parameters():
+            parameter.data -= parameter.grad
+    assert all(parameter.abs().max() > 0 for parameter in position.parameters())
 
 
 def test_the_default_wavelets_of_width_128_are_equation_13():
@@ -233,14 +316,26 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         (
             "wavelet",
             {"wavelet_scales": "2^0..2^7", "wavelet_shifts": "0..7"},
-            "--wavelet-shifts gives 8 shifts x 8 scales = 64 wavelets, but a head has 128 dimensions",
+            r"--wavelet-scales '2\^0..2\^7', --wavelet-shifts '0..7': 8 scales x 8 shifts = 64 wavelets, but .* 128",
         ),
-        ("wavelet", {"wavelet_scales": "1,2,3"}, "42 shifts x 3 scales = 126 wavelets, but a head has 128 dimensions"),
-        ("wavelet", {"wavelet_shifts": "0..199"}, "200 shifts .* but a head has 128 dimensions"),
+        ("wavelet", {"wavelet_scales": "1,2,3"}, "^--wavelet-scales '1,2,3': 3 scales x 42 shifts = 126 wavelets"),
+        ("wavelet", {"wavelet_shifts": "0..199"}, "^--wavelet-shifts '0..199': 0 scales x 200 shifts = 0 wavelets"),
+        ("wavelet", {"wavelet": "cmor"}, "--wavelet 'cmor' is unknown; .*not its continuous or complex ones.*db4"),
+        (
+            "wavelet",
+            {"wavelet": "db4", "wavelet_scales": "0.5*8"},
+            r"^--wavelet-scales '0.5\*8': 0.5 is no level of the discrete wavelet db4; .*whole numbers from 1.*1..8",
+        ),
+        ("wavelet", {"wavelet": "db4", "wavelet_scales": "0..7"}, "'0..7': 0 is no level"),
+        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0"}, "^--wavelet-shifts '0': 17 is no level"),
+        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0.5*16"}, "'0.5.16': 0.5 is no whole number, .*0..15"),
+        ("rpe", {"rpe_clip": 0}, "--rpe-clip 0: must be >= 1"),
+        ("t5", {"t5_num_buckets": 1}, "--t5-num-buckets 1: must be >= 2"),
+        ("t5", {"t5_max_distance": 16}, "--t5-max-distance 16: must be > 16, half of the 32 buckets"),
         ("wavelet", {"wavelet_scales": "0..127"}, "--wavelet-scales '0..127': a scale must be > 0"),
         ("wavelet", {"wavelet_scales": "big"}, "--wavelet-scales 'big'.*accepted are numbers"),
         ("wavelet", {"wavelet_shifts": "-1"}, "--wavelet-shifts '-1'.*accepted are numbers"),
-        ("wavelet", {"wavelet_scales": "0.5^600*8"}, "--wavelet-scales '0.5.600.8', .*too extreme for a double"),
+        ("wavelet", {"wavelet_scales": "0.5^600*8"}, "^--wavelet-scales '0.5.600.8': too extreme for a double"),
         ("wavelet", {"wavelet_shifts": "2^600*16"}, "--wavelet-shifts '2.600.16': too extreme for a double"),
         ("rope", {"rope_theta": 0.0}, "--rope-theta 0.0: must be > 0"),
         ("rope", {"rope_theta": -1.0}, "--rope-theta -1.0: must be > 0"),
@@ -264,7 +359,7 @@ def test_bad_options_are_refused_in_the_users_words(name, options, message):
 
 
 def test_rope_refuses_an_odd_head_width():
-    with pytest.raises(ValueError, match="--position-encoding rope needs an even head width, but .* 15 dimensions"):
+    with pytest.raises(ValueError, match="rope and rope-wavelet need an even head width, but .* 15 dimensions"):
         build_position("rope", head_dim=15, num_heads=2)
 
 

@@ -32,7 +32,8 @@ def reference_attention(
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
-        score = score + torch.einsum("bhmd,mnd->bhmn", query, relative[past])
+        relative = relative.expand(query.size(1), -1, -1)  # (H, S, d)
+        score = score + torch.einsum("bhmd,hmnd->bhmn", query, relative[:, past])
     score = score / math.sqrt(head_dim)
     bias = position.bias(num_keys, like=query)
     if bias is not None:
@@ -65,8 +66,8 @@ def _additive_mask(query: Tensor, num_keys: int, position: Position):
     bias = position.bias(num_keys, like=query)
     scores = None  # over the lags S - 1 .. 0 and a last column for _lags_to_keys: (B or 1, H, L, S + 1)
     if relative is not None:
-        relative = F.pad(relative.flip(0), (0, 0, 0, 1))
-        scores = (query / math.sqrt(query.size(-1))) @ relative.T
+        relative = F.pad(relative.flip(-2), (0, 0, 0, 1))
+        scores = (query / math.sqrt(query.size(-1))) @ relative.transpose(-2, -1)
     if bias is not None:
         bias = F.pad(bias.flip(-1), (0, 1))[:, None]
         scores = bias.expand(-1, query.size(-2), -1)[None] if scores is None else scores + bias

@@ -361,9 +361,7 @@ def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
         table,
         f"{load_table(table)[0]}, preset {preset.name}",
         preset.corpus,
-        [
-            tables.RowResult(run.row.labels, (outcomes[run.row.name] or {"cells": "failed"})["cells"]) for run in runs
-        ],
+        [tables.RowResult(run.row.labels, (outcomes[run.row.name] or {"cells": "failed"})["cells"]) for run in runs],
         preset.l_train,
         preset.lengths,
         paper if paper.is_file() else None,

@@ -35,7 +35,10 @@ class Position(nn.Module):
         return query, key
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
-        """p: vectors for the lags 0 .. num_lags - 1: (num_lags, d), dtype and device as `like`."""
+        """p: vectors for the lags 0 .. num_lags - 1: (num_lags, d), dtype and device as `like`.
+
+        (H, num_lags, d) where the heads differ.
+        """
         return None
 
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:

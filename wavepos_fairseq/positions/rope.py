@@ -31,7 +31,10 @@ class RotaryPosition(Position):
     ):
         super().__init__(head_dim, num_heads)
         if head_dim % 2:
-            raise ValueError(f"--position-encoding rope needs an even head width, but a head has {head_dim} dimensions")
+            raise ValueError(
+                "--position-encoding rope and rope-wavelet need an even head width, but a head has "
+                f"{head_dim} dimensions"
+            )
         if not 0 < rope_theta < float("inf"):
             raise ValueError(f"--rope-theta {rope_theta}: must be > 0 and finite")
         self.rope_theta = float(rope_theta)

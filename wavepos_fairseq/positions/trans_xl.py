@@ -12,7 +12,7 @@ from .base import Position, cached_rows, register_position
 
 
 @cached_rows
-def _sine_waves(num_lags: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def sine_waves(num_lags: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """sin(t / 10000^(2i/d)) in column 2i and its cosine in column 2i + 1, (num_lags, d), rounded from fp64."""
     frequency = 10000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(num_lags, dtype=torch.float64)[:, None] * frequency
@@ -24,4 +24,4 @@ class SineWavePosition(Position):
     """Slot p: the sinusoid of the lag."""
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return _sine_waves(num_lags, self.head_dim, like.dtype, like.device)
+        return sine_waves(num_lags, self.head_dim, like.dtype, like.device)

@@ -1,0 +1,203 @@
+"""The figures of Oka et al. (2025) that show formulas, and two kinds that the paper lacks, as SVG and PNG.
+
+Figures 4, 5, 6, 9 and 10; the basis of a whole head as a heat map; the singular values of such bases, which say how
+many of a head's 128 dimensions differ. Needs matplotlib, draws the same bytes every time, and shows nothing that was
+trained: no attention maps (Figures 7 and 8), no perplexities.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .positions import Position, build_position, position_names
+from .wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
+
+FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
+FIGURE_9 += ("coif1", "coif2", "coif4", "coif8", "coif16", "dmey")
+FIGURE_10 = ("bior1.3", "bior2.2", "bior2.6", "bior3.1", "bior3.5", "bior3.9", "bior4.4", "bior5.5", "bior6.8")
+FIGURE_10 += ("rbio1.1", "rbio1.3", "rbio2.2", "rbio2.6")
+LEVEL = 10  # of Figures 9 and 10: samples to the unit of time, as a power of two
+BASES = ("ricker", "gaussian", "morlet", "haar", "db4")
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9")
+DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 3)))
+LAG = "lag t (tokens)"
+WIDTH = 7.0  # inches; with 11 pt and more the text can still be read at half of it
+STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "figure.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.8,
+    "axes.prop_cycle": cycler(color=OKABE_ITO) + cycler(linestyle=DASHES),  # told apart with and without colour
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.cmap": "RdBu_r",
+    "savefig.dpi": 150,
+    "svg.hashsalt": "wavepos_fairseq",
+}
+in_style = style.context(STYLE, after_reset=True)
+"""Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
+
+
+def _closed_form(wavelet: str, exponent: int, reach: float) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The lags from -reach to reach, and psi(t / a) there, of the scale a = 2^exponent."""
+    lag = torch.linspace(-reach, reach, 4097, dtype=torch.float64)
+    scale = torch.tensor(2.0**exponent, dtype=torch.float64)
+    return lag, MOTHER_WAVELETS[wavelet](lag / scale, scale)
+
+
+@in_style
+def scales(wavelet: str, exponents: Sequence[int]) -> Figure:
+    """Figures 4 and 5: psi(t / a) of the scales a = 2^exponent, four of the largest to either side."""
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for exponent in exponents:
+        axes.plot(*_closed_form(wavelet, exponent, 4 * 2.0 ** max(exponents)), label=f"$a = 2^{{{exponent}}}$")
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set(xlabel=LAG, ylabel="ψ(t / a)", xmargin=0)
+    axes.legend()
+    return figure
+
+
+def _panels(curves: Mapping[str, Tuple[torch.Tensor, torch.Tensor]], columns: int, share: bool) -> Figure:
+    """A panel for each (x, y), with its name above."""
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(WIDTH, 1.7 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat
+    for axes, (name, (x, y)) in zip(panels, curves.items()):
+        axes.plot(x, y, linewidth=1.2)
+        axes.set_title(name)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    for axes in panels[len(curves) :]:
+        axes.remove()
+    return figure
+
+
+@in_style
+def closed_forms(wavelets: Sequence[str], exponent: int) -> Figure:
+    """Figure 6: psi(t / a) of several wavelets at the scale a = 2^exponent and the shift 0, a panel each."""
+    figure = _panels({name: _closed_form(name, exponent, 4 * 2.0**exponent) for name in wavelets}, 2, share=True)
+    figure.supxlabel(LAG)
+    figure.supylabel("ψ(t / a)")
+    return figure
+
+
+@in_style
+def discrete_families(wavelets: Sequence[str]) -> Figure:
+    """Figures 9 and 10: discrete wavelets of PyWavelets over their whole support, a panel each."""
+    psi = {name: discrete_wavelet(name, LEVEL) for name in wavelets}
+    figure = _panels({name: (torch.arange(len(y)) / 2.0**LEVEL, y) for name, y in psi.items()}, 3, share=False)
+    figure.supxlabel("time (units of the mother wavelet)")
+    figure.supylabel("ψ(time)")
+    return figure
+
+
+def _position(name: str) -> Position:
+    """The representation of a head as in Table 1; a wavelet goes by its own name."""
+    options = {"name": name} if name in position_names() else {"name": "wavelet", "wavelet": name}
+    return build_position(**options, head_dim=128, num_heads=8)
+
+
+def _basis(position: Position, num_lags: int) -> torch.Tensor:
+    """What the dimensions of a head are at each lag: fp64 (num_lags, d)."""
+    return position.relative(num_lags, like=torch.empty(0, dtype=torch.float64))
+
+
+@in_style
+def basis(wavelet: str, num_lags: int) -> Figure:
+    """The basis of a head as a heat map over the lags, its dimensions sorted by scale and then by shift.
+
+    In the basis itself the scales run fastest (Eq. 4): dimension j has scale j mod 8 and shift j // 8.
+    """
+    position = _position(wavelet)
+    _, scales, shifts, _ = position.head
+    rows = _basis(position, num_lags).T.unflatten(0, (len(shifts), len(scales))).transpose(0, 1).flatten(0, 1)
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    largest = rows.abs().max().item()
+    image = axes.pcolormesh(rows.numpy(), vmin=-largest, vmax=largest, rasterized=True)
+    axes.set_xscale("symlog", linthresh=32, linscale=1.5, base=2)
+    axes.invert_yaxis()
+    figure.colorbar(image, label="ψ((t − b) / a)", pad=0.02)
+    group = len(shifts) * np.arange(len(scales))
+    axes.set_yticks(group + (len(shifts) - 1) / 2, [f"{scale:g}" for scale in scales])
+    axes.tick_params(axis="y", length=0)
+    axes.hlines(group[1:] - 0.5, -0.5, num_lags - 0.5, color="0.6", linewidth=0.6)
+    groups = "level l (scale $2^l$ tokens)" if wavelet in DISCRETE_WAVELETS else "scale a (tokens)"
+    axes.set(title=wavelet, xlabel=LAG)
+    axes.set_ylabel(f"{groups}, and in each\nshift b = {shifts[0]:g} to {shifts[-1]:g} (tokens), downwards")
+    return figure
+
+
+@in_style
+def singular_values(names: Sequence[str], num_lags: int) -> Figure:
+    """The singular values of each representation's basis over the lags 0 .. num_lags - 1, as parts of the largest."""
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        values = torch.linalg.svdvals(_basis(_position(name), num_lags))
+        axes.semilogy(range(1, len(values) + 1), values / values[0], label=name)
+    for guide in (1e-3, 1e-5, 1e-7):
+        axes.axhline(guide, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
+    axes.set(xlabel="index, from the largest", ylabel="singular value / the largest")
+    axes.set(xlim=(1, len(values)), ylim=(1e-9, 2), yticks=(1, 1e-1, 1e-3, 1e-5, 1e-7, 1e-9))
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+FIGURES: Dict[str, Callable[[], Figure]] = {
+    "figure4": functools.partial(scales, "ricker", range(5)),
+    "figure5": functools.partial(scales, "ricker", range(5, 10)),
+    "figure6": functools.partial(closed_forms, tuple(MOTHER_WAVELETS), 4),
+    "figure9": functools.partial(discrete_families, FIGURE_9),
+    "figure10": functools.partial(discrete_families, FIGURE_10),
+    **{f"basis-{wavelet}": functools.partial(basis, wavelet, 512) for wavelet in BASES},
+    "singular-values": functools.partial(singular_values, (*BASES, "trans-xl"), 2512),
+}
+
+
+@in_style
+def save(figure: Figure, folder: Path, name: str) -> List[Path]:
+    """Writes name.svg and name.png, without a date, into `folder`; returns their paths."""
+    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
+    for path, metadata in zip(paths, ({"Date": None}, None)):
+        figure.savefig(path, metadata=metadata)
+    return paths
+
+
+def figure_name(text: str) -> str:
+    if text not in FIGURES:
+        raise argparse.ArgumentTypeError(f"{text!r} is unknown; accepted are {', '.join(FIGURES)}")
+    return text
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.figures", description=__doc__.split("\n")[0])
+    default = Path(__file__).resolve().parents[1] / "results" / "figures"
+    parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
+    parser.add_argument(
+        "names", nargs="*", type=figure_name, metavar="NAME", help=f"default: all of {', '.join(FIGURES)}"
+    )
+    args = parser.parse_args(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.names or FIGURES:
+        for path in save(FIGURES[name](), args.output, name):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""RPE: a learned vector for each relative position up to a clipping distance (Shaw et al., 2018, section 3.2)."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Annotated
+
+from .base import Position, register_position
+
+
+@register_position("rpe")
+class LearnedPosition(Position):
+    """Slot p: p(t) = w_min(t, clip), Eq. 4 of Shaw et al. for the keys; one table for all heads of a layer.
+
+    The table starts at zero, which is NoPE: so no random number is drawn for it, and a seed gives the rest of the model
+    the same weights under every representation.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_heads: int,
+        rpe_clip: Annotated[int, "lag from which on all lags share one vector (Shaw et al. use 16)"] = 16,
+    ):
+        super().__init__(head_dim, num_heads)
+        if rpe_clip < 1:
+            raise ValueError(f"--rpe-clip {rpe_clip}: must be >= 1")
+        self.embedding = nn.Parameter(torch.zeros(rpe_clip + 1, head_dim))
+
+    def relative(self, num_lags: int, like: Tensor) -> Tensor:
+        lag = torch.arange(num_lags, device=like.device).clamp(max=len(self.embedding) - 1)
+        return self.embedding[lag].to(like)

@@ -1,0 +1,51 @@
+"""T5's bias: a learned number for each head and bucket of relative positions (Raffel et al., 2020, section 2.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Annotated
+
+from .base import Position, register_position
+
+
+def lag_buckets(num_lags: int, num_buckets: int, max_distance: int) -> Tensor:
+    """The bucket of each lag 0 .. num_lags - 1, int64 (num_lags,): T5's `relative_position_bucket` for a decoder.
+
+    Half of the buckets hold one lag each, the others grow in the logarithm up to max_distance; the last holds the rest.
+    """
+    exact = num_buckets // 2
+    lag = torch.arange(num_lags)
+    logarithm = (lag.clamp(min=exact).double() / exact).log() / math.log(max_distance / exact)
+    spread = exact + (logarithm * (num_buckets - exact)).long()
+    return torch.where(lag < exact, lag, spread.clamp(max=num_buckets - 1))
+
+
+@register_position("t5")
+class BucketBias(Position):
+    """Slot b: b_h(t) = w_h,bucket(t), learned in each layer, where T5 shares one table among them.
+
+    The table starts at zero, which is NoPE (see `rpe`).
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_heads: int,
+        t5_num_buckets: Annotated[int, "buckets of the lags"] = 32,
+        t5_max_distance: Annotated[int, "lag from which on all lags share the last bucket"] = 128,
+    ):
+        super().__init__(head_dim, num_heads)
+        if t5_num_buckets < 2:
+            raise ValueError(f"--t5-num-buckets {t5_num_buckets}: must be >= 2")
+        if t5_max_distance <= t5_num_buckets // 2:
+            raise ValueError(
+                f"--t5-max-distance {t5_max_distance}: must be > {t5_num_buckets // 2}, half of the "
+                f"{t5_num_buckets} buckets"
+            )
+        self.max_distance = t5_max_distance
+        self.weight = nn.Parameter(torch.zeros(num_heads, t5_num_buckets))
+
+    def bias(self, num_lags: int, like: Tensor) -> Tensor:
+        buckets = lag_buckets(num_lags, self.weight.size(1), self.max_distance).to(like.device)
+        return self.weight[:, buckets].to(like)
