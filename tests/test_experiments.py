@@ -1,6 +1,7 @@
 """Presets and rows as commands, and a table from its rows to its files."""
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import pytest
 import yaml
 
 from wavepos_fairseq import experiments
+from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = sorted(path.stem for path in (ROOT / "configs" / "presets").glob("*.yaml"))
+TABLES = sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml"))
 PAPER = pd.read_csv(ROOT / "results" / "paper" / "table1.csv")
 
 
@@ -85,11 +88,63 @@ def test_lengths_of_every_preset_stand_to_l_train_as_in_the_paper(preset):
 
 def test_table1_has_every_method_of_the_paper_and_names_its_own_additions():
     title, rows = experiments.load_table("table1")
-    positions = {row.method: row.position for row in rows}
+    positions = {row.labels["method"]: row.labels["position"] for row in rows}
     paper = dict(zip(PAPER.method, PAPER.position))
     assert {method: positions[method] for method in paper} == paper
     assert set(positions) - set(paper) == {"Sinusoidal", "Wavelet Ricker future"}
     assert len(rows) == 12
+
+
+def papers_rows(table, columns):
+    """The leading cells of the table's rows, in the paper's order."""
+    cells = pd.read_csv(ROOT / "results" / "paper" / f"{table}.csv", dtype=str)
+    return [tuple(row) for row in cells[columns].drop_duplicates().values]
+
+
+def labels_at_the_papers_width(table):
+    rows = experiments.with_head_dim(experiments.load_table(table)[1], experiments.load_preset("wikitext103-512"))
+    return [tuple(row.labels.values()) for row in rows]
+
+
+def head(row):
+    """mother wavelet, scales, shifts and direction of a row for the paper's heads of 128"""
+    words = dict(zip(row.options[::2], row.options[1::2]))
+    options = {name[2:].replace("-", "_"): text for name, text in words.items() if name != "--position-encoding"}
+    return build_position(words["--position-encoding"], head_dim=128, num_heads=8, **options).head
+
+
+def test_table3_is_the_papers_row_by_row():
+    rows = experiments.load_table("table3")[1]
+    paper = papers_rows("table3", ["wavelet", "scale_exponents", "num_shifts"])
+    assert len(rows) == 23 and labels_at_the_papers_width("table3") == paper
+    for row, (wavelet, exponents, num_shifts) in zip(rows, paper):
+        first, last = map(int, exponents.split()[0].split(".."))
+        scales = [1.0] * 8 if "all scales" in exponents else [math.ldexp(1, e) for e in range(first, last + 1)]
+        assert head(row) == (wavelet.lower(), tuple(scales), tuple(range(int(num_shifts))), "past")
+
+
+def test_table4_is_the_papers_row_by_row():
+    rows = experiments.load_table("table4")[1]
+    paper = papers_rows("table4", ["family", "wavelet"])
+    assert len(rows) == 31 and labels_at_the_papers_width("table4") == paper
+    for row, (_, wavelet) in zip(rows, paper):
+        closed_form = wavelet in ("Ricker", "Gaussian", "Morlet", "Haar")
+        scales = [2.0**e for e in range(8)] if closed_form else [1, 2, 3, 4, 5, 6, 7, 8]
+        assert head(row) == (wavelet.lower(), tuple(scales), tuple(range(16)), "past")
+
+
+def test_the_rows_of_the_shift_direction_are_rows_of_table3_and_their_mirror_images():
+    rows, table3 = (experiments.load_table(table)[1] for table in ("shift-direction", "table3"))
+    for past, future in zip(rows[::2], rows[1::2]):
+        assert experiments.Row(past.name, {**past.labels, "direction": "past"}, past.options) == past
+        assert any((row.name, row.options) == (past.name, past.options) for row in table3)
+        assert head(future) == (*head(past)[:3], "future")
+
+
+def test_a_row_has_the_same_options_in_every_table():
+    rows = [row for table in TABLES for row in experiments.load_table(table)[1]]
+    assert len({(row.name, row.options) for row in rows}) == len({row.name for row in rows})
+    assert len({row.options for row in rows}) == len({row.name for row in rows})  # and is trained once
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -99,21 +154,51 @@ def test_fairseq_accepts_every_row_of_table1_under_every_preset(preset, capsys):
 
 
 def test_options_that_fairseq_would_refuse_stop_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="--wavelet 'rickr' is unknown; accepted are ricker"):
-        experiments.main(["train", "demo", "--wavelet", "rickr", "--runs", str(tmp_path / "runs")])
+    assert experiments.main(["train", "demo", "--wavelet", "rickr", "--runs", str(tmp_path / "runs")]) == 2
+    assert "error: --wavelet 'rickr' is unknown; accepted are ricker" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         experiments.main(["train", "demo", "--no-such-option", "--runs", str(tmp_path / "runs")])
     assert "--no-such-option" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_the_papers_preset_takes_every_row_of_every_table(table):
+    preset, rows = experiments.load_preset("wikitext103-512"), experiments.load_table(table)[1]
+    assert not experiments.refusals([experiments.Run(preset, row, ROOT, ROOT, 8, 1) for row in rows])
+
+
+def test_a_sweep_reports_every_combination_that_does_not_fit_before_anything_is_written(tmp_path, capsys):
+    arguments = ["sweep", "--preset", "demo", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    grid = ["--wavelet", "ricker", "cmor", "--scales", "2^0..2^7", "2^0..", "--shifts", "0..3", "0..4"]
+    assert experiments.main([*arguments, *grid]) == 2
+    message = capsys.readouterr().err
+    assert "error: 7 of 8 combinations do not fit" in message
+    assert "ricker 2^0..2^7 0..4: " in message and "= 40 wavelets, but a head has 32 dimensions; 8 x 4 fit" in message
+    assert "ricker 2^0.. 0..3: " in message and "'2^0..' is not a number" in message
+    assert message.count("--wavelet 'cmor' is unknown") >= 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_the_grid_of_what_is_given_and_shares_its_runs_with_the_tables():
+    rows = experiments.sweep_rows({"wavelet": ["ricker", "db4"], "shifts": ["0..3", "0..7"]})
+    assert [tuple(row.labels.values()) for row in rows] == [
+        *[("ricker", "0..3"), ("ricker", "0..7"), ("db4", "0..3"), ("db4", "0..7")]
+    ]
+    assert rows[3].options == ("--position-encoding", "wavelet", "--wavelet", "db4", "--wavelet-shifts", "0..7")
+    (row,) = experiments.sweep_rows({"wavelet": ["ricker"]})
+    assert (row.name, row.options) == (experiments.find_row("ricker").name, experiments.find_row("ricker").options)
+    (row,) = experiments.sweep_rows({"wavelet": ["haar"], "scales": ["2^0*8"]})
+    assert row.name == "haar_2e0x8"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["train", "wikitext103", "ricker"], "preset 'wikitext103' is unknown; accepted are demo, wikitext103-1024"),
-        (["train", "demo", "riker"], "row 'riker' is unknown; accepted are nope, sinusoidal"),
+        (["train", "demo", "riker"], "row 'riker' is unknown; accepted are haar-fixed, "),
         (["train", "demo"], "neither a row nor options are given"),
-        (["reproduce", "table9", "--preset", "demo"], "table 'table9' is unknown; accepted are table1"),
+        (["reproduce", "table9", "--preset", "demo"], "table 'table9' is unknown; accepted are shift-direction, table1"),
         (["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"], "--data no-such-folder: there is no"),
     ],
 )
@@ -131,14 +216,15 @@ def test_options_make_a_run_of_their_own(capsys):
 
 @pytest.fixture
 def small_configs(tmp_path, monkeypatch):
-    """A preset of a few updates, and a table of two rows of which the second cannot be trained."""
+    """A preset of a few updates, and a table of which one row cannot be trained and one does not fit the heads."""
     preset = yaml.safe_load((ROOT / "configs" / "presets" / "demo.yaml").read_text(encoding="utf-8"))
     preset.update(l_train=16, lengths=[8, 16, 24], tokens_per_update=64, tokens_per_device=64)
     preset["train"].update({"max-update": 4, "warmup-updates": 1, "log-interval": 1, "criterion": "adaptive_loss"})
     preset["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
     rows = {
         "alibi": {"method": "ALiBi", "position": "rel", "options": "--position-encoding alibi"},
-        "broken": {"method": "Broken", "position": "rel", "options": "--position-encoding rope --rope-theta -1"},
+        "broken": {"method": "Broken", "position": "rel", "options": "--position-encoding nope --adam-betas nonsense"},
+        "too-wide": {"method": "Too wide", "position": "rel", "options": "--wavelet-scales 2^0..2^127"},
     }
     for folder, name, content in (
         ("presets", "small", preset),
@@ -178,12 +264,16 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(s
     arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results"), "--jobs", "2"]
     assert experiments.main(arguments) == 1
     printed = capsys.readouterr()
-    assert "[1/2] alibi: training ALiBi" in printed.out
-    assert "[2/2] broken: FAILED" in printed.err and "--rope-theta -1.0: must be > 0" in printed.err
+    assert "[1/3] alibi: training ALiBi" in printed.out
+    assert "[2/3] broken: FAILED" in printed.err and "nonsense" in printed.err
+    assert "[3/3] too-wide: does not fit, --wavelet-scales '2^0..2^127': 128 scales" in printed.err
+    assert "error: 2 of 3 rows have no numbers" in printed.err
     wide = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert set(wide.loc[("full", "Broken")][1:]) == {"failed"}
+    assert set(wide.loc[("full", "Too wide")][1:]) == {"does not fit"}
     manifest = json.loads((folder / "results" / "small" / "table1.manifest.json").read_text())
     assert manifest["rows"]["broken"] == "failed"
+    assert manifest["rows"]["too-wide"].startswith("--wavelet-scales '2^0..2^127': 128 scales")
     alibi = json.loads((folder / "runs" / "small" / "alibi" / "result.json").read_text())
     assert manifest["rows"]["alibi"]["training_command"] == alibi["training_command"]
     perplexities = {(cell["inference"], cell["sequence_length"]): cell["perplexity"] for cell in alibi["cells"]}
@@ -192,7 +282,7 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(s
     checkpoint = folder / "runs" / "small" / "alibi" / "checkpoint_last.pt"
     trained_at = checkpoint.stat().st_mtime_ns
     assert experiments.main(arguments) == 1
-    assert "[1/2] alibi: is done" in capsys.readouterr().out
+    assert "[1/3] alibi: is done" in capsys.readouterr().out
     assert checkpoint.stat().st_mtime_ns == trained_at
 
     preset = folder / "configs" / "presets" / "small.yaml"

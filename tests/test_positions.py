@@ -326,7 +326,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
             {"wavelet": "db4", "wavelet_scales": "0.5*8"},
             r"^--wavelet-scales '0.5\*8': 0.5 is no level of the discrete wavelet db4; .*whole numbers from 1.*1..8",
         ),
-        ("wavelet", {"wavelet": "db4", "wavelet_scales": "0..7"}, "'0..7': 0 is no level"),
+        ("wavelet", {"wavelet": "db4", "wavelet_scales": "2^5*8"}, "'2.5.8': 32 is no level"),
         ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0"}, "^--wavelet-shifts '0': 17 is no level"),
         ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0.5*16"}, "'0.5.16': 0.5 is no whole number, .*0..15"),
         ("rpe", {"rpe_clip": 0}, "--rpe-clip 0: must be >= 1"),

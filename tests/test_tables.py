@@ -7,54 +7,82 @@ import pytest
 
 from wavepos_fairseq import tables
 
-PAPER = Path(__file__).resolve().parents[1] / "results" / "paper" / "table1.csv"
+PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
 LENGTHS = [128, 256, 512, 1012, 1512, 2512]
 METHODS = ["NoPE", "ALiBi", "Wavelet Ricker"]
+TABLE3_LABELS = ["wavelet", "scale_exponents", "num_shifts"]
+
+
+def rows_of(paper, labels):
+    """The paper's cells as if runs had given them."""
+    rows = []
+    for values, block in paper.groupby(labels, sort=False):
+        texts = dict(zip(labels, map(str, values)))
+        rows.append(tables.RowResult(texts, block.drop(columns=labels).to_dict("records")))
+    return rows
 
 
 @pytest.fixture
 def paper():
-    cells = pd.read_csv(PAPER)
+    cells = pd.read_csv(PAPER / "table1.csv")
     return cells[(cells.l_train == 512) & cells.method.isin(METHODS)]
 
 
 @pytest.fixture
 def rows(paper):
-    return [
-        tables.RowResult(method, block.position.iloc[0], block.drop(columns=["method", "position"]).to_dict("records"))
-        for method, block in paper.groupby("method", sort=False)
-    ]
+    return rows_of(paper, ["method", "position"])
 
 
 def test_tidy_table_of_the_papers_cells_is_the_papers_csv(paper, rows):
     pd.testing.assert_frame_equal(tables.tidy(rows, 512, LENGTHS), paper.reset_index(drop=True))
 
 
+def test_tidy_table_3_has_the_columns_of_its_own_csv_and_its_cells():
+    paper = pd.read_csv(PAPER / "table3.csv")
+    ours = tables.tidy(rows_of(paper, TABLE3_LABELS), 512, LENGTHS)
+    ours["num_shifts"] = ours.num_shifts.astype(int)
+    pd.testing.assert_frame_equal(ours[ours.inference == "full"].reset_index(drop=True), paper)
+
+
 def test_wide_table_has_the_papers_rows_and_columns(rows):
-    table = tables.wide(tables.tidy(rows, 512, LENGTHS))
+    table = tables.wide(rows, 512, LENGTHS)
     assert list(table.columns) == ["inference", "method", "position", *map(str, LENGTHS)]
     assert list(table.method) == 2 * METHODS
     ricker = table[(table.method == "Wavelet Ricker") & (table.inference == "full")].iloc[0]
     assert list(ricker[3:]) == ["23.64", "20.82", "19.19", "18.23", "18.00", "17.99"]  # Table 1, as printed
 
 
-def test_markdown_shows_the_papers_number_only_beside_the_same_cell(paper, rows):
-    cells = tables.tidy(rows, 512, LENGTHS).assign(perplexity=lambda c: c.perplexity + 1)
-    same_corpus = tables.markdown(cells, "Table 1", "wikitext-103", pd.read_csv(PAPER))
-    assert "| 49.48 (48.48) |" in same_corpus
-    other_corpus = tables.markdown(cells, "Table 1", "wikitext-2", pd.read_csv(PAPER))
-    assert "| 49.48 " in other_corpus and "(48.48)" not in other_corpus
-    other_l_train = tables.markdown(cells.assign(l_train=256), "Table 1", "wikitext-103", pd.read_csv(PAPER))
-    assert "(48.48)" not in other_l_train
+def one_higher(rows, **changes):
+    """The rows with every perplexity raised by 1."""
+    cells = [[{**cell, "perplexity": cell["perplexity"] + 1, **changes} for cell in row.cells] for row in rows]
+    return [row._replace(cells=raised) for row, raised in zip(rows, cells)]
+
+
+def test_markdown_shows_the_papers_number_only_beside_the_same_cell(rows):
+    raised, paper = one_higher(rows), PAPER / "table1.csv"
+    same_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-103", paper)
+    assert "| 49.48 (48.48) |" in same_corpus and "stands in brackets" in same_corpus
+    other_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-2", paper)
+    assert "| 49.48 " in other_corpus and "(48.48)" not in other_corpus and "brackets" not in other_corpus
+    other_l_train = tables.markdown(one_higher(rows, l_train=256), 256, LENGTHS, "Table 1", "wikitext-103", paper)
+    assert "| 49.48 " in other_l_train and "(48.48)" not in other_l_train
+    without_paper = tables.markdown(raised, 512, LENGTHS, "Sweep", "wikitext-103", None)
+    assert "| 49.48 " in without_paper and "(48.48)" not in without_paper
+
+
+def test_markdown_of_table_3_finds_the_papers_number_by_wavelet_scales_and_shifts():
+    rows = rows_of(pd.read_csv(PAPER / "table3.csv"), TABLE3_LABELS)
+    text = tables.markdown(one_higher(rows), 512, LENGTHS, "Table 3", "wikitext-103", PAPER / "table3.csv")
+    assert "| Ricker | 0..1 | 64 | 25.49 (24.49) | 22.60 (21.60) |" in " ".join(text.split())
 
 
 def test_failed_row_is_marked_and_the_others_keep_their_numbers(tmp_path, rows):
-    rows[1] = rows[1]._replace(cells=None)
-    text = tables.write_tables(tmp_path, "table1", "Table 1", "wikitext-103", rows, 512, LENGTHS, PAPER)
+    rows[1] = rows[1]._replace(cells="failed")
+    text = tables.write_tables(tmp_path, "table1", "Table 1", "wikitext-103", rows, 512, LENGTHS, PAPER / "table1.csv")
     wide = pd.read_csv(tmp_path / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert set(wide.loc[("full", "ALiBi")][1:]) == {"failed"}
     assert wide.loc[("full", "NoPE")]["2512"] == "48.48"
     tidy = pd.read_csv(tmp_path / "table1.tidy.csv")
-    assert list(tidy.columns) == list(pd.read_csv(PAPER).columns)
+    assert list(tidy.columns) == list(pd.read_csv(PAPER / "table1.csv").columns)
     assert tidy[tidy.method == "ALiBi"].perplexity.isna().all()
     assert "failed (19.69)" in text and text == (tmp_path / "table1.md").read_text(encoding="utf-8")

@@ -1,15 +1,18 @@
 """Presets x rows = runs: trained, evaluated and gathered into tables.
 
     python -m wavepos_fairseq.experiments reproduce table1 --preset wikitext2-cpu --data DIR
+    python -m wavepos_fairseq.experiments sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     python -m wavepos_fairseq.experiments train wikitext103-512 ricker --gpus 4 --dry-run
 
-A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options:
-the position representation. Their run is a folder, RUNS/PRESET/ROW, with checkpoints, logs and, once it is complete,
-result.json. A run that was interrupted goes on from its last checkpoint; one with a result is done.
+A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables, or a combination of a
+sweep) is one line of options: the position representation. Their run is a folder, RUNS/PRESET/ROW, with checkpoints,
+logs and, once it is complete, result.json. A run that was interrupted goes on from its last checkpoint; one with a
+result is done.
 """
 
 import argparse
 import collections
+import itertools
 import json
 import logging
 import math
@@ -25,7 +28,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
 import torch
 import yaml
@@ -62,7 +65,10 @@ class Preset:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the options that make it."""
+    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the options that make it.
+
+    Rows of one name and the same options are one run, in whatever tables they stand.
+    """
 
     name: str
     labels: Dict[str, str]
@@ -95,6 +101,24 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
 
 def _words(options: str) -> Tuple[str, ...]:
     return tuple(shlex.split(options))
+
+
+_GRID = {
+    "wavelet": "--wavelet",
+    "scales": "--wavelet-scales",
+    "shifts": "--wavelet-shifts",
+    "direction": "--wavelet-shift-direction",
+}
+
+
+def sweep_rows(grid: Dict[str, List[str]]) -> List[Row]:
+    """A row for each combination of the grid's values, by the keys of _GRID; what has none stays at its default."""
+    rows = {}
+    for values in itertools.product(*grid.values()):
+        options = [word for axis, value in zip(grid, values) for word in (_GRID[axis], value)]
+        name = "_".join(values).translate({ord("^"): "e", ord("*"): "x"})
+        rows[name] = Row(name, dict(zip(grid, values)), ("--position-encoding", "wavelet", *options))
+    return list(rows.values())
 
 
 def find_row(name: str) -> Row:
@@ -322,20 +346,25 @@ class Progress:
             )
 
 
-def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
+def reproduce(table: str, title: str, runs: List[Run], refused: Dict[str, str], folder: Path, jobs: int) -> int:
     """Makes every run that is not done yet, `jobs` at a time, then the table in `folder`.
 
-    Returns the number of failed rows.
+    refused: why rows are not run, by their names (see `refusals`). Returns the number of rows without numbers.
     """
     preset = runs[0].preset
-    outcomes = {run.row.name: run.result() for run in runs}
-    progress = Progress(len(runs), preset.train["max-update"])
+    outcomes: Dict[str, Union[Dict[str, Any], str]] = {
+        run.row.name: "does not fit" if run.row.name in refused else run.result() or "failed" for run in runs
+    }
+    progress = Progress(len(runs) - len(refused), preset.train["max-update"])
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(number: int, run: Run) -> None:
         name = run.row.name
         label = f"[{number}/{len(runs)}] {name}"
-        if outcomes[name] is not None:
+        if name in refused:
+            print(f"{label}: does not fit, {refused[name]}", file=sys.stderr, flush=True)
+            return
+        if outcomes[name] != "failed":
             progress.update(name, progress.max_update)
             print(f"{label}: is done", flush=True)
             return
@@ -359,31 +388,34 @@ def reproduce(table: str, runs: List[Run], folder: Path, jobs: int) -> int:
     text = tables.write_tables(
         folder,
         table,
-        f"{load_table(table)[0]}, preset {preset.name}",
+        f"{title}, preset {preset.name}",
         preset.corpus,
-        [tables.RowResult(run.row.labels, (outcomes[run.row.name] or {"cells": "failed"})["cells"]) for run in runs],
+        [
+            tables.RowResult(run.row.labels, outcome if isinstance(outcome, str) else outcome["cells"])
+            for run, outcome in zip(runs, outcomes.values())
+        ],
         preset.l_train,
         preset.lengths,
         paper if paper.is_file() else None,
     )
-    write_json(folder / f"{table}.manifest.json", manifest(preset, outcomes))
+    write_json(folder / f"{table}.manifest.json", manifest(preset, {**outcomes, **refused}))
     print(f"{text}\nwritten: {_short(folder)}/{table}.csv, {table}.tidy.csv, {table}.md, {table}.manifest.json")
-    return sum(outcome is None for outcome in outcomes.values())
+    return sum(isinstance(outcome, str) for outcome in outcomes.values())
 
 
 def _at_l_train(result: Dict[str, Any]) -> float:
     return next(cell["perplexity"] for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
 
 
-def manifest(preset: Preset, outcomes: Dict[str, Optional[Dict[str, Any]]]) -> Dict[str, Any]:
-    """What a table was made from: the machine and, for each row, commit, versions, commands, seconds."""
+def manifest(preset: Preset, outcomes: Dict[str, Union[Dict[str, Any], str]]) -> Dict[str, Any]:
+    """What a table was made from: the machine and, for each row, commit, versions, commands, seconds, or why not."""
     kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions")
     return {
         "preset": preset.name,
         "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "rows": {
-            name: "failed"
-            if result is None
+            name: result
+            if isinstance(result, str)
             else {
                 **{key: result[key] for key in kept},
                 "training_seconds": result["training_seconds"],
@@ -392,6 +424,50 @@ def manifest(preset: Preset, outcomes: Dict[str, Optional[Dict[str, Any]]]) -> D
             for name, result in outcomes.items()
         },
     }
+
+
+def fairseq_options(run: Run) -> argparse.Namespace:
+    """What fairseq-train understands of the run's options, its architecture's defaults among them.
+
+    Raises ValueError where the representation refuses them; fairseq itself prints its usage and exits.
+    """
+    from fairseq import options
+
+    from . import models  # noqa: F401  (registers the architectures)
+
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    arguments = run.training_command()[1:]
+    arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
+    try:
+        return options.parse_args_and_arch(options.get_training_parser(), arguments)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            raise ValueError(stop.code.replace("error: ", "", 1)) from None
+        raise
+
+
+def refusals(runs: List[Run]) -> Dict[str, str]:
+    """The rows, by name, whose options the model does not take under this preset, and why."""
+    refused = {}
+    for run in runs:
+        try:
+            fairseq_options(run)
+        except ValueError as error:
+            refused[run.row.name] = str(error)
+    return refused
+
+
+def with_head_dim(rows: List[Row], preset: Preset) -> List[Row]:
+    """The rows with their labels ``d/N`` made numbers, d being the width of the preset's heads."""
+    nope = Run(preset, Row("", {}, ("--position-encoding", "nope")), ROOT, ROOT, preset.gpus, seed=1)
+    options = fairseq_options(nope)
+    head_dim = options.decoder_embed_dim // options.decoder_attention_heads
+
+    def number(label: str) -> str:
+        divisor = label[2:] if label.startswith("d/") else ""
+        return str(head_dim // int(divisor)) if divisor and head_dim % int(divisor) == 0 else label
+
+    return [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
 
 
 def _data_bin(data: Optional[Path], preset: Preset) -> Path:
@@ -426,11 +502,16 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
     common.add_argument("--gpus", type=_count, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
     common.add_argument("--seed", type=_count, default=1, help="seed of initialisation, order and dropout (default: 1)")
-    table = commands.add_parser("reproduce", parents=[common], help="train and evaluate the rows of a table")
+    many = argparse.ArgumentParser(add_help=False)
+    many.add_argument("--preset", required=True, help=", ".join(_names("presets")))
+    many.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
+    many.add_argument("--jobs", type=parse_count, default=1, help="rows side by side, threads divided (default: 1)")
+    table = commands.add_parser("reproduce", parents=[common, many], help="train and evaluate the rows of a table")
     table.add_argument("table", help=", ".join(_names("tables")))
-    table.add_argument("--preset", required=True, help=", ".join(_names("presets")))
-    table.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
-    table.add_argument("--jobs", type=parse_count, default=1, help="rows side by side, threads divided (default: 1)")
+    sweep = commands.add_parser("sweep", parents=[common, many], help="train and evaluate a grid of wavelets")
+    sweep.add_argument("--name", dest="table", default="sweep", help="the table's name (default: sweep)")
+    for axis, option in _GRID.items():
+        sweep.add_argument(f"--{axis}", nargs="+", metavar="X", help=f"values of {option}")
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(_names("presets")))
@@ -442,27 +523,39 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> int:
     parser = _parser()
     args, options = parser.parse_known_args(arguments)
-    if args.command == "reproduce" and options:
+    if args.command in ("reproduce", "sweep") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     try:
         preset = load_preset(args.preset)
         gpus = preset.gpus if args.gpus is None else args.gpus
         batch_options(preset, gpus)
         name = preset.name if args.seed == 1 else f"{preset.name}-seed{args.seed}"
-        if args.command == "reproduce":
-            _, rows = load_table(args.table)
+        if args.command in ("reproduce", "sweep"):
+            if args.command == "sweep":
+                grid = {axis: getattr(args, axis) for axis in _GRID}
+                title, rows = "Sweep", sweep_rows({axis: values for axis, values in grid.items() if values})
+            else:
+                title, rows = load_table(args.table)
+            rows = with_head_dim(rows, preset)
+            runs = [Run(preset, row, ROOT, args.runs / name / row.name, gpus, args.seed) for row in rows]
+            refused = refusals(runs)
+            if refused and args.command == "sweep":
+                reasons = [
+                    f"{' '.join(row.labels.values())}: {refused[row.name]}" for row in rows if row.name in refused
+                ]
+                raise ValueError("\n  ".join([f"{len(refused)} of {len(rows)} combinations do not fit", *reasons]))
             data = _data_bin(args.data, preset)
             _refuse_other_corpus(data, preset)
-            runs = [Run(preset, row, data, args.runs / name / row.name, gpus, args.seed) for row in rows]
-            failed = reproduce(args.table, runs, args.results / name, args.jobs)
+            runs = [replace(run, data=data) for run in runs]
+            failed = reproduce(args.table, title, runs, refused, args.results / name, args.jobs)
             if failed:
-                print(f"error: {failed} of {len(rows)} rows failed", file=sys.stderr)
+                print(f"error: {failed} of {len(rows)} rows have no numbers", file=sys.stderr)
             return 1 if failed else 0
         row = _chosen_row(args.name, options)
         data = args.data or ROOT / "data" / preset.corpus
         run = Run(preset, row, data, args.runs / name / row.name, gpus, args.seed)
         if args.command == "train":
-            _refuse_wrong_options(run)
+            fairseq_options(run)
         if not args.dry_run:
             run = replace(run, data=_data_bin(args.data, preset))
         print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
@@ -490,18 +583,6 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     row, options = (Row("", {}, ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
     name = run_name or "_".join(word.lstrip("-").replace("/", "-") for word in words)
     return Row(name, row.labels, (*row.options, *options))
-
-
-def _refuse_wrong_options(run: Run) -> None:
-    """Exits as fairseq-train would, before anything is written, where it would not take the run's options."""
-    from fairseq import options
-
-    from . import models  # noqa: F401  (registers the architectures)
-
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
-    arguments = run.training_command()[1:]
-    arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
-    options.parse_args_and_arch(options.get_training_parser(), arguments)
 
 
 if __name__ == "__main__":

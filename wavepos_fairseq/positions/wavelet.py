@@ -1,6 +1,7 @@
 """The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
 
-from typing import Optional, Tuple
+import math
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -74,24 +75,18 @@ class WaveletPosition(Position):
             shifts = [float(b) for b in range(head_dim // len(scales))]
         given = {"--wavelet-scales": wavelet_scales, "--wavelet-shifts": wavelet_shifts}
         as_given = ", ".join(f"{option} {text!r}" for option, text in given.items() if text is not None)
-        for scale in scales:
-            if discrete and scale not in range(1, MAX_LEVEL + 1):
-                raise ValueError(
-                    f"{as_given}: {scale:g} is no level of the discrete wavelet {wavelet}; "
-                    f"accepted are whole numbers from 1 to {MAX_LEVEL}, 1..8 for example"
-                )
-            if scale == 0:
-                raise ValueError(f"{as_given}: a scale must be > 0")
-        for shift in shifts:
-            if discrete and shift != int(shift):
-                raise ValueError(
-                    f"{as_given}: {shift:g} is no whole number, but {wavelet} is sampled once "
-                    "per token; accepted is 0..15 for example"
-                )
+        if 0 in scales:
+            raise ValueError(f"{as_given}: a scale must be > 0")
+        if discrete:
+            _refuse_what_has_no_samples(wavelet, scales, shifts, as_given)
         if len(scales) * len(shifts) != head_dim:
+            num_scales = math.gcd(_DEFAULT_NUM_SCALES, head_dim)
             raise ValueError(
                 f"{as_given or '--wavelet-scales 2^0..2^7 by default'}: {len(scales)} scales x {len(shifts)} shifts = "
-                f"{len(shifts) * len(scales)} wavelets, but a head has {head_dim} dimensions"
+                f"{len(shifts) * len(scales)} wavelets, but a head has {head_dim} dimensions; "
+                f"{num_scales} x {head_dim // num_scales} fit, for example --wavelet-scales "
+                f"{f'1..{num_scales}' if discrete else f'2^0..2^{num_scales - 1}'} "
+                f"--wavelet-shifts 0..{head_dim // num_scales - 1}"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
         if not wavelet_basis(*self.head, 2).isfinite().all():
@@ -99,3 +94,18 @@ class WaveletPosition(Position):
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         return _basis(num_lags, self.head, like.dtype, like.device)
+
+
+def _refuse_what_has_no_samples(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:
+    for level in levels:
+        if level not in range(1, MAX_LEVEL + 1):
+            raise ValueError(
+                f"{as_given}: {level:g} is no level of the discrete wavelet {wavelet}; accepted are whole numbers from "
+                f"1 to {MAX_LEVEL}, 1..8 for example"
+            )
+    for shift in shifts:
+        if shift != int(shift):
+            raise ValueError(
+                f"{as_given}: {shift:g} is no whole number, but {wavelet} is sampled once per token; accepted is 0..15 "
+                "for example"
+            )

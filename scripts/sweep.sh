@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Trains and evaluates every combination of wavelets, scales, shifts and directions, then writes their table.
+#
+#   scripts/sweep.sh --preset PRESET --wavelet W ... [--scales S ...] [--shifts B ...] [--direction past future]
+#   scripts/sweep.sh --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7 --jobs 2
+#
+#   --wavelet W ...    ricker, gaussian, morlet, haar, or discrete wavelets of PyWavelets (db4, sym8, bior6.8 ...)
+#   --scales S ...     sets of scales, each as --wavelet-scales takes it: 2^0..2^7, 2^0*8, 1,2,4; levels (1..8) for the
+#                      discrete wavelets (default: as many of the paper's as fit)
+#   --shifts B ...     sets of shifts, each as --wavelet-shifts takes it: 0..15 (default: as many as the head has room)
+#   --direction D ...  past, future, or both (default: past)
+#   --name NAME        the table's name (default: sweep)
+#
+# --data, --jobs, --gpus, --runs, --results and --seed are those of scripts/reproduce.sh. Combinations that do not fit
+# the preset's heads are reported, all of them, before the first is trained.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+exec "$PYTHON" -m wavepos_fairseq.experiments sweep "$@"
