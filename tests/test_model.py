@@ -6,8 +6,9 @@ from conftest import L_TRAIN, PLAIN, PLUGIN, TINY, command_line, parse, run_modu
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from wavepos_fairseq import wavelets
 from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel
-from wavepos_fairseq.positions import position_class, position_names
+from wavepos_fairseq.positions import position_class, position_names, wavelet
 
 NOTHING_LEARNED = ["nope", "rope", "rope-wavelet", "alibi", "trans-xl", "wavelet"]
 EOS, PAD, FIRST_WORD = 2, 1, 4
@@ -71,6 +72,16 @@ def test_a_seed_gives_the_initial_weights_that_it_gives_transformer_lm(build, en
         assert torch.equal(parameter, theirs[name]), name
     other = build({"--position-encoding": encoding}, seed=4).state_dict()
     assert not all(torch.equal(parameter, other[name]) for name, parameter in ours.named_parameters())
+
+
+def test_all_layers_share_one_basis(build, monkeypatch):
+    made = []
+    spied = lambda *arguments: made.append(arguments) or wavelets.wavelet_basis(*arguments)  # noqa: E731
+    monkeypatch.setattr(wavelet, "wavelet_basis", spied)
+    model = build({"--decoder-layers": "4", "--wavelet": "coif2", "--wavelet-scales": "2,3,5,7"})
+    made.clear()  # those of two lags that check the options
+    model(random_tokens(1, L_TRAIN))
+    assert len(made) == 1
 
 
 # any batch

@@ -10,7 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavepos_fairseq.wavelets import MOTHER_WAVELETS, parse_numbers, wavelet_basis
+from wavepos_fairseq.wavelets import (
+    DISCRETE_WAVELETS,
+    MOTHER_WAVELETS,
+    discrete_wavelet,
+    parse_numbers,
+    wavelet_basis,
+)
 
 SCALES, SHIFTS = [1.0, 3.0, 8.0], [0.0, 1.0, 5.0, 2.5]
 
@@ -120,6 +126,59 @@ def test_scales_run_fastest_and_every_pair_of_scale_and_shift_appears_once():
 def test_scales_up_to_2_to_127_give_a_finite_basis(wavelet):
     basis = wavelet_basis(wavelet, [2.0**e for e in range(128)], [0.0], "past", 2512)
     assert basis.shape == (2512, 128) and basis.isfinite().all()
+
+
+# PyWavelets' discrete wavelets
+
+
+def psi_of(name, level):
+    """The decomposition wavelet: wavefun gives phi, psi and x, or phi_d, psi_d, phi_r, psi_r and x."""
+    return pywt.Wavelet(name).wavefun(level=level)[1]
+
+
+def test_every_discrete_wavelet_of_pywavelets_is_there():
+    assert {*DISCRETE_WAVELETS, "haar"} == set(pywt.wavelist(kind="discrete"))
+
+
+@pytest.mark.parametrize("direction, sign", [("past", 1), ("future", -1)])
+@pytest.mark.parametrize("level", [1, 4, 8])
+@pytest.mark.parametrize("name", ["db4", "sym8", "coif16", "dmey", "bior3.1", "rbio2.6"])
+def test_a_discrete_wavelet_is_wavefuns_psi_once_per_token_and_zero_outside(name, level, direction, sign):
+    psi, shifts = psi_of(name, level), [0, 1, 15]
+    num_lags = min(len(psi) + 20, 3000)
+    expected = [[psi[t - sign * b] if 0 <= t - sign * b < len(psi) else 0 for b in shifts] for t in range(num_lags)]
+    basis = wavelet_basis(name, [level], shifts, direction, num_lags)
+    assert basis.dtype == torch.float64
+    np.testing.assert_array_equal(basis.numpy(), expected)
+
+
+def test_of_the_two_wavelets_of_a_biorthogonal_family_it_is_the_one_of_the_decomposition():
+    _, psi_d, _, psi_r, _ = pywt.Wavelet("bior3.1").wavefun(level=4)
+    samples = discrete_wavelet("bior3.1", 4).numpy()
+    np.testing.assert_array_equal(samples, psi_d)
+    assert np.abs(samples - psi_r).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["db1", "rbio1.1", "bior1.1"])
+def test_the_families_that_begin_with_haar_are_the_closed_form_at_scale_2_to_the_level(name):
+    levels, shifts = [1, 2, 5, 8], [0, 3]
+    ours = wavelet_basis("haar", [2.0**level for level in levels], shifts, "past", 300)
+    theirs = wavelet_basis(name, levels, shifts, "past", 300)
+    sign = torch.sign(theirs[1, 0])
+    np.testing.assert_allclose(sign * theirs, ours, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", DISCRETE_WAVELETS)
+def test_every_discrete_wavelet_gives_a_finite_basis_that_is_not_zero(name):
+    num_lags = len(discrete_wavelet(name, 8)) + 2
+    basis = wavelet_basis(name, [1, 8], [0, 2], "past", num_lags)
+    assert basis.isfinite().all() and (basis.abs().amax(dim=0) > 0.4).all()
+
+
+def test_scales_run_fastest_in_a_basis_of_levels_too():
+    basis = wavelet_basis("db4", [1, 2, 3], [0, 5], "past", 60)
+    columns = [wavelet_basis("db4", [level], [b], "past", 60)[:, 0] for b in (0, 5) for level in (1, 2, 3)]
+    assert torch.equal(basis, torch.stack(columns, dim=1))
 
 
 # The grammar of --wavelet-scales and --wavelet-shifts
