@@ -22,6 +22,7 @@ setup(
         "typing_extensions>=4.13",
         "numpy",
         'numpy<1.24; python_version < "3.9"',
+        "matplotlib>=3.7",
         "pywavelets",
         "pandas",
         "sacremoses",

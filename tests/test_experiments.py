@@ -198,7 +198,10 @@ def test_a_sweep_is_the_grid_of_what_is_given_and_shares_its_runs_with_the_table
         (["train", "wikitext103", "ricker"], "preset 'wikitext103' is unknown; accepted are demo, wikitext103-1024"),
         (["train", "demo", "riker"], "row 'riker' is unknown; accepted are haar-fixed, "),
         (["train", "demo"], "neither a row nor options are given"),
-        (["reproduce", "table9", "--preset", "demo"], "table 'table9' is unknown; accepted are shift-direction, table1"),
+        (
+            ["reproduce", "table9", "--preset", "demo"],
+            "table 'table9' is unknown; accepted are shift-direction, table1",
+        ),
         (["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"], "--data no-such-folder: there is no"),
     ],
 )

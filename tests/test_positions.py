@@ -459,7 +459,7 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not work")
-for module in ("", ".attention", ".positions", ".wavelets", ".data", ".evaluation", ".experiments", ".tables"):
+for module in ("", ".attention", ".positions", ".wavelets", ".data", ".evaluation", ".experiments", ".tables", ".figures"):
     importlib.import_module("wavepos_fairseq" + module)
 """
 

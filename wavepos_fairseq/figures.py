@@ -7,13 +7,13 @@ trained: no attention maps (Figures 7 and 8), no perplexities.
 
 import argparse
 import functools
+import math
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
-from cycler import cycler
-from matplotlib import style
+from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -30,6 +30,7 @@ BASES = ("ricker", "gaussian", "morlet", "haar", "db4")
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9")
 DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 3)))
 LAG = "lag t (tokens)"
+STEPS = (1, 2, 2.5, 5, 10)  # that ticks may make, times powers of ten
 WIDTH = 7.0  # inches; with 11 pt and more the text can still be read at half of it
 STYLE = {
     "font.size": 12,
@@ -48,31 +49,33 @@ STYLE = {
     "savefig.dpi": 150,
     "svg.hashsalt": "wavepos_fairseq",
 }
+Curve = Tuple[np.ndarray, np.ndarray]  # x and y
+
 in_style = style.context(STYLE, after_reset=True)
 """Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
 
 
-def _closed_form(wavelet: str, exponent: int, reach: float) -> Tuple[torch.Tensor, torch.Tensor]:
+def _closed_form(wavelet: str, exponent: int, reach: float) -> Curve:
     """The lags from -reach to reach, and psi(t / a) there, of the scale a = 2^exponent."""
     lag = torch.linspace(-reach, reach, 4097, dtype=torch.float64)
     scale = torch.tensor(2.0**exponent, dtype=torch.float64)
-    return lag, MOTHER_WAVELETS[wavelet](lag / scale, scale)
+    return lag.numpy(), MOTHER_WAVELETS[wavelet](lag / scale, scale).numpy()
 
 
 @in_style
-def scales(wavelet: str, exponents: Sequence[int]) -> Figure:
+def wavelet_at_scales(wavelet: str, exponents: Sequence[int]) -> Figure:
     """Figures 4 and 5: psi(t / a) of the scales a = 2^exponent, four of the largest to either side."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
     for exponent in exponents:
         axes.plot(*_closed_form(wavelet, exponent, 4 * 2.0 ** max(exponents)), label=f"$a = 2^{{{exponent}}}$")
-    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     axes.set(xlabel=LAG, ylabel="ψ(t / a)", xmargin=0)
     axes.legend()
     return figure
 
 
-def _panels(curves: Mapping[str, Tuple[torch.Tensor, torch.Tensor]], columns: int, share: bool) -> Figure:
+def _panels(curves: Mapping[str, Curve], columns: int, share: bool) -> Figure:
     """A panel for each (x, y), with its name above."""
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(WIDTH, 1.7 * rows + 0.3), layout="constrained")
@@ -80,8 +83,8 @@ def _panels(curves: Mapping[str, Tuple[torch.Tensor, torch.Tensor]], columns: in
     for axes, (name, (x, y)) in zip(panels, curves.items()):
         axes.plot(x, y, linewidth=1.2)
         axes.set_title(name)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
     for axes in panels[len(curves) :]:
         axes.remove()
     return figure
@@ -89,7 +92,10 @@ def _panels(curves: Mapping[str, Tuple[torch.Tensor, torch.Tensor]], columns: in
 
 @in_style
 def closed_forms(wavelets: Sequence[str], exponent: int) -> Figure:
-    """Figure 6: psi(t / a) of several wavelets at the scale a = 2^exponent and the shift 0, a panel each."""
+    """Figure 6: psi(t / a) of several wavelets at the scale a = 2^exponent and the shift 0, a panel each.
+
+    The lags are m - n, so Haar is Eq. 15 mirrored: its support lies at t >= 0.
+    """
     figure = _panels({name: _closed_form(name, exponent, 4 * 2.0**exponent) for name in wavelets}, 2, share=True)
     figure.supxlabel(LAG)
     figure.supylabel("ψ(t / a)")
@@ -99,8 +105,8 @@ def closed_forms(wavelets: Sequence[str], exponent: int) -> Figure:
 @in_style
 def discrete_families(wavelets: Sequence[str]) -> Figure:
     """Figures 9 and 10: discrete wavelets of PyWavelets over their whole support, a panel each."""
-    psi = {name: discrete_wavelet(name, LEVEL) for name in wavelets}
-    figure = _panels({name: (torch.arange(len(y)) / 2.0**LEVEL, y) for name, y in psi.items()}, 3, share=False)
+    psi = {name: discrete_wavelet(name, LEVEL).numpy() for name in wavelets}
+    figure = _panels({name: (np.arange(len(y)) / 2**LEVEL, y) for name, y in psi.items()}, 3, share=False)
     figure.supxlabel("time (units of the mother wavelet)")
     figure.supylabel("ψ(time)")
     return figure
@@ -125,20 +131,23 @@ def basis(wavelet: str, num_lags: int) -> Figure:
     """
     position = _position(wavelet)
     _, scales, shifts, _ = position.head
-    rows = _basis(position, num_lags).T.unflatten(0, (len(shifts), len(scales))).transpose(0, 1).flatten(0, 1)
+    rows = _basis(position, num_lags).T.unflatten(0, (len(shifts), len(scales))).transpose(0, 1).flatten(0, 1).numpy()
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    largest = rows.abs().max().item()
-    image = axes.pcolormesh(rows.numpy(), vmin=-largest, vmax=largest, rasterized=True)
-    axes.set_xscale("symlog", linthresh=32, linscale=1.5, base=2)
-    axes.invert_yaxis()
+    largest = abs(rows).max()
+    edges = [np.arange(count + 1) - 0.5 for count in rows.shape]
+    image = axes.pcolormesh(edges[1], edges[0], rows, vmin=-largest, vmax=largest, rasterized=True)
     figure.colorbar(image, label="ψ((t − b) / a)", pad=0.02)
     group = len(shifts) * np.arange(len(scales))
+    axes.hlines(group[1:] - 0.5, -0.5, num_lags - 0.5, color="0.6", linewidth=0.6)
+    axes.set_xscale("symlog", base=2, linthresh=len(shifts), linscale=0.5 / math.log(2))  # no kink at the threshold
+    powers = [2**exponent for exponent in range(3, (num_lags - 1).bit_length())]
+    axes.set_xticks([0, *powers], [0, *powers])
     axes.set_yticks(group + (len(shifts) - 1) / 2, [f"{scale:g}" for scale in scales])
     axes.tick_params(axis="y", length=0)
-    axes.hlines(group[1:] - 0.5, -0.5, num_lags - 0.5, color="0.6", linewidth=0.6)
-    groups = "level l (scale $2^l$ tokens)" if wavelet in DISCRETE_WAVELETS else "scale a (tokens)"
-    axes.set(title=wavelet, xlabel=LAG)
+    axes.set(title=wavelet, xlim=(-0.5, num_lags - 0.5), ylim=(rows.shape[0] - 0.5, -0.5))
+    axes.set_xlabel(f"{LAG}, linear to {len(shifts)}, then logarithmic")
+    groups = "level $l$ (a = $2^l$ tokens)" if wavelet in DISCRETE_WAVELETS else "scale a (tokens)"
     axes.set_ylabel(f"{groups}, and in each\nshift b = {shifts[0]:g} to {shifts[-1]:g} (tokens), downwards")
     return figure
 
@@ -149,7 +158,7 @@ def singular_values(names: Sequence[str], num_lags: int) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     for name in names:
-        values = torch.linalg.svdvals(_basis(_position(name), num_lags))
+        values = torch.linalg.svdvals(_basis(_position(name), num_lags)).numpy()
         axes.semilogy(range(1, len(values) + 1), values / values[0], label=name)
     for guide in (1e-3, 1e-5, 1e-7):
         axes.axhline(guide, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
@@ -160,8 +169,8 @@ def singular_values(names: Sequence[str], num_lags: int) -> Figure:
 
 
 FIGURES: Dict[str, Callable[[], Figure]] = {
-    "figure4": functools.partial(scales, "ricker", range(5)),
-    "figure5": functools.partial(scales, "ricker", range(5, 10)),
+    "figure4": functools.partial(wavelet_at_scales, "ricker", range(5)),
+    "figure5": functools.partial(wavelet_at_scales, "ricker", range(5, 10)),
     "figure6": functools.partial(closed_forms, tuple(MOTHER_WAVELETS), 4),
     "figure9": functools.partial(discrete_families, FIGURE_9),
     "figure10": functools.partial(discrete_families, FIGURE_10),
