@@ -459,8 +459,8 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not work")
-for module in ("", ".attention", ".positions", ".wavelets", ".data", ".evaluation", ".experiments", ".tables", ".figures"):
-    importlib.import_module("wavepos_fairseq" + module)
+for module in "attention positions wavelets data evaluation experiments tables figures".split():
+    importlib.import_module("wavepos_fairseq." + module)
 """
 
 
