@@ -48,7 +48,7 @@ class EverySlot(Position):
         return query * sign[num_keys - query.size(-2) :], key * sign
 
     def relative(self, num_lags, like):
-        return self.embedding[:num_lags]
+        return self.embedding[:num_lags].to(like)
 
     def bias(self, num_lags, like):
         return self.slope * (torch.arange(num_lags) / 100).to(like)

@@ -8,6 +8,7 @@ incremental decoding L is 1). There is no padding mask: padding on the right is 
 """
 
 import math
+from typing import Iterator, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -42,51 +43,187 @@ def reference_attention(
     return F.dropout(weight, dropout_p) @ value
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0) -> Tensor:
-    """`reference_attention` without its L x S x d tensor, through PyTorch's scaled_dot_product_attention.
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0, recompute: bool = False
+) -> Tensor:
+    """`reference_attention` in blocks of queries, without its L x S x d tensor and without one of L x S.
 
-    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights.
+    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
+    recompute: whether the backward pass computes the weights anew, instead of keeping the B H L S / 2 of them.
     Returns (B, H, L, d). Raises ValueError for other shapes.
+
+    Half precision is computed in fp32 and rounded at the end.
     """
-    num_queries, num_keys, _ = _sizes(query, key, value)
+    num_queries, num_keys, head_dim = _sizes(query, key, value)
+    shape, dtype = query.shape, query.dtype
+    query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
     rotated_query, rotated_key = position.rotate(query, key)
-    mask = _additive_mask(query, num_keys, position)
-    if mask is None and num_queries > 1:
-        if num_queries == num_keys:
-            return F.scaled_dot_product_attention(
-                rotated_query, rotated_key, value, dropout_p=dropout_p, is_causal=True
-            )
-        mask = query.new_ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
-    return F.scaled_dot_product_attention(rotated_query, rotated_key, value, attn_mask=mask, dropout_p=dropout_p)
-
-
-def _additive_mask(query: Tensor, num_keys: int, position: Position):
-    """What the slots p and b add to the scaled scores, -inf for the future: (B or 1, H, L, S); None for empty slots."""
-    relative = position.relative(num_keys, like=query)
-    bias = position.bias(num_keys, like=query)
-    scores = None  # over the lags S - 1 .. 0 and a last column for _lags_to_keys: (B or 1, H, L, S + 1)
-    if relative is not None:
-        relative = F.pad(relative.flip(-2), (0, 0, 0, 1))
-        scores = (query / math.sqrt(query.size(-1))) @ relative.transpose(-2, -1)
+    factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
+    learned = [rotated_query, rotated_key, value, *(factors or ()), bias]
+    learning = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learned)
+    if factors is None and bias is None and num_queries == num_keys and not (learning and query.is_cpu):
+        attended = F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, is_causal=True)
+        return attended.to(dtype)
+    lagged = basis = None
+    if factors is not None:
+        projection, basis = factors
+        lagged = (query if projection is None else query @ projection).flatten(0, 1) / math.sqrt(head_dim)
+        basis = basis.transpose(-2, -1).expand(1 if basis.dim() == 2 else -1, -1, -1)
+        if bias is not None and basis.size(-1) == num_keys:  # one product for both slots
+            lagged = torch.cat((lagged, lagged.new_ones(*lagged.shape[:-1], 1)), dim=-1)
+            basis = torch.cat((basis.expand(len(bias), -1, -1), bias[:, None]), dim=1)
+            bias = None
+        basis = _descending(
+            F.pad(basis, (0, _block_size(num_keys)))
+        )  # a block's first query sees further than its last
     if bias is not None:
-        bias = F.pad(bias.flip(-1), (0, 1))[:, None]
-        scores = bias.expand(-1, query.size(-2), -1)[None] if scores is None else scores + bias
-    return None if scores is None else _lags_to_keys(scores)
+        bias = _descending(bias)
+    rows = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
+    seed = int(torch.randint(2**62, ())) if dropout_p else 0
+    attended = _Blockwise.apply(*rows, lagged, basis, bias, dropout_p, seed, learning and not recompute)
+    return attended.view(shape).to(dtype)
 
 
-def _lags_to_keys(scores: Tensor) -> Tensor:
-    """Scores over descending lags to scores over keys, by a change of view (Dai et al., 2019, appendix B).
+def _descending(lags: Tensor) -> Tensor:
+    """Columns for the lags 0 .. T - 1 turned round, and one more for `_by_keys`: (..., T + 1)."""
+    return F.pad(lags.flip(-1), (0, 1))
 
-    scores: (..., L, S + 1), the lags S - 1 .. 0 and a last column to be overwritten. Returns (..., L, S), -inf for keys
-    in the future. Row i of L has only the lags up to S - L + i. With the impossible ones and the last column set to
-    -inf, dropping the first L - 1 numbers of the flattened rows makes every row start at its own key 0, and the future
-    keys of a row are the impossible lags of the next.
+
+def _by_keys(lags: Tensor) -> Tensor:
+    """Scores over descending lags seen as scores over keys, by a change of view (Dai et al., 2019, appendix B).
+
+    lags: (..., m, T + 1), contiguous: the lags T - 1 .. 0 of m consecutive queries and a last column. Returns
+    (..., m, T), the T keys up to the last query's own. Row i starts m - 1 - i columns later than the one before it in
+    memory; so the keys in a row's future show the last column or the next row's first ones, which nobody reads.
     """
-    num_queries, width = scores.shape[-2:]
-    column = torch.arange(width, device=scores.device)
-    first = torch.arange(num_queries - 1, -1, -1, device=scores.device)[:, None]
-    scores = scores.masked_fill((column < first) | (column == width - 1), -math.inf)
-    return scores.flatten(-2)[..., num_queries - 1 : -1].unflatten(-1, (num_queries, width - 1))
+    *outer, num_queries, width = lags.shape
+    strides = (*lags.stride()[:-2], width - 1, 1)
+    return lags.as_strided((*outer, num_queries, width - 1), strides, lags.storage_offset() + num_queries - 1)
+
+
+class _Blockwise(torch.autograd.Function):
+    """Attention of N = B H heads, a block of queries at a time against the keys up to the block's end.
+
+    query: (N, L, d); key, value: (N, S, d). Slot p: lagged (N, L, r) times basis (G, r, T + 1), G being 1 or H, over
+    the descending lags T - 1 .. 0; keys more than T before the block's end have no such term. Slot b: bias (H, S + 1).
+
+    The backward pass is that of FlashAttention (Dao et al., 2022, appendix B.4), with the two slots' part of it.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, lagged, basis, bias, dropout_p, seed, keep):
+        output, kept = torch.empty_like(query, memory_format=torch.contiguous_format), []
+        bias_rows = _same_rows(bias, query, key)
+        for block in _blocks(query, key):
+            weights = _weights(block, query, key, lagged, basis, bias_rows)
+            if keep:
+                kept.append(weights)
+            if dropout_p:
+                weights = weights * _dropout(block, weights, dropout_p, seed)
+            output[:, block.rows] = weights @ value[:, block.keys]
+        ctx.save_for_backward(query, key, value, lagged, basis, bias, output, *kept)
+        ctx.dropout = dropout_p, seed
+        return output
+
+    @staticmethod
+    def backward(ctx, d_output):
+        query, key, value, lagged, basis, bias, output, *kept = ctx.saved_tensors
+        dropout_p, seed = ctx.dropout
+        bias_rows = _same_rows(bias, query, key)
+        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_lagged, d_basis, d_bias_rows = (
+            None if tensor is None else torch.zeros_like(tensor) for tensor in (lagged, basis, bias_rows)
+        )
+        means = (d_output * output).sum(-1, keepdim=True)
+        for number, block in enumerate(_blocks(query, key)):
+            rows, keys = block
+            weights = kept[number] if kept else _weights(block, query, key, lagged, basis, bias_rows)
+            d_weights = d_output[:, rows] @ value[:, keys].transpose(1, 2)
+            dropped = weights
+            if dropout_p:
+                factor = _dropout(block, weights, dropout_p, seed)
+                dropped, d_weights = weights * factor, d_weights.mul_(factor)
+            d_value[:, keys].baddbmm_(dropped.transpose(1, 2), d_output[:, rows])
+            d_scores = d_weights.sub_(means[:, rows]).mul_(weights)
+            d_key[:, keys].baddbmm_(d_scores.transpose(1, 2), query[:, rows], alpha=_scale(query))
+            d_query[:, rows] = (d_scores @ key[:, keys]).mul_(_scale(query))
+            if lagged is not None:
+                grouped = _grouped(lagged[:, rows], basis)
+                near = _near(basis, keys)
+                d_lags = grouped.new_zeros(*grouped.shape[:-1], near.size(-1))
+                _by_keys(d_lags).copy_(_grouped(d_scores, basis)[..., 1 - near.size(-1) :])
+                _grouped(d_lagged, basis)[:, :, rows] = (d_lags.flatten(1, 2) @ near.transpose(1, 2)).view_as(grouped)
+                if ctx.needs_input_grad[4]:
+                    _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
+            if ctx.needs_input_grad[5]:
+                d_rows = _by_keys(d_bias_rows[:, : rows.stop - rows.start])[..., -keys.stop :]
+                d_rows += _grouped(d_scores, bias).sum(1)
+        d_bias = None if bias is None else d_bias_rows.sum(1)
+        return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None
+
+
+class _Block(NamedTuple):
+    """Queries of L, and the keys of S that they see, the last ones being their own."""
+
+    rows: slice
+    keys: slice
+
+
+def _block_size(num_keys: int) -> int:
+    return 64 if num_keys <= 1024 else 128  # measured: docs/performance.md
+
+
+def _blocks(query: Tensor, key: Tensor) -> Iterator[_Block]:
+    num_queries, num_keys = query.size(1), key.size(1)
+    size = _block_size(num_keys)
+    for start in range(0, num_queries, size):
+        stop = min(start + size, num_queries)
+        yield _Block(slice(start, stop), slice(0, num_keys - num_queries + stop))
+
+
+def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
+    """The attention weights of a block, before dropout: (N, m, n)."""
+    rows, keys = block
+    num_queries = rows.stop - rows.start
+    nothing = query.new_empty(1, 1, 1)
+    scores = torch.baddbmm(nothing, query[:, rows], key[:, keys].transpose(1, 2), beta=0, alpha=_scale(query))
+    if lagged is not None:
+        grouped, near = _grouped(lagged[:, rows], basis), _near(basis, keys)
+        lags = (grouped.flatten(1, 2) @ near).view(*grouped.shape[:-1], -1)
+        _grouped(scores, basis)[..., 1 - near.size(-1) :] += _by_keys(lags)
+    if bias_rows is not None:
+        _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(bias_rows[:, :num_queries])[..., -keys.stop :])
+    future = torch.ones(num_queries, num_queries, dtype=torch.bool, device=scores.device).triu(1)
+    scores[..., -num_queries:].masked_fill_(future, -math.inf)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _scale(query: Tensor) -> float:
+    return 1 / math.sqrt(query.size(-1))
+
+
+def _near(basis: Tensor, keys: slice) -> Tensor:
+    """The basis over the lags of so many keys, as far as it reaches, and its last column."""
+    return basis[..., -(keys.stop + 1) :]
+
+
+def _grouped(rows: Tensor, groups: Tensor) -> Tensor:
+    """(N, m, x) as (G, N / G, m, x) for the G heads, or the one for all, that `groups` begins with."""
+    return rows.unflatten(0, (-1, groups.size(0))).transpose(0, 1)
+
+
+def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:
+    """The biases over the lags, a copy for each query of a block: (H, m, S + 1)."""
+    if bias is None:
+        return None
+    rows = next(_blocks(query, key)).rows
+    return bias[:, None].expand(-1, rows.stop, -1).contiguous()
+
+
+def _dropout(block: _Block, weights: Tensor, dropout_p: float, seed: int) -> Tensor:
+    """What dropout multiplies the weights of a block by, the same at every call: 0 or 1 / (1 - p)."""
+    generator = torch.Generator(weights.device).manual_seed(seed + block.rows.start)
+    return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
 
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor):

@@ -41,9 +41,35 @@ class Position(nn.Module):
         """
         return None
 
+    def factors(self, num_lags: int, like: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
+        """p as a product, q . p(t) = (q C) . V_t: C (d, r), or None for the identity, and V (T, r) or (H, T, r).
+
+        T <= num_lags; at lags of T and more p is zero. What is the same at all lags may be left out of p: it adds the
+        same to all of a query's scores, and softmax does not see it. All this holds to the rounding of `like`.
+        """
+        relative = self.relative(num_lags, like)
+        return None if relative is None else (None, relative)
+
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         """b: biases for the lags 0 .. num_lags - 1: (H, num_lags), dtype and device as `like`."""
         return None
+
+
+class FixedRelativePosition(Position):
+    """Slot p with nothing learned: a table that is computed in fp64 and rounded, once for all layers.
+
+    table: a function, and arguments that it takes before num_lags; it gives fp64 (num_lags, d).
+    """
+
+    table: Tuple[Callable[..., Tensor], Tuple]
+
+    def relative(self, num_lags: int, like: Tensor) -> Tensor:
+        return cached_table(num_lags, *self.table, like.dtype, like.device)
+
+    def factors(self, num_lags: int, like: Tensor) -> Tuple[Tensor, Tensor]:
+        """C and V of the table's rank, to an error |p(t) - C V_t| <= eps max_t |p(t)| at every lag (see `low_rank`)."""
+        projection, rows = _factors(_power_of_two(num_lags), *self.table, like.dtype, like.device)
+        return projection, rows[:num_lags]
 
 
 class Option(NamedTuple):
@@ -131,9 +157,46 @@ def cached_rows(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def first_rows(num_rows: int, *arguments: Any) -> Tensor:
-        return compute(1 << (num_rows - 1).bit_length(), *arguments)[:num_rows]
+        return compute(_power_of_two(num_rows), *arguments)[:num_rows]
 
     return first_rows
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+@cached_rows
+def cached_table(
+    num_lags: int, table: Callable[..., Tensor], arguments: Tuple, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """table(*arguments, num_lags), rounded from fp64: (num_lags, d)."""
+    return table(*arguments, num_lags).to(device, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _factors(
+    num_lags: int, table: Callable[..., Tensor], arguments: Tuple, dtype: torch.dtype, device: torch.device
+) -> Tuple[Tensor, Tensor]:
+    projection, rows = low_rank(table(*arguments, num_lags), torch.finfo(dtype).eps)
+    return projection.to(device, dtype), rows.to(device, dtype)
+
+
+def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
+    """The fewest columns C (d, r), and the rows V (T, r) as far as they reach, that are `table` to a relative eps.
+
+    table: fp64 (num_lags, d). At every lag t the length of table_t - C V_t, or of table_t where t >= T, is at most eps
+    times the longest row. A query's product with it errs then by no more than the rounding of the longest row does.
+    """
+    length = table.norm(dim=1)
+    bound = eps * length.max()
+    reach = 1 + max((length > bound).nonzero().flatten().tolist(), default=0)
+    left, values, right = torch.linalg.svd(table[:reach], full_matrices=False)
+    left_out = (left * values).square().flip(1).cumsum(1).flip(1)  # [t, r]: what the columns from r on add at t
+    rank = int((left_out.amax(0) > bound**2).sum())
+    root = values[:rank].sqrt()
+    return right[:rank].T * root, left[:, :rank] * root
 
 
 def flag(option: str) -> str:

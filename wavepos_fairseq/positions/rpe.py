@@ -1,5 +1,7 @@
 """RPE: a learned vector for each relative position up to a clipping distance (Shaw et al., 2018, section 3.2)."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import Annotated
@@ -29,3 +31,7 @@ class LearnedPosition(Position):
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         lag = torch.arange(num_lags, device=like.device).clamp(max=len(self.embedding) - 1)
         return self.embedding[lag].to(like)
+
+    def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
+        """p(t) less the vector of the furthest lags, which leaves zero from the clip on."""
+        return None, (self.embedding[:-1] - self.embedding[-1])[:num_lags].to(like)

@@ -8,20 +8,20 @@ biases u and v are not part of it.
 import torch
 from torch import Tensor
 
-from .base import Position, cached_rows, register_position
+from .base import FixedRelativePosition, register_position
 
 
-@cached_rows
-def sine_waves(num_lags: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """sin(t / 10000^(2i/d)) in column 2i and its cosine in column 2i + 1, (num_lags, d), rounded from fp64."""
-    frequency = 10000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+def sine_waves(width: int, num_lags: int) -> Tensor:
+    """sin(t / 10000^(2i / width)) in column 2i and its cosine in column 2i + 1: fp64 (num_lags, width)."""
+    frequency = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(num_lags, dtype=torch.float64)[:, None] * frequency
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[:, :head_dim].to(device, dtype)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[:, :width]
 
 
 @register_position("trans-xl")
-class SineWavePosition(Position):
+class SineWavePosition(FixedRelativePosition):
     """Slot p: the sinusoid of the lag."""
 
-    def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return sine_waves(num_lags, self.head_dim, like.dtype, like.device)
+    def __init__(self, head_dim: int, num_heads: int):
+        super().__init__(head_dim, num_heads)
+        self.table = (sine_waves, (head_dim,))

@@ -12,7 +12,7 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from .base import Position, register_position
+from .base import Position, cached_table, register_position
 from .trans_xl import sine_waves
 
 
@@ -34,10 +34,12 @@ class TransformerXLPosition(Position):
         return query + self.content_bias.to(query), key
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        waves = sine_waves(num_lags, self.num_heads * self.head_dim, like.dtype, like.device)
+        waves = self._waves(num_lags, like)
         return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        waves = sine_waves(num_lags, self.num_heads * self.head_dim, like.dtype, like.device)
         projected = self.position_bias.to(like) @ self.projection.to(like)  # (H, 1, H d)
-        return (projected @ waves.T)[:, 0] / math.sqrt(self.head_dim)
+        return (projected @ self._waves(num_lags, like).T)[:, 0] / math.sqrt(self.head_dim)
+
+    def _waves(self, num_lags: int, like: Tensor) -> Tensor:
+        return cached_table(num_lags, sine_waves, (self.num_heads * self.head_dim,), like.dtype, like.device)

@@ -1,10 +1,8 @@
 """The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
 
 import math
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
-import torch
-from torch import Tensor
 from typing_extensions import Annotated
 
 from ..wavelets import (
@@ -15,18 +13,13 @@ from ..wavelets import (
     parse_numbers,
     wavelet_basis,
 )
-from .base import Position, cached_rows, register_position
+from .base import FixedRelativePosition, register_position
 
 _DEFAULT_NUM_SCALES = 8
 
 
-@cached_rows
-def _basis(num_lags: int, head: Tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return wavelet_basis(*head, num_lags).to(device, dtype)
-
-
 @register_position("wavelet")
-class WaveletPosition(Position):
+class WaveletPosition(FixedRelativePosition):
     """Slot p: p_j(t) = psi((t - b_j) / a_j), Eq. 10 to 14, for all pairs (a_j, b_j) of scales and shifts."""
 
     def __init__(
@@ -91,9 +84,7 @@ class WaveletPosition(Position):
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
         if not wavelet_basis(*self.head, 2).isfinite().all():
             raise ValueError(f"{as_given}: too extreme for a double")
-
-    def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return _basis(num_lags, self.head, like.dtype, like.device)
+        self.table = (wavelet_basis, self.head)
 
 
 def _refuse_what_has_no_samples(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:
