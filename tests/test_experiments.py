@@ -102,7 +102,8 @@ def papers_rows(table, columns):
 
 
 def labels_at_the_papers_width(table):
-    rows = experiments.with_head_dim(experiments.load_table(table)[1], experiments.load_preset("wikitext103-512"))
+    head_dim = experiments.head_dim_of(experiments.load_preset("wikitext103-512"))
+    rows = experiments.with_head_dim(experiments.load_table(table)[1], head_dim)
     return [tuple(row.labels.values()) for row in rows]
 
 
@@ -174,22 +175,55 @@ def test_a_sweep_reports_every_combination_that_does_not_fit_before_anything_is_
     assert experiments.main([*arguments, *grid]) == 2
     message = capsys.readouterr().err
     assert "error: 7 of 8 combinations do not fit" in message
-    assert "ricker 2^0..2^7 0..4: " in message and "= 40 wavelets, but a head has 32 dimensions; 8 x 4 fit" in message
+    assert (
+        "\n  ricker 2^0..2^7 0..4: " in message and "= 40 wavelets, but a head has 32 dimensions; 8 x 4 fit" in message
+    )
     assert "ricker 2^0.. 0..3: " in message and "'2^0..' is not a number" in message
     assert message.count("--wavelet 'cmor' is unknown") >= 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_is_the_grid_of_what_is_given_and_shares_its_runs_with_the_tables():
-    rows = experiments.sweep_rows({"wavelet": ["ricker", "db4"], "shifts": ["0..3", "0..7"]})
-    assert [tuple(row.labels.values()) for row in rows] == [
-        *[("ricker", "0..3"), ("ricker", "0..7"), ("db4", "0..3"), ("db4", "0..7")]
-    ]
-    assert rows[3].options == ("--position-encoding", "wavelet", "--wavelet", "db4", "--wavelet-shifts", "0..7")
-    (row,) = experiments.sweep_rows({"wavelet": ["ricker"]})
-    assert (row.name, row.options) == (experiments.find_row("ricker").name, experiments.find_row("ricker").options)
-    (row,) = experiments.sweep_rows({"wavelet": ["haar"], "scales": ["2^0*8"]})
-    assert row.name == "haar_2e0x8"
+def test_a_sweep_is_the_grid_of_what_is_given():
+    rows = experiments.sweep_rows({"wavelet": ["ricker", "db5"], "shifts": ["0..3", "0..7"]}, head_dim=64)
+    labels = [("ricker", "0..3"), ("ricker", "0..7"), ("db5", "0..3"), ("db5", "0..7")]
+    assert [tuple(row.labels.values()) for row in rows] == labels
+    assert rows[3].options == ("--position-encoding", "wavelet", "--wavelet", "db5", "--wavelet-shifts", "0..7")
+    (row,) = experiments.sweep_rows({"wavelet": ["db5"], "direction": ["future"]}, head_dim=64)
+    assert row.options[-2:] == ("--wavelet-shift-direction", "future")
+
+
+@pytest.mark.parametrize(
+    "grid, name",
+    [
+        ({"wavelet": ["ricker"]}, "ricker"),
+        ({"wavelet": ["ricker"], "scales": ["2^0..2^7"], "shifts": ["0..15"]}, "ricker"),
+        ({"wavelet": ["ricker"], "direction": ["future"]}, "ricker-future"),
+        ({"wavelet": ["gaussian"], "scales": ["1,2"]}, "gaussian-e0-1"),
+        ({"wavelet": ["haar"], "scales": ["2^0*8"]}, "haar-fixed"),
+        ({"wavelet": ["dmey"], "scales": ["1..8"]}, "dmey"),
+    ],
+)
+def test_what_a_table_has_is_the_tables_run_in_a_sweep_too(grid, name):
+    (row,) = experiments.sweep_rows(grid, head_dim=128)
+    assert (row.name, row.options) == (name, experiments.find_row(name).options)
+
+
+def test_combinations_of_a_sweep_that_come_to_the_same_are_one_run_and_others_never_share_a_name():
+    grid = {"wavelet": ["db5"], "shifts": ["0..7", "0,1,2,3,4,5,6,7", "0..7"]}
+    assert len(experiments.sweep_rows(grid, head_dim=64)) == 1
+    (levels,) = experiments.sweep_rows({"wavelet": ["db5"], "scales": ["1..4"]}, head_dim=64)
+    (shifts,) = experiments.sweep_rows({"wavelet": ["db5"], "shifts": ["1..4"]}, head_dim=64)
+    assert levels.name != shifts.name
+    long = [",".join(str(base + number) for number in range(64)) for base in (1, 2)]
+    rows = experiments.sweep_rows({"wavelet": ["ricker"], "scales": long}, head_dim=64)
+    assert rows[0].name != rows[1].name and all(len(row.name) < 200 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["table1", "a/b", "../escape", "", ".hidden"])
+def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, capsys):
+    arguments = ["sweep", "--preset", "demo", "--wavelet", "ricker", "--results", str(tmp_path), "--name", name]
+    assert experiments.main(arguments) == 2
+    assert f"error: --name {name!r}: accepted are letters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

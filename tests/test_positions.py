@@ -319,7 +319,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
             r"--wavelet-scales '2\^0..2\^7', --wavelet-shifts '0..7': 8 scales x 8 shifts = 64 wavelets, but .* 128",
         ),
         ("wavelet", {"wavelet_scales": "1,2,3"}, "^--wavelet-scales '1,2,3': 3 scales x 42 shifts = 126 wavelets"),
-        ("wavelet", {"wavelet_shifts": "0..199"}, "^--wavelet-shifts '0..199': 0 scales x 200 shifts = 0 wavelets"),
+        ("wavelet", {"wavelet_shifts": "0..199"}, "^--wavelet-shifts '0..199': 1 scales x 200 shifts = 200 wavelets"),
         ("wavelet", {"wavelet": "cmor"}, "--wavelet 'cmor' is unknown; .*not its continuous or complex ones.*db4"),
         (
             "wavelet",
@@ -327,7 +327,8 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
             r"^--wavelet-scales '0.5\*8': 0.5 is no level of the discrete wavelet db4; .*whole numbers from 1.*1..8",
         ),
         ("wavelet", {"wavelet": "db4", "wavelet_scales": "2^5*8"}, "'2.5.8': 32 is no level"),
-        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0"}, "^--wavelet-shifts '0': 17 is no level"),
+        ("wavelet", {"wavelet": "db4", "wavelet_scales": "0..7"}, "'0..7': 0 is no level .*1..8 for example"),
+        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0"}, "'0': 16 scales x 1 .* 8 x 16 fit, .*1..8 .*0..15"),
         ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0.5*16"}, "'0.5.16': 0.5 is no whole number, .*0..15"),
         ("rpe", {"rpe_clip": 0}, "--rpe-clip 0: must be >= 1"),
         ("t5", {"t5_num_buckets": 1}, "--t5-num-buckets 1: must be >= 2"),

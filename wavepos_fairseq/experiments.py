@@ -12,6 +12,8 @@ result is done.
 
 import argparse
 import collections
+import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -36,6 +38,7 @@ import yaml
 from . import tables
 from .data import WIKITEXT, check_counts, count, prepare
 from .evaluation import parse_count, write_json
+from .positions import build_position
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -103,22 +106,61 @@ def _words(options: str) -> Tuple[str, ...]:
     return tuple(shlex.split(options))
 
 
-_GRID = {
+_AXES = {
     "wavelet": "--wavelet",
     "scales": "--wavelet-scales",
     "shifts": "--wavelet-shifts",
     "direction": "--wavelet-shift-direction",
 }
+_EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future"}
 
 
-def sweep_rows(grid: Dict[str, List[str]]) -> List[Row]:
-    """A row for each combination of the grid's values, by the keys of _GRID; what has none stays at its default."""
-    rows = {}
-    for values in itertools.product(*grid.values()):
-        options = [word for axis, value in zip(grid, values) for word in (_GRID[axis], value)]
-        name = "_".join(values).translate({ord("^"): "e", ord("*"): "x"})
-        rows[name] = Row(name, dict(zip(grid, values)), ("--position-encoding", "wavelet", *options))
+def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
+    """A row for each combination of the grid's values, by the keys of _AXES; other axes stay at their default.
+
+    Combinations that come to the same wavelets are one row, and what a table has as a row is that row's run. Raises
+    ValueError with all combinations that do not fit heads of this width.
+    """
+    combinations = list(itertools.product(*grid.values()))
+    known = _rows_by_wavelets(head_dim)
+    rows: Dict[Tuple, Row] = {}
+    faulty = []
+    for values in combinations:
+        labels = dict(zip(grid, values))
+        options = tuple(word for axis, value in labels.items() for word in (_AXES[axis], value))
+        row = Row(_folder_of(labels), labels, ("--position-encoding", "wavelet", *options))
+        try:
+            wavelets = _wavelets(row, head_dim)
+        except ValueError as error:
+            faulty.append(f"{' '.join(values)}: {error}")
+        else:
+            rows.setdefault(wavelets, replace(known.get(wavelets, row), labels=labels))
+    if faulty:
+        raise ValueError("\n  ".join([f"{len(faulty)} of {len(combinations)} combinations do not fit", *faulty]))
     return list(rows.values())
+
+
+def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
+    rows = {}
+    for row in [row for table in _names("tables") for row in load_table(table)[1]]:
+        if row.options[:2] == ("--position-encoding", "wavelet"):
+            with contextlib.suppress(ValueError):  # made for wider heads
+                rows[_wavelets(row, head_dim)] = row
+    return rows
+
+
+def _wavelets(row: Row, head_dim: int) -> Tuple:
+    """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
+    given = zip(row.options[2::2], row.options[3::2])
+    options = {option[2:].replace("-", "_"): text for option, text in given}
+    return build_position("wavelet", head_dim=head_dim, num_heads=1, **options).head
+
+
+def _folder_of(labels: Dict[str, str]) -> str:
+    """A run's name from the axes of its sweep: ``ricker_scales-2e0..2e7``."""
+    parts = [value if axis == "wavelet" else f"{axis}-{value}" for axis, value in labels.items()]
+    name = "_".join(parts).translate({ord("^"): "e", ord("*"): "x", ord(" "): None})
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def find_row(name: str) -> Row:
@@ -457,11 +499,15 @@ def refusals(runs: List[Run]) -> Dict[str, str]:
     return refused
 
 
-def with_head_dim(rows: List[Row], preset: Preset) -> List[Row]:
-    """The rows with their labels ``d/N`` made numbers, d being the width of the preset's heads."""
+def head_dim_of(preset: Preset) -> int:
+    """The width of the heads of the preset's architecture."""
     nope = Run(preset, Row("", {}, ("--position-encoding", "nope")), ROOT, ROOT, preset.gpus, seed=1)
     options = fairseq_options(nope)
-    head_dim = options.decoder_embed_dim // options.decoder_attention_heads
+    return options.decoder_embed_dim // options.decoder_attention_heads
+
+
+def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
+    """The rows with their labels ``d/N`` made numbers, d being the width of a head."""
 
     def number(label: str) -> str:
         divisor = label[2:] if label.startswith("d/") else ""
@@ -510,8 +556,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("table", help=", ".join(_names("tables")))
     sweep = commands.add_parser("sweep", parents=[common, many], help="train and evaluate a grid of wavelets")
     sweep.add_argument("--name", dest="table", default="sweep", help="the table's name (default: sweep)")
-    for axis, option in _GRID.items():
-        sweep.add_argument(f"--{axis}", nargs="+", metavar="X", help=f"values of {option}")
+    for axis, option in _AXES.items():
+        text = f"what {option} takes, once or more ({_EXAMPLES[axis]})"
+        sweep.add_argument(f"--{axis}", nargs="+", metavar="X", required=axis == "wavelet", help=text)
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(_names("presets")))
@@ -532,18 +579,14 @@ def main(arguments=None) -> int:
         name = preset.name if args.seed == 1 else f"{preset.name}-seed{args.seed}"
         if args.command in ("reproduce", "sweep"):
             if args.command == "sweep":
-                grid = {axis: getattr(args, axis) for axis in _GRID}
-                title, rows = "Sweep", sweep_rows({axis: values for axis, values in grid.items() if values})
+                _refuse_table_name(args.table)
+                grid = {axis: getattr(args, axis) for axis in _AXES if getattr(args, axis)}
+                title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
             else:
                 title, rows = load_table(args.table)
-            rows = with_head_dim(rows, preset)
+                rows = with_head_dim(rows, head_dim_of(preset))
             runs = [Run(preset, row, ROOT, args.runs / name / row.name, gpus, args.seed) for row in rows]
             refused = refusals(runs)
-            if refused and args.command == "sweep":
-                reasons = [
-                    f"{' '.join(row.labels.values())}: {refused[row.name]}" for row in rows if row.name in refused
-                ]
-                raise ValueError("\n  ".join([f"{len(refused)} of {len(rows)} combinations do not fit", *reasons]))
             data = _data_bin(args.data, preset)
             _refuse_other_corpus(data, preset)
             runs = [replace(run, data=data) for run in runs]
@@ -574,6 +617,15 @@ def main(arguments=None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
         return 130
+
+
+def _refuse_table_name(name: str) -> None:
+    """A sweep's table has a name of its own, which makes its files'."""
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in _names("tables"):
+        raise ValueError(
+            f"--name {name!r}: accepted are letters, digits and . _ -, scales-1 for example, but not the tables "
+            f"{', '.join(_names('tables'))}"
+        )
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:

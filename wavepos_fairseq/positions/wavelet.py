@@ -62,16 +62,16 @@ class WaveletPosition(FixedRelativePosition):
         scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "--wavelet-scales")
         shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "--wavelet-shifts")
         if scales is None:
-            count = head_dim // len(shifts) if shifts else _DEFAULT_NUM_SCALES
-            scales = [1.0 + level if discrete else 2.0**level for level in range(count)]
+            count = max(1, head_dim // len(shifts)) if shifts else _DEFAULT_NUM_SCALES
+            scales = [1.0 + e for e in range(min(count, MAX_LEVEL))] if discrete else [2.0**e for e in range(count)]
         if shifts is None:
-            shifts = [float(b) for b in range(head_dim // len(scales))]
+            shifts = [float(b) for b in range(max(1, head_dim // len(scales)))]
         given = {"--wavelet-scales": wavelet_scales, "--wavelet-shifts": wavelet_shifts}
         as_given = ", ".join(f"{option} {text!r}" for option, text in given.items() if text is not None)
-        if 0 in scales:
-            raise ValueError(f"{as_given}: a scale must be > 0")
         if discrete:
             _refuse_what_has_no_samples(wavelet, scales, shifts, as_given)
+        if 0 in scales:
+            raise ValueError(f"{as_given}: a scale must be > 0, 2^0..2^7 for example")
         if len(scales) * len(shifts) != head_dim:
             num_scales = math.gcd(_DEFAULT_NUM_SCALES, head_dim)
             raise ValueError(
