@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wavepos_fairseq import experiments
+from wavepos_fairseq import experiments, tables
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
@@ -295,8 +295,12 @@ def test_data_of_another_corpus_makes_no_table(small_data, capsys):
     assert not Path("runs").exists()
 
 
-def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(small_configs, small_data, capsys):
+def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
+    small_configs, small_data, capsys, monkeypatch
+):
     folder = small_configs
+    markdown, beside = tables.markdown, []
+    monkeypatch.setattr(tables, "markdown", lambda *words: beside.append(words[-1]) or markdown(*words))
     arguments = ["reproduce", "table1", "--preset", "small", "--data", str(small_data)]
     arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results"), "--jobs", "2"]
     assert experiments.main(arguments) == 1
@@ -305,6 +309,7 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(s
     assert "[2/3] broken: FAILED" in printed.err and "nonsense" in printed.err
     assert "[3/3] too-wide: does not fit, --wavelet-scales '2^0..2^127': 128 scales" in printed.err
     assert "error: 2 of 3 rows have no numbers" in printed.err
+    assert beside == [ROOT / "results" / "paper" / "table1.csv"]
     wide = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert set(wide.loc[("full", "Broken")][1:]) == {"failed"}
     assert set(wide.loc[("full", "Too wide")][1:]) == {"does not fit"}

@@ -8,9 +8,15 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from wavepos_fairseq import wavelets
 from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel
-from wavepos_fairseq.positions import position_class, position_names, wavelet
+from wavepos_fairseq.positions import Position, build_position, position_class, position_names, wavelet
+from wavepos_fairseq.positions.rope_wavelet import RotaryWaveletPosition
 
-NOTHING_LEARNED = ["nope", "rope", "rope-wavelet", "alibi", "trans-xl", "wavelet"]
+NOTHING_LEARNED = [
+    name
+    for name in position_names()
+    if not position_class(name).adds_to_embedding
+    and not list(build_position(name, head_dim=16, num_heads=2).parameters())
+]
 EOS, PAD, FIRST_WORD = 2, 1, 4
 # What turns a model of the plugin into fairseq's own that it is compared with.
 FAIRSEQ = {"--arch": "transformer_lm", "--position-encoding": None}
@@ -27,16 +33,17 @@ def log_probs(model, tokens, **kwargs):
 
 
 def spread(model):
-    """The attention's weights made larger, so that positions weigh, and random where they start at zero; in fp64.
+    """The attention's weights made larger, so that positions weigh, and random where they start at zero.
 
-    The sums of `rope-wavelet` make its scores, and what fp32 rounds off them, larger than the others'.
+    Less so where the representation itself makes the scores large, by its sums: there no weight would be left but one.
     """
     torch.manual_seed(7)
+    sums = any(isinstance(module, RotaryWaveletPosition) for module in model.modules())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "self_attn" in name:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return model.double()
+                parameter.add_((0.1 if sums else 0.3) * torch.randn_like(parameter))
+    return model
 
 
 # fairseq's own model
@@ -54,7 +61,7 @@ def test_a_checkpoint_of_transformer_lm_and_one_of_the_plugin_load_either_way(bu
         theirs.load_state_dict(state, strict=True)
         ours.load_state_dict(state, strict=True)
         scores = log_probs(ours, tokens)
-        torch.testing.assert_close(scores, log_probs(theirs, tokens), rtol=0, atol=1e-5)
+        torch.testing.assert_close(scores, log_probs(theirs, tokens), rtol=1e-5, atol=1e-5)
         assert (scores - before).abs().max() > 0.1
 
 
@@ -94,7 +101,7 @@ def test_a_sequence_scores_the_same_in_any_batch(build, encoding, changes):
     tokens = random_tokens(7, 20)
     alone = log_probs(model, tokens[:1])
     for batch in 3, 7:
-        torch.testing.assert_close(log_probs(model, tokens[:batch])[:1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(log_probs(model, tokens[:batch])[:1], alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoding", position_names())
@@ -104,7 +111,7 @@ def test_no_target_is_seen_before_it_is_predicted(build, encoding):
     changed = tokens.clone()
     changed[0, 25] = FIRST_WORD if tokens[0, 25] != FIRST_WORD else FIRST_WORD + 1
     difference = (log_probs(model, tokens) - log_probs(model, changed)).abs().amax(-1)[0]
-    assert difference[:25].max() < 1e-6 < 1e-2 < difference[25:].max()
+    assert difference[:25].max() < 1e-6 < 1e-4 < difference[25:].min()
 
 
 @pytest.mark.parametrize("encoding", position_names())
@@ -114,8 +121,8 @@ def test_padding_on_the_right_changes_no_score(build, encoding):
     padded = tokens.clone()
     padded[1, 13:] = PAD
     scores = log_probs(model, padded)
-    torch.testing.assert_close(scores[:1], log_probs(model, tokens[:1]), rtol=0, atol=1e-5)
-    torch.testing.assert_close(scores[1:, :13], log_probs(model, tokens[1:, :13]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores[:1], log_probs(model, tokens[:1]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores[1:, :13], log_probs(model, tokens[1:, :13]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoding", position_names())
@@ -129,6 +136,10 @@ def test_padding_on_the_left_is_refused(build, encoding):
 @pytest.mark.parametrize("encoding", position_names())
 def test_half_precision_gives_nearly_the_scores_of_fp32(build, encoding):
     model = build({**PLAIN, "--position-encoding": encoding})
+    for module in model.modules():
+        if isinstance(module, Position):
+            for parameter in module.parameters():  # they start at zero
+                torch.nn.init.normal_(parameter, std=0.3)
     tokens = random_tokens(2, 2 * L_TRAIN)
     exact = log_probs(model, tokens)
     half = log_probs(model.half(), tokens)
@@ -168,7 +179,7 @@ def stepwise(model, tokens, state, start=0):
 def test_tokens_fed_one_at_a_time_score_as_in_one_forward_also_past_the_training_length(build, encoding):
     model = spread(build({**PLAIN, "--position-encoding": encoding}))
     tokens = random_tokens(2, L_TRAIN + 18)
-    torch.testing.assert_close(stepwise(model, tokens, {}), log_probs(model, tokens), rtol=0, atol=1e-5)
+    torch.testing.assert_close(stepwise(model, tokens, {}), log_probs(model, tokens), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoding", position_names())
@@ -179,7 +190,7 @@ def test_reordered_incremental_state_continues_the_reordered_sequences(build, en
     stepwise(model, tokens, state)
     model.decoder.reorder_incremental_state_scripting(state, order)
     whole = torch.cat((tokens[order], continuation), dim=1)
-    torch.testing.assert_close(stepwise(model, whole, state, 12), log_probs(model, whole)[:, 12:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(stepwise(model, whole, state, 12), log_probs(model, whole)[:, 12:], rtol=1e-5, atol=1e-5)
 
 
 # architectures and options

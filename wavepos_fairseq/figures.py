@@ -96,7 +96,10 @@ def closed_forms(wavelets: Sequence[str], exponent: int) -> Figure:
 
     The lags are m - n, so Haar is Eq. 15 mirrored: its support lies at t >= 0.
     """
-    figure = _panels({name: _closed_form(name, exponent, 4 * 2.0**exponent) for name in wavelets}, 2, share=True)
+    curves = {name: _closed_form(name, exponent, 4 * 2.0**exponent) for name in wavelets}
+    figure = _panels(
+        {f"{name} (Eq. 15 mirrored)" if name == "haar" else name: curves[name] for name in curves}, 2, share=True
+    )
     figure.supxlabel(LAG)
     figure.supylabel("ψ(t / a)")
     return figure
@@ -174,7 +177,7 @@ FIGURES: Dict[str, Callable[[], Figure]] = {
     "figure6": functools.partial(closed_forms, tuple(MOTHER_WAVELETS), 4),
     "figure9": functools.partial(discrete_families, FIGURE_9),
     "figure10": functools.partial(discrete_families, FIGURE_10),
-    **{f"basis-{wavelet}": functools.partial(basis, wavelet, 512) for wavelet in BASES},
+    **{f"basis-{wavelet}": functools.partial(basis, wavelet, 2048) for wavelet in BASES},
     "singular-values": functools.partial(singular_values, (*BASES, "trans-xl"), 2512),
 }
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Annotated
 
-from .base import Position, register_position
+from .base import Position, cached_rows, register_position
 
 
-def lag_buckets(num_lags: int, num_buckets: int, max_distance: int) -> Tensor:
+@cached_rows
+def lag_buckets(num_lags: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:
     """The bucket of each lag 0 .. num_lags - 1, int64 (num_lags,): T5's `relative_position_bucket` for a decoder.
 
     Half of the buckets hold one lag each, the others grow in the logarithm up to max_distance; the last holds the rest.
@@ -18,7 +19,7 @@ def lag_buckets(num_lags: int, num_buckets: int, max_distance: int) -> Tensor:
     lag = torch.arange(num_lags)
     logarithm = (lag.clamp(min=exact).double() / exact).log() / math.log(max_distance / exact)
     spread = exact + (logarithm * (num_buckets - exact)).long()
-    return torch.where(lag < exact, lag, spread.clamp(max=num_buckets - 1))
+    return torch.where(lag < exact, lag, spread.clamp(max=num_buckets - 1)).to(device)
 
 
 @register_position("t5")
@@ -47,5 +48,5 @@ class BucketBias(Position):
         self.weight = nn.Parameter(torch.zeros(num_heads, t5_num_buckets))
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        buckets = lag_buckets(num_lags, self.weight.size(1), self.max_distance).to(like.device)
+        buckets = lag_buckets(num_lags, self.weight.size(1), self.max_distance, like.device)
         return self.weight[:, buckets].to(like)
