@@ -1,4 +1,4 @@
-"""The statements of docs/theory.md, whose tables are read from the page and computed anew.
+"""The statements of docs/theory.md, whose tables and figures are read from the page and computed anew.
 
 Eq. 2, 7, 8, 21, 22 and appendix A.2 are spelled out here as the paper has them; the package gives what they are
 compared with: its RoPE, its mother wavelets and its bases.
@@ -20,9 +20,13 @@ from wavepos_fairseq.positions import build_position
 from wavepos_fairseq.wavelets import MOTHER_WAVELETS, parse_numbers
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "theory.md").read_text(encoding="utf-8")
+TEXT = " ".join(PAGE.split())
+ZERO_MEAN = float("e".join(re.search(r"below \$(\d) \\cdot 10\^\{(-\d)\}\$ passes for zero", TEXT).groups()))
 FP64 = torch.empty(0, dtype=torch.float64)
 POSITIONS = [0, 1, 6, 7, 355, 710, 1999]  # 6 and 7 lie to either side of one turn, 710 just past 113 turns
 SETTINGS = {row.name: dict(zip(row.options[::2], row.options[1::2])) for row in load_table("table3")[1]}
+DISCRETE = {row.name for row in load_table("table4")[1]} - set(MOTHER_WAVELETS)
+SETTINGS["db4"] = {"--position-encoding": "wavelet", "--wavelet": "db4"}
 SETTINGS["trans-xl"] = {"--position-encoding": "trans-xl"}
 
 
@@ -94,8 +98,7 @@ def test_equation_8_with_psi_is_rope_in_even_and_with_psi_prime_in_odd_dimension
 @pytest.mark.parametrize("m", POSITIONS[1:])
 def test_shifts_of_j_plus_delta_are_not_rope(m):
     queries, rotated = random_queries(64)
-    k = smallest_k(m)
-    other = transform(psi, k, -angles(m, 64) / (2 * k * np.pi))
+    other = transform(psi, smallest_k(m), -angles(m, 64) / (2 * smallest_k(m) * np.pi))
     assert np.abs(other @ queries[m] - rotated[m, 0::2]).max() > 0.1
 
 
@@ -149,63 +152,68 @@ def test_a_pair_turned_by_pi_over_4_is_a_block_of_the_haar_transform_and_by_5_pi
 @pytest.mark.parametrize("size", [2, 64, 512])
 def test_the_rows_of_psi_are_cd_and_those_of_phi_ca_of_pywavelets(size):
     signal = np.random.default_rng(size).standard_normal(size)
-    approximation, detail = pywt.dwt(signal, "haar")
-    by_turns = np.stack((detail, approximation), axis=1).ravel()
+    by_turns = np.stack(pywt.dwt(signal, "haar")[::-1], axis=1).ravel()  # cD and cA
     np.testing.assert_allclose(haar_transform(size) @ signal, by_turns, rtol=0, atol=1e-12)
 
 
 def test_no_pair_at_a_whole_position_is_turned_by_exactly_pi_over_4():
     angle = np.array([angles(m, 128) for m in range(2512)])
-    nearest = np.abs((angle - np.pi / 4 + np.pi) % (2 * np.pi) - np.pi).min()
-    assert f"{nearest:.1e}" == "3.4e-06" and "3.4e-6" in PAGE
+    nearest = f"{np.abs((angle - np.pi / 4 + np.pi) % (2 * np.pi) - np.pi).min():.1e}".replace("e-0", "e-")
+    assert f"positions up to {len(angle) - 1} the nearest is {nearest} rad away" in TEXT
 
 
-def mean_and_energy(wavelet, scale=1.0, level=12):
-    """The integrals of psi and of psi^2 by the midpoint rule, or over the samples of a discrete wavelet."""
-    if wavelet not in MOTHER_WAVELETS:
-        values = pywt.Wavelet(wavelet).wavefun(level=level)[1]
-        return values.sum() / 2**level, (values**2).sum() / 2**level
-    x = torch.arange(-16, 16, 2.0**-10, dtype=torch.float64) + 2.0**-11
-    values = MOTHER_WAVELETS[wavelet](x, torch.tensor(scale, dtype=torch.float64))
-    return values.sum().item() / 2**10, (values**2).sum().item() / 2**10
-
-
-def judged(wavelet, scale):
-    """|mean|, energy (inf where it grows from level to level), and whether that makes a wavelet."""
-    mean, energy = mean_and_energy(wavelet, scale)
-    if mean_and_energy(wavelet, scale, level=13)[1] > 1.5 * energy:
-        energy = math.inf
-    return abs(mean), energy, "yes" if energy < math.inf and abs(mean) < 5e-5 else "no"
+def mean_energy_peak(wavelet, scale=1.0, level=12):
+    """The integrals of psi and psi^2 by the midpoint rule, or over a discrete wavelet's samples; the largest |psi|."""
+    x, unit = torch.arange(-16, 16, 2.0**-10, dtype=torch.float64) + 2.0**-11, 2**10
+    if wavelet in MOTHER_WAVELETS:
+        values = MOTHER_WAVELETS[wavelet](x, torch.tensor(scale, dtype=torch.float64)).numpy()
+    else:
+        values, unit = pywt.Wavelet(wavelet).wavefun(level=level)[1], 2**level
+    return abs(values.sum()) / unit, (values**2).sum() / unit, np.abs(values).max()
 
 
 @pytest.mark.parametrize("row", table(3), ids=lambda row: row[0].split("`")[1])
-def test_energy_and_mean_are_those_of_the_table(row):
+def test_energy_mean_and_peaks_are_those_of_the_table(row):
     scales = re.findall(r"a = (\S+)", row[0]) or ["1"]
-    members = itertools.product(re.findall(r"`([\w.]+)`", row[0]), parse_numbers(scales[0], "a"))
-    means, energies, verdicts = zip(*(judged(*member) for member in members))
-    energy = f"{max(energies):.2f}" if max(energies) < math.inf else "grows"
-    assert row[1:] == [energy, f"{max(means):.4f}", *set(verdicts)]
+    for member in itertools.product(re.findall(r"`([\w.]+)`", row[0]), parse_numbers(scales[0], "a")):
+        (*_, first), (*_, last), (mean, energy, _), after = (mean_energy_peak(*member, n) for n in (1, 8, 12, 13))
+        energy = "grows" if after[1] > 1.5 * energy else f"{energy:.2f}"
+        verdict = "no" if energy == "grows" or mean >= ZERO_MEAN else "yes"
+        assert row[1:] == [energy, f"{mean:.4f}", verdict, f"{first:.2f}", f"{last:.2f}"]
 
 
 def test_means_and_energies_have_their_closed_forms():
-    root = math.sqrt(math.pi)
-    assert mean_and_energy("ricker") == pytest.approx((0, 3 / 4 * root), abs=1e-12)
-    assert mean_and_energy("gaussian") == pytest.approx((root, root / math.sqrt(2)), abs=1e-12)
-    for a in (2.0**e for e in range(8)):
-        closed = root * math.exp(-(a**2) / 4), root / math.sqrt(8) * (1 + math.exp(-(a**2) / 2))
-        assert mean_and_energy("morlet", a) == pytest.approx(closed, abs=1e-12)
+    root, half = math.sqrt(math.pi), math.sqrt(math.pi / 2)
+    means = {2.0**e: root * math.exp(-(4**e) / 4) for e in range(8)}
+    closed = {("morlet", a): (mean, 1 / 2 * half * (1 + math.exp(-(a**2) / 2))) for a, mean in means.items()}
+    for member, integrals in {("ricker",): (0, 3 / 4 * root), ("gaussian",): (root, half), **closed}.items():
+        assert mean_energy_peak(*member)[:2] == pytest.approx(integrals, abs=1e-12)
+    assert r"$\frac34\sqrt\pi$ (Ricker), $\sqrt{\pi/2}$ (Gaussian) and $\frac12\sqrt{\pi/2} (1 + e^{-a^2/2})$" in TEXT
+    assert r"(Morlet of scale $a$), and the means 0, $\sqrt\pi$ and $\sqrt\pi e^{-a^2/4}$" in TEXT
+    assert f"It is {means[8] * 1e7:.1f}e-7 at $a = 8$ and below fp64 rounding from $a = 16$ on" in TEXT
+    assert means[16] < 2**-53 < means[8]
 
 
 def test_the_energy_of_bior31_grows_2_17_fold_and_its_peak_twofold_from_level_to_level():
-    energies = [mean_and_energy("bior3.1", level=level)[1] for level in (12, 13)]
-    assert energies[1] / energies[0] == pytest.approx((5 + 3 * math.sqrt(17)) / 8, rel=1e-3)
-    peaks = [np.abs(pywt.Wavelet("bior3.1").wavefun(level=level)[1]).max() for level in range(1, 9)]
-    np.testing.assert_allclose(peaks, [0.75 * 2**level for level in range(8)])
+    before, after = (mean_energy_peak("bior3.1", level=level) for level in (12, 13))
+    growth, last = (5 + 3 * math.sqrt(17)) / 8, mean_energy_peak("bior3.1", level=8)[2]
+    assert (after[1] / before[1], after[2] / before[2]) == pytest.approx((growth, 2), rel=1e-3)
+    assert rf"$(5 + 3\sqrt{{17}})/8 \approx {growth:.2f}$ and its peak by 2, up to {last:.0f} at level 8" in TEXT
+
+
+def test_the_peak_of_bior22_grows_by_0_75_from_level_to_level_and_the_others_change_by_these_factors():
+    peaks = {name: [mean_energy_peak(name, level=n)[2] for n in range(1, 9)] for name in DISCRETE - {"bior3.1"}}
+    first, *_, last = bior22 = peaks.pop("bior2.2")
+    np.testing.assert_allclose(np.diff(bior22), 0.75)
+    assert f"its energy tends to {mean_energy_peak('bior2.2')[1]:.2f}, but its peak grows by exactly 0.75" in TEXT
+    assert f"from level to level, from {first:.2f} at level 1 to {last:.2f} at level 8" in TEXT
+    *named, rest = sorted(((max(peaks[name]) / min(peaks[name]), name) for name in peaks), reverse=True)[:6]
+    assert ", ".join(f"`{name}` {x:.2f}" for x, name in named) + f", the rest at most {rest[0]:.2f}" in TEXT
 
 
 @functools.lru_cache(maxsize=None)
 def head(name):
-    """The row `name` of Table 3 for a head of 128."""
+    """The position of the row `name` of section 4 for a head of 128."""
     options = {option[2:].replace("-", "_"): value for option, value in SETTINGS[name].items()}
     return build_position(options.pop("position_encoding"), head_dim=128, num_heads=8, **options)
 
@@ -226,20 +234,30 @@ def test_rank_and_support_are_those_of_the_table(name):
     last = (np.abs(basis(name)).max(axis=1) >= 1e-6).nonzero()[0].max()
     assert cells == [*map(str, ranks(basis(name))), "2511+" if last == 2511 else str(last)] and not twice
     if name != "trans-xl":
-        assert head(name).head[1:3] == (tuple(parse_numbers(scales, "a")), tuple(parse_numbers(shifts, "b")))
+        assert head(name).head[1:3] == tuple(tuple(parse_numbers(c.split()[-1], "a, b")) for c in (scales, shifts))
 
 
 def test_44_products_give_the_position_term_of_ricker_to_fp32_rounding():
     left, values, right = np.linalg.svd(basis("ricker").T, full_matrices=False)  # (d, d), (d,), (d, lags)
     queries = random_queries(128)[0][:10]
     through = (queries @ left[:, :44] * values[:44]) @ right[:44]
+    assert "With $r = 44$ the error for the default Ricker is at most 1e-7 of the largest singular value" in TEXT
     error = np.abs(through - queries @ basis("ricker").T).max(axis=1)
     assert (error <= 1e-7 * values[0] * np.linalg.norm(queries, axis=1)).all() and error.max() > 0
 
 
 def test_22_pairs_of_trans_xl_do_not_turn_once_and_have_rank_10():
-    assert (angles(2511, 128) < 2 * np.pi).sum() == 22
-    assert ranks(basis("trans-xl")[:, -44:])[-1] == 10
+    slow = (angles(2511, 128) < 2 * np.pi).sum()
+    rank = ranks(basis("trans-xl")[:, -2 * slow :])[-1]
+    assert f"{slow} of its 64 pairs" in TEXT and f"these {2 * slow} columns have rank {rank} at 1e-7" in TEXT
+    higher = [row[0] for row in table(4) if (np.array(row[3:6], int) > ranks(basis("trans-xl"))).any()]
+    assert f"a higher rank than any other row of this table but {' and '.join(higher)}," in TEXT
+
+
+def test_the_bases_of_pywavelets_are_not_of_low_rank():
+    heads = {name: build_position("wavelet", head_dim=128, num_heads=8, wavelet=name) for name in DISCRETE}
+    counts = sorted((ranks(heads[name].relative(2512, like=FP64).numpy())[-1], name) for name in DISCRETE)
+    assert "from {} (`{}`) to {} singular values above 1e-7".format(*counts[0], counts[-1][0]) in TEXT
 
 
 @pytest.mark.parametrize("name", ["ricker-e0-127", "gaussian-e0-127"])
@@ -247,6 +265,8 @@ def test_columns_of_scale_2_39_and_more_are_1_and_cancel_in_the_softmax(name):
     columns = basis(name)
     assert ((columns == 1).all(axis=0) == (np.arange(128) >= 39)).all()
     assert (columns.astype(np.float32) == 1).all(axis=0)[25:].all()
+    assert "of scale $2^{39}$ or more is 1 in fp64, of $2^{25}$ or more in fp32" in TEXT
+    assert f"that is {128 - 39} and at least {128 - 25} of 128 dimensions" in TEXT
     queries, columns = torch.from_numpy(random_queries(128)[0][:10]), torch.from_numpy(columns)
     scores, without = (queries[:, :n] @ columns[:, :n].T for n in (128, 39))
     torch.testing.assert_close(scores.softmax(dim=-1), without.softmax(dim=-1), rtol=1e-9, atol=0)
