@@ -5,17 +5,19 @@ A representation that is registered later is tested here too, without an edit.
 
 import cmath
 import copy
+import functools
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.positions import Position, build_position, position_names
+from wavepos_fairseq.positions import Position, base, build_position, position_names
 
 VARIANTS = {name: (name, {}) for name in position_names()}
 VARIANTS["rope 500000"] = ("rope", {"rope_theta": 500000.0})
@@ -51,7 +53,7 @@ class EverySlot(Position):
         return self.embedding[:num_lags].to(like)
 
     def bias(self, num_lags, like):
-        return self.slope * (torch.arange(num_lags) / 100).to(like)
+        return (self.slope * torch.arange(num_lags) / 100).to(like)
 
 
 def build(variant, head_dim, num_heads):
@@ -209,8 +211,9 @@ def test_every_representation_is_compared_with_its_publication():
 
 # The fast path against the definition
 
-# (L, S, d): whole sequences, then incremental decoding
-SIZES = [(1, 1, 16), (2, 2, 64), (17, 17, 128), (128, 128, 64), (513, 513, 16), (1, 9, 64), (5, 17, 16)]
+# (L, S, d): whole sequences, those of one block and the ones beside them, then incremental decoding
+SIZES = [(1, 1, 16), (2, 2, 64), (17, 17, 128), (63, 63, 16), (64, 64, 16), (65, 65, 16), (513, 513, 16)]
+SIZES += [(1, 9, 64), (5, 17, 16), (70, 100, 16)]
 
 
 def gain(position, query, key):
@@ -326,6 +329,146 @@ def test_scales_up_to_2_to_127_and_every_dtype_give_finite_numbers(attend):
         assert attend(*(tensor.to(dtype) for tensor in draw(17, 17, 128)), position).isfinite().all()
 
 
+# What the fixed bases are cut to
+
+
+TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", TABLES)
+def test_factors_are_the_basis_to_the_rounding_that_they_promise(variant, dtype):
+    position, like = build(variant, 128, 2), torch.empty(0, dtype=dtype)
+    exact = position.relative(2512, like=torch.empty(0, dtype=torch.float64))
+    projection, rows = (tensor.double() for tensor in position.factors(2512, like=like))
+    product = torch.zeros_like(exact)
+    product[: len(rows)] = rows @ projection.T
+    error = (product - exact).norm(dim=1).max() / exact.norm(dim=1).max()
+    eps = torch.finfo(dtype).eps
+    assert error <= (1 + 2) * eps if dtype != torch.float64 else error <= 1e-13  # the bound, and what is rounded
+    assert product[len(rows) :].abs().max() == 0 if len(rows) < 2512 else True
+
+
+def test_a_basis_of_low_rank_and_short_reach_is_cut_to_both_and_another_to_neither():
+    table = torch.zeros(100, 8, dtype=torch.float64)
+    table[:30, :3] = torch.randn(30, 3, dtype=torch.float64)
+    projection, rows = base.low_rank(table @ torch.randn(8, 8, dtype=torch.float64), 1e-7)
+    assert projection.shape == (8, 3) and rows.shape == (30, 3)
+    projection, rows = base.low_rank(torch.randn(100, 8, dtype=torch.float64), 1e-7)
+    assert projection.shape == (8, 8) and rows.shape == (100, 8)
+    assert base.low_rank(torch.zeros(100, 8, dtype=torch.float64), 1e-7)[1].shape == (1, 0)
+
+
+# Blocks
+
+
+class ShortReach(Position):
+    """A basis that ends at lag T - 1, T being chosen."""
+
+    def __init__(self, reach):
+        super().__init__(16, 2)
+        self.rows = torch.randn(reach, 16, dtype=torch.float64)
+
+    def factors(self, num_lags, like):
+        return None, self.rows[:num_lags].to(like)
+
+    def relative(self, num_lags, like):
+        rows = torch.zeros(num_lags, 16, dtype=torch.float64)
+        rows[: len(self.rows)] = self.rows[:num_lags]
+        return rows.to(like)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 63, 64, 65, 127, 128, 129, 199, 200])
+@pytest.mark.parametrize("num_queries", [200, 129, 1])
+def test_a_basis_may_end_anywhere_in_a_block(num_queries, reach):
+    inputs, position = draw(num_queries, 200, 16), ShortReach(reach)
+    fast = value_and_gradients(causal_attention, inputs, position, torch.float64)
+    for one, other in zip(fast, value_and_gradients(reference_attention, inputs, position, torch.float64)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "variant", ["nope", "rope", "alibi", "ricker past", "haar past", "every slot", "transformer-xl"]
+)
+@pytest.mark.parametrize("num_queries, num_keys", [(1025, 1025), (1153, 1153), (3, 1300)])
+def test_long_sequences_have_larger_blocks_and_the_same_values_and_gradients(variant, num_queries, num_keys):
+    inputs, position = draw(num_queries, num_keys, 16, num_heads=2, batch=1), build(variant, 16, 2)
+    if variant == "every slot":
+        position.embedding = torch.nn.Parameter(torch.randn(1300, 16, dtype=torch.float64))
+    fast = value_and_gradients(causal_attention, inputs, position, torch.float64)
+    exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
+    for one, other in zip(fast, exact):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("variant", ["nope", "alibi", "haar past", "every slot", "transformer-xl"])
+def test_gradients_are_those_of_finite_differences(variant, dropout_p, recompute):
+    inputs = [tensor.requires_grad_() for tensor in draw(4, 70, 8, num_heads=2, batch=1)]
+    position = build(variant, 8, 2)
+
+    def attend(query, key, value):
+        torch.manual_seed(0)
+        return causal_attention(query, key, value, position, dropout_p, recompute=recompute)
+
+    assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_recomputing_the_weights_changes_nothing(variant, dropout_p):
+    inputs, position = draw(100, 100, 16), build(variant, 16, 2)
+
+    def attend(recompute, *arguments):
+        torch.manual_seed(0)
+        return causal_attention(*arguments, dropout_p, recompute=recompute)
+
+    kept, anew = (
+        value_and_gradients(functools.partial(attend, recompute), inputs, position, torch.float64)
+        for recompute in (False, True)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(kept, anew))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("variant", ["ricker past", "haar past", "alibi", "trans-xl", "t5", "every slot"])
+def test_half_precision_at_4096_errs_no_more_than_twice_what_plain_attention_does(variant, dtype):
+    inputs = [tensor.to(dtype) for tensor in draw(4096, 4096, 64, num_heads=1, batch=1)]
+    position = build(variant, 64, 1)
+    if variant == "every slot":
+        position.embedding = torch.nn.Parameter(torch.randn(4096, 64, dtype=torch.float64))
+    last = [tensor.double()[:, :, -1:] if n == 0 else tensor.double() for n, tensor in enumerate(inputs)]
+    with torch.no_grad():
+        ours = causal_attention(*inputs, position)
+        plain = F.scaled_dot_product_attention(*inputs, is_causal=True)
+        assert ours.dtype == dtype and ours.isfinite().all()
+        error = (ours[:, :, -1:] - reference_attention(*last, position)).abs().max()
+        plain_error = (plain[:, :, -1:] - reference_attention(*last, Position(64, 1))).abs().max()
+    assert error <= 2 * plain_error + torch.finfo(dtype).eps * ours[:, :, -1:].abs().max()
+
+
+@pytest.mark.parametrize("variant", ["nope", "alibi", "ricker past", "every slot"])
+def test_autocast_changes_no_dtype_inside(variant):
+    inputs, position = [tensor.float() for tensor in draw(100, 100, 16)], build(variant, 16, 2).float()
+    plain = value_and_gradients(causal_attention, inputs, position, torch.float32)
+
+    def attend(*arguments):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return causal_attention(*arguments)
+
+    cast = value_and_gradients(attend, inputs, position, torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(cast, plain))
+
+
+def test_an_unknown_implementation_is_refused_and_the_reference_can_be_had():
+    inputs, position = draw(9, 9, 16), build("ricker past", 16, 2)
+    with pytest.raises(ValueError, match="--attention-implementation 'flash' is unknown; accepted are auto, blockwise"):
+        causal_attention(*inputs, position, implementation="flash")
+    reference = causal_attention(*inputs, position, implementation="reference")
+    assert torch.equal(reference, reference_attention(*inputs, position))
+
+
 # Dropout
 
 
@@ -366,18 +509,37 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def largest_tensor(attend, position, inputs):
+def largest_tensor(attend, position, inputs, learn=True):
     """... forward and backward."""
-    inputs = [tensor.requires_grad_() for tensor in inputs]
+    inputs = [tensor.detach().requires_grad_(learn) for tensor in inputs]
+    attend(*inputs, position)  # what is made once is made before
     with LargestTensor() as largest:
-        attend(*inputs, position).sum().backward()
+        output = attend(*inputs, position)
+        if learn:
+            output.sum().backward()
     return largest.numel
 
 
+def kept_for_backward(attend, position, inputs):
+    """The numbers that autograd keeps between forward and backward."""
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    sizes = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: sizes.update({tensor.data_ptr(): tensor.numel()}) or tensor, lambda tensor: tensor
+    ):
+        attend(*inputs, position)
+    return sum(sizes.values())
+
+
 @pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
-def test_causal_attention_makes_no_tensor_larger_than_its_scores_over_lags(variant):
-    inputs = draw(256, 256, 64, batch=1)
-    assert largest_tensor(causal_attention, build(variant, 64, 2), inputs) <= 2 * 256 * 257
+def test_causal_attention_makes_no_tensor_larger_than_a_blocks_scores_and_keeps_half_of_them_all(variant):
+    position, inputs = build(variant, 64, 2), draw(1024, 1024, 64, batch=1)
+    with torch.no_grad():
+        assert largest_tensor(causal_attention, position, inputs, learn=False) <= 2 * 65 * (1024 + 64 + 1)
+    assert largest_tensor(causal_attention, position, inputs) <= 2 * 65 * (1024 + 64 + 1)
+    assert 0.5 <= kept_for_backward(causal_attention, position, inputs) / (2 * 1024 * 1024) < 0.5 + 9 * 64 / 1024
+    recomputing = functools.partial(causal_attention, recompute=True)
+    assert kept_for_backward(recomputing, position, inputs) / (2 * 1024 * 1024) < 6 * 64 / 1024
 
 
 def test_the_probe_sees_the_large_tensor_of_the_definition():

@@ -304,6 +304,19 @@ def test_a_checkpoint_is_evaluated_where_its_training_data_is_gone(trained, data
     assert run(data_bin, edited(trained("nope"), tmp_path / "moved.pt", forget), "--lengths", "20") == 0
 
 
+def test_a_checkpoint_older_than_some_options_is_evaluated_with_their_defaults(trained, data_bin, tmp_path):
+    def forget(state):
+        for option in ("attention_implementation", "attention_recompute", "rope_theta", "t5_num_buckets", "rpe_clip"):
+            del state["cfg"]["model"][option]
+
+    stream = load_stream(str(data_bin), "valid", load_checkpoint(trained("rope"), str(data_bin)).task.dictionary)
+    old, new = (
+        evaluation.evaluate(load_checkpoint(path, str(data_bin)), stream, [SHORTER], ["full"])[0]["nll"]
+        for path in (edited(trained("rope"), tmp_path / "old.pt", forget), trained("rope"))
+    )
+    assert old == new
+
+
 @pytest.mark.parametrize("lengths", ["0", "-5", "abc", "128,,256", "", "12.5", "20,0"])
 def test_lengths_that_are_none_are_refused(refuses, data_bin, lengths):
     assert "--lengths" in refuses(data_bin, None, f"--lengths={lengths}")

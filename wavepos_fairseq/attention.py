@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .positions import Position
 
+IMPLEMENTATIONS = ("auto", "blockwise", "reference")
+
 
 def reference_attention(
     query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0
@@ -44,44 +46,77 @@ def reference_attention(
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0, recompute: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Position,
+    dropout_p: float = 0.0,
+    implementation: str = "auto",
+    recompute: bool = False,
 ) -> Tensor:
-    """`reference_attention` in blocks of queries, without its L x S x d tensor and without one of L x S.
+    """`reference_attention`, fast: no L x S x d tensor, and in inference none of L x S either.
 
     query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
-    recompute: whether the backward pass computes the weights anew, instead of keeping the B H L S / 2 of them.
-    Returns (B, H, L, d). Raises ValueError for other shapes.
+    implementation: one of IMPLEMENTATIONS; recompute: whether the backward pass of ``blockwise`` computes the weights
+    anew, instead of keeping the B H L S / 2 of them.
 
-    Half precision is computed in fp32 and rounded at the end.
+    Returns (B, H, L, d). Raises ValueError for other shapes and for an implementation that cannot run here.
     """
+    _sizes(query, key, value)
+    implementation = _chosen(implementation, query)
+    with torch.autocast(query.device.type, enabled=False):
+        if implementation == "reference":
+            return reference_attention(query, key, value, position, dropout_p)
+        return _fast_attention(query, key, value, position, dropout_p, recompute)
+
+
+def _fast_attention(query, key, value, position, dropout_p, recompute) -> Tensor:
     num_queries, num_keys, head_dim = _sizes(query, key, value)
     shape, dtype = query.shape, query.dtype
-    query, key, value = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (query, key, value))
-    rotated_query, rotated_key = position.rotate(query, key)
+    learning = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (query, key, value, *position.parameters())
+    )
     factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
-    learned = [rotated_query, rotated_key, value, *(factors or ()), bias]
-    learning = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learned)
-    if factors is None and bias is None and num_queries == num_keys and not (learning and query.is_cpu):
-        attended = F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, is_causal=True)
-        return attended.to(dtype)
+    if factors is None and bias is None and num_queries == num_keys and not (learning and query.device.type == "cpu"):
+        return F.scaled_dot_product_attention(*position.rotate(query, key), value, None, dropout_p, is_causal=True)
+    if dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
+        query, key, value = (tensor.float() for tensor in (query, key, value))
+        factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
+    rotated_query, rotated_key = position.rotate(query, key)
     lagged = basis = None
     if factors is not None:
-        projection, basis = factors
+        projection, rows = factors
         lagged = (query if projection is None else query @ projection).flatten(0, 1) / math.sqrt(head_dim)
-        basis = basis.transpose(-2, -1).expand(1 if basis.dim() == 2 else -1, -1, -1)
+        basis = (rows if rows.dim() == 3 else rows[None]).transpose(1, 2)
+    heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
+    seed = int(torch.randint(2**31, ())) if dropout_p else 0
+    attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, keep=learning and not recompute)
+    return attended.view(shape).to(dtype)
+
+
+def _chosen(implementation: str, query: Tensor) -> str:
+    if implementation not in IMPLEMENTATIONS:
+        accepted = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"--attention-implementation {implementation!r} is unknown; accepted are {accepted}")
+    return "blockwise" if implementation == "auto" else implementation
+
+
+def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) -> Tensor:
+    """Attention of N = B H heads: (N, L, d).
+
+    query: (N, L, d), key, value: (N, S, d), after R. Slot p: lagged (N, L, r), which is divided by sqrt(d), times basis
+    (G, r, T) over the lags 0 .. T - 1, G being 1 or H; none at further lags. Slot b: bias (H, S).
+    """
+    num_keys = key.size(1)
+    if basis is not None:
         if bias is not None and basis.size(-1) == num_keys:  # one product for both slots
             lagged = torch.cat((lagged, lagged.new_ones(*lagged.shape[:-1], 1)), dim=-1)
             basis = torch.cat((basis.expand(len(bias), -1, -1), bias[:, None]), dim=1)
             bias = None
-        basis = _descending(
-            F.pad(basis, (0, _block_size(num_keys)))
-        )  # a block's first query sees further than its last
+        basis = _descending(F.pad(basis, (0, _block_size(num_keys))))  # a block's first query sees furthest
     if bias is not None:
         bias = _descending(bias)
-    rows = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
-    seed = int(torch.randint(2**62, ())) if dropout_p else 0
-    attended = _Blockwise.apply(*rows, lagged, basis, bias, dropout_p, seed, learning and not recompute)
-    return attended.view(shape).to(dtype)
+    return _Blockwise.apply(query, key, value, lagged, basis, bias, dropout_p, seed, keep)
 
 
 def _descending(lags: Tensor) -> Tensor:
@@ -104,8 +139,7 @@ def _by_keys(lags: Tensor) -> Tensor:
 class _Blockwise(torch.autograd.Function):
     """Attention of N = B H heads, a block of queries at a time against the keys up to the block's end.
 
-    query: (N, L, d); key, value: (N, S, d). Slot p: lagged (N, L, r) times basis (G, r, T + 1), G being 1 or H, over
-    the descending lags T - 1 .. 0; keys more than T before the block's end have no such term. Slot b: bias (H, S + 1).
+    The arguments are those of `_blockwise`, basis (G, r, T + 1) and bias (H, S + 1) being `_descending`.
 
     The backward pass is that of FlashAttention (Dao et al., 2022, appendix B.4), with the two slots' part of it.
     """

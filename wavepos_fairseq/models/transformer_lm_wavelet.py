@@ -20,7 +20,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
-from ..attention import causal_attention
+from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import build_position, position_class, position_names, position_options
 
 
@@ -43,6 +43,21 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
             ),
         ),
         *((name, Optional[option.type], _option_field(option)) for name, option in position_options().items()),
+        (
+            "attention_implementation",
+            str,
+            dataclasses.field(
+                default="auto", metadata={"help": "how attention is computed: " + ", ".join(IMPLEMENTATIONS)}
+            ),
+        ),
+        (
+            "attention_recompute",
+            bool,
+            dataclasses.field(
+                default=False,
+                metadata={"help": "compute the attention weights anew in the backward pass and keep none of them"},
+            ),
+        ),
     ],
     bases=(TransformerLanguageModelConfig,),
     namespace={"__doc__": "The options of transformer_lm, and those of the position representations."},
@@ -53,9 +68,10 @@ WaveletLanguageModelConfig.__module__ = __name__
 class PositionalSelfAttention(MultiheadAttention):
     """fairseq's self-attention, its projections and incremental state, around `causal_attention`."""
 
-    def __init__(self, embed_dim, num_heads, position, **kwargs):
+    def __init__(self, embed_dim, num_heads, position, attend, **kwargs):
         super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
         self.position = position
+        self.attend = attend  # causal_attention, with the options of how it is computed
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
         """query: (L, B, C). Returns (L, B, C) and None, for the attention weights are never formed.
@@ -73,9 +89,8 @@ class PositionalSelfAttention(MultiheadAttention):
                 v = torch.cat((state["prev_value"], v), dim=2)
             self._set_input_buffer(incremental_state, {"prev_key": k, "prev_value": v})
         dropout = self.dropout_module
-        attended = causal_attention(
-            q, k, v, self.position, dropout.p if self.training or dropout.apply_during_inference else 0.0
-        )
+        dropout_p = dropout.p if self.training or dropout.apply_during_inference else 0.0
+        attended = self.attend(q, k, v, self.position, dropout_p)
         return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None
 
     def _split_heads(self, x):
@@ -91,15 +106,20 @@ def _refuse_padding_on_the_left(padding):
 class PositionalDecoderLayer(TransformerDecoderLayerBase):
     """fairseq's decoder layer around `PositionalSelfAttention`."""
 
-    def __init__(self, cfg, make_position, no_encoder_attn=False):
-        self.make_position = make_position  # read by build_self_attention, which the base class calls
+    def __init__(self, cfg, args, no_encoder_attn=False):
+        self.args = args  # read by build_self_attention, which the base class calls
         super().__init__(cfg, no_encoder_attn)
 
     def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
         return PositionalSelfAttention(
             embed_dim,
             cfg.decoder.attention_heads,
-            self.make_position(),
+            _position_of(self.args),
+            functools.partial(
+                causal_attention,
+                implementation=_option(self.args, "attention_implementation"),
+                recompute=_option(self.args, "attention_recompute"),
+            ),
             dropout=cfg.attention_dropout,
             q_noise=self.quant_noise,
             qn_block_size=self.quant_noise_block_size,
@@ -111,18 +131,25 @@ class PositionalDecoder(TransformerDecoder):
 
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
         # As the base class does, which has its layer's name fixed.
-        layer = PositionalDecoderLayer(cfg, functools.partial(_position_of, self.args), no_encoder_attn)
+        layer = PositionalDecoderLayer(cfg, self.args, no_encoder_attn)
         if cfg.checkpoint_activations:
             layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
         return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
 
+def _option(args, name):
+    """An option, or its default: a command line half parsed has only what was given, a checkpoint what there was."""
+    return getattr(args, name, getattr(WaveletLanguageModelConfig, name))
+
+
 def _position_of(args):
     """The representation that a model's options ask for; ValueError where they do not fit together."""
-
-    def option(name):  # while the command line is parsed, only what was given is there
-        return getattr(args, name, getattr(WaveletLanguageModelConfig, name))
-
+    option = functools.partial(_option, args)
+    implementation = option("attention_implementation")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"--attention-implementation {implementation!r} is unknown; accepted are {', '.join(IMPLEMENTATIONS)}"
+        )
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
