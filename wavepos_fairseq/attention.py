@@ -7,6 +7,7 @@ the number of heads, d their width, S the number of keys and L <= S that of quer
 incremental decoding L is 1). There is no padding mask: padding on the right is not seen by any earlier query.
 """
 
+import functools
 import math
 from typing import Iterator, NamedTuple, Optional
 
@@ -116,7 +117,18 @@ def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) ->
         basis = _descending(F.pad(basis, (0, _block_size(num_keys))))  # a block's first query sees furthest
     if bias is not None:
         bias = _descending(bias)
-    return _Blockwise.apply(query, key, value, lagged, basis, bias, dropout_p, seed, keep)
+    apply = _untraced() if _is_compiling() else _Blockwise.apply
+    return apply(query, key, value, lagged, basis, bias, dropout_p, seed, keep)
+
+
+def _is_compiling() -> bool:
+    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
+
+
+@functools.lru_cache(maxsize=None)
+def _untraced():
+    """torch.compile runs this as it is: traced, what is written through `_by_keys` came out wrong (PyTorch 2.13)."""
+    return torch._dynamo.disable(_Blockwise.apply)
 
 
 def _descending(lags: Tensor) -> Tensor:

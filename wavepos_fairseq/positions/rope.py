@@ -11,10 +11,10 @@ from .base import Position, cached_rows, register_position
 
 @cached_rows
 def _rotations(num_positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """cos and sin of m theta_i, theta_i = theta^(-2(i-1)/d): (num_positions, 2, d / 2), rounded from fp64."""
+    """exp(i m theta_i), theta_i = theta^(-2(i-1)/d): complex (num_positions, d / 2), rounded from fp64."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
-    return torch.stack((angle.cos(), angle.sin()), dim=1).to(device, dtype)
+    return torch.polar(torch.ones_like(angle), angle).to(device, dtype)
 
 
 @register_position("rope")
@@ -40,11 +40,11 @@ class RotaryPosition(Position):
         self.rope_theta = float(rope_theta)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        rotations = _rotations(key.size(-2), self.head_dim, self.rope_theta, query.dtype, query.device)
+        dtype = torch.complex128 if query.dtype == torch.float64 else torch.complex64
+        rotations = _rotations(key.size(-2), self.head_dim, self.rope_theta, dtype, query.device)
         return _turn(query, rotations[-query.size(-2) :]), _turn(key, rotations)
 
 
 def _turn(x: Tensor, rotations: Tensor) -> Tensor:
-    cos, sin = rotations.unbind(1)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+    pairs = x.to(rotations.real.dtype).unflatten(-1, (-1, 2))  # half precision has no complex numbers
+    return torch.view_as_real(torch.view_as_complex(pairs) * rotations).flatten(-2).to(x)

@@ -1,0 +1,137 @@
+"""The attention operator with each representation, beside PyTorch's causal attention without position (ratio 1).
+
+    python benchmarks/attention.py [--quick] [--lengths 512,2512] [--device cuda --dtype bfloat16]
+
+All contestants of a length take turns, round by round; a ratio is that of one round, and the table has its median and
+quartiles. Besides the representations there are the plain definition, the paper's second tip (appendix A.6) with
+torch.scatter, and ALiBi as a ready additive mask; on a GPU also FlexAttention with the same bias.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from measure import by_turns, machine, peak_bytes, ratios, report
+
+from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.positions import build_position, position_names
+
+BASELINE = "no position (SDPA)"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+LARGEST_DEFINITION = 4 * 2**30  # bytes of its tensor of L x L x d; there is no turn for it beyond
+
+
+def scatter_attention(query, key, value, position):
+    """Appendix A.6, tip 2: q . p over all lags as one product, then torch.scatter to the keys, then softmax."""
+    num_keys, lags = key.size(-2), torch.arange(key.size(-2), device=query.device)
+    scores = query @ position.relative(num_keys, like=query).T  # (B, H, L, lags)
+    index = (lags[:, None] - lags).expand_as(scores)  # the key that lag t of query m belongs to; negative: none
+    mask = torch.full((*scores.shape[:-1], num_keys + 1), -math.inf, dtype=query.dtype, device=query.device)
+    mask = mask.scatter(-1, index.where(index >= 0, num_keys), scores / math.sqrt(query.size(-1)))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[..., :num_keys])
+
+
+def masked_attention(query, key, value, mask):
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def alibi_mask(position, num_keys, like):
+    lag = torch.arange(num_keys, device=like.device)[:, None] - torch.arange(num_keys, device=like.device)
+    bias = position.bias(num_keys, like=like)[:, lag.clamp(min=0)]
+    return bias.masked_fill(lag < 0, -math.inf)[None]
+
+
+def flex_attention_of(position, num_keys, like):
+    """FlexAttention with the position term as a score_mod over lags, computed before: (B, H, L, lags)."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    compiled = torch.compile(flex_attention)
+    causal = create_block_mask(lambda b, h, m, n: m >= n, None, None, num_keys, num_keys, device=like.device)
+
+    def attend(query, key, value):
+        scores = query @ position.relative(num_keys, like=query).T / math.sqrt(query.size(-1))
+
+        def with_position(score, b, h, m, n):
+            return score + scores[b, h, m, (m - n).clamp(min=0)]
+
+        return compiled(query, key, value, score_mod=with_position, block_mask=causal)
+
+    return attend
+
+
+def contestants(length, args, like):
+    """name -> attention(query, key, value)"""
+    positions = {
+        name: build_position(name, head_dim=args.head_dim, num_heads=args.heads).to(like) for name in position_names()
+    }
+    ricker = positions["wavelet"]
+    attentions = {BASELINE: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
+    for name, position in positions.items():
+        shown = "wavelet (Ricker)" if name == "wavelet" else name
+        attentions[shown] = lambda q, k, v, p=position: causal_attention(q, k, v, p)
+    mask = alibi_mask(positions["alibi"], length, like)
+    attentions["ALiBi as a mask"] = lambda q, k, v: masked_attention(q, k, v, mask)
+    attentions["Ricker, tip 2 (scatter)"] = lambda q, k, v: scatter_attention(q, k, v, ricker)
+    if length * length * args.head_dim * like.element_size() <= LARGEST_DEFINITION:
+        attentions["Ricker, the definition"] = lambda q, k, v: reference_attention(q, k, v, ricker)
+    if args.device == "cuda":
+        attentions["Ricker, blockwise"] = lambda q, k, v: causal_attention(q, k, v, ricker, implementation="blockwise")
+        attentions["Ricker, FlexAttention"] = flex_attention_of(ricker, length, like)
+    return attentions
+
+
+def measure(length, args):
+    """The rows of one length: forward, and forward with backward."""
+    like = torch.empty(0, dtype=getattr(torch, args.dtype), device=args.device)
+    batch = max(1, args.tokens // length)
+    shape = (batch, args.heads, length, args.head_dim)
+    query, key, value, gradient = torch.randn(4, *shape, dtype=like.dtype, device=like.device).unbind()
+    attentions = contestants(length, args, like)
+    rows = []
+
+    def forward(attend):
+        with torch.no_grad():
+            return attend(query, key, value)
+
+    def both(attend):
+        leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
+        attend(*leaves).backward(gradient)
+        return leaves
+
+    for mode, step in (("forward", forward), ("forward + backward", both)):
+        runs = {name: (lambda step=step, attend=attend: step(attend)) for name, attend in attentions.items()}
+        found = ratios(by_turns(runs, args.rounds, args.device), BASELINE)
+        for name, run in runs.items():
+            size = peak_bytes(run, args.device) / 2**20
+            rows.append({"length": length, "batch": batch, "mode": mode, "attention": name, **found[name]})
+            rows[-1]["peak_mib"] = round(size, 1)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lengths", default="128,256,512,1024,2512,5024,8192", help="sequence lengths")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens in a batch, one sequence at least")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--quick", action="store_true", help="lengths 128 and 512, three rounds")
+    parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/attention-DEVICE.csv)")
+    args = parser.parse_args()
+    lengths = [128, 512] if args.quick else [int(length) for length in args.lengths.split(",")]
+    if args.quick:
+        args.rounds = 3
+    rows = []
+    for length in lengths:
+        rows += measure(length, args)
+        print(f"length {length} done", flush=True)
+    title = f"{args.heads} heads of {args.head_dim}, {args.dtype}; {machine(args.device)}"
+    report(title, rows, args.output or RESULTS / f"attention-{args.device}.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Timing by turns, peak memory, and what the benchmarks print and write."""
+
+import csv
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import torch
+
+Row = Dict[str, Any]
+
+
+def by_turns(contestants: Dict[str, Callable[[], Any]], rounds: int, device: str) -> Dict[str, List[float]]:
+    """Seconds of each contestant in each round; in a round all take their turn, so that all see the same machine."""
+    seconds: Dict[str, List[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):  # the first is to warm up
+        for name, run in contestants.items():
+            _wait(device)
+            started = time.perf_counter()
+            run()
+            _wait(device)
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def ratios(seconds: Dict[str, List[float]], baseline: str) -> Dict[str, Row]:
+    """Of each contestant: its median time, and median and quartiles of its ratio to the baseline in the same round."""
+    rows = {}
+    for name, times in seconds.items():
+        ratio = [one / other for one, other in zip(times, seconds[baseline])]
+        low, middle, high = statistics.quantiles(ratio, n=4) if len(ratio) > 1 else 3 * ratio
+        rows[name] = {
+            "milliseconds": round(1000 * statistics.median(times), 3),
+            "ratio": round(middle, 3),
+            "ratio_first_quartile": round(low, 3),
+            "ratio_third_quartile": round(high, 3),
+            "rounds": len(times),
+        }
+    return rows
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """The most memory that the tensors made while it runs, its result among them, take at a time."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = run()
+    del result
+    taken = most = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            taken += event.nbytes()
+            most = max(most, taken)
+    return most
+
+
+def machine(device: str) -> str:
+    """The machine in words, for the heading of a table."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
+    return f"{name}; {platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+def report(title: str, rows: List[Row], output: Path) -> None:
+    """Prints the rows as a Markdown table and writes them as CSV."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([str(row[column]) for column in columns] for row in rows)]
+    print(f"\n{title}\n", *("| " + " | ".join(line) + " |" for line in lines), sep="\n", flush=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
