@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# On a machine with a GPU, in one command: the Triton kernel's tests on the hardware, then the benchmarks there.
+#
+#   benchmarks/gpu.sh [PYTHON]      results/benchmarks/attention-cuda.csv, training-cuda.csv
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
+    exit 0
+    ;;
+esac
+python=${1:-python3}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+"$python" -m pytest -q tests/test_triton.py
+"$python" benchmarks/attention.py --device cuda --dtype bfloat16 --tokens 16384 --lengths 512,1024,2048,4096,8192
+"$python" benchmarks/training.py --device cuda --fp16

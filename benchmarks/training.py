@@ -1,0 +1,115 @@
+"""Tokens a second of whole training steps and of evaluation, beside fairseq's own transformer_lm of the same size.
+
+    python benchmarks/training.py [--quick] [--sizes wikitext2-cpu,512x512] [--device cuda --fp16]
+
+A step is what fairseq-train does for an update: forward with the adaptive loss, backward, clipping, Adam. The models
+take turns on the same random tokens; a ratio is of tokens a second in one round, fairseq's transformer_lm with its
+sinusoidal positions being 1.
+"""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from fairseq import criterions, options, utils
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from measure import by_turns, machine, ratios, report
+
+import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
+from wavepos_fairseq.evaluation import token_nll
+from wavepos_fairseq.positions import position_names
+
+BASELINE = "fairseq transformer_lm"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+VOCABULARY = 33278  # WikiText-2's
+_WIDTH = "--decoder-embed-dim {0} --decoder-input-dim {0} --decoder-output-dim {0}"
+_SMALL = _WIDTH.format(128) + " --decoder-layers 2 --decoder-attention-heads 2 --decoder-ffn-embed-dim 512"
+_LARGE = _WIDTH.format(512) + " --decoder-layers 4 --decoder-attention-heads 4 --decoder-ffn-embed-dim 2048"
+_ADAPTIVE = "--adaptive-input --tie-adaptive-weights --tie-adaptive-proj"
+_ADAPTIVE += " --adaptive-input-cutoff 2000,10000 --adaptive-input-factor 2"
+_ADAPTIVE += " --adaptive-softmax-cutoff 2000,10000 --adaptive-softmax-factor 2"
+SIZES = {  # options, tokens of a sequence, sequences of a batch
+    "wikitext2-cpu": (_SMALL, 128, 8),
+    "512x512": (_LARGE, 512, 2),
+}
+
+
+class Trainee:
+    """A model, its criterion and its optimiser."""
+
+    def __init__(self, arch, size, device, fp16):
+        size_options, length, sequences = SIZES[size]
+        dictionary = Dictionary()
+        for number in range(VOCABULARY - len(dictionary)):
+            dictionary.add_symbol(str(number), n=VOCABULARY - number)
+        words = ["data", "--task", "language_modeling", "--tokens-per-sample", str(length), *arch.split()]
+        words += [*size_options.split(), *_ADAPTIVE.split(), "--criterion", "adaptive_loss", "--dropout", "0"]
+        words += ["--ddp-backend", "legacy_ddp", "--optimizer", "adam"]
+        config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+        task = LanguageModelingTask(config.task, dictionary)
+        utils.set_torch_seed(1)
+        self.model = task.build_model(config.model).to(device, torch.float16 if fp16 else torch.float32)
+        self.criterion = criterions.build_criterion(config.criterion, task)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        # Words as frequent as WikiText's: the n-th in proportion to 1 / n.
+        chosen = torch.multinomial(1 / torch.arange(1, VOCABULARY - 3).double(), sequences * (length + 1), True) + 4
+        tokens = chosen.view(sequences, length + 1).to(device)
+        self.sample = {
+            "net_input": {"src_tokens": tokens[:, :-1].contiguous(), "src_lengths": torch.full((sequences,), length)},
+            "target": tokens[:, 1:].contiguous(),
+            "ntokens": sequences * length,
+            "nsentences": sequences,
+        }
+
+    def step(self):
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss, size, _ = self.criterion(self.model, self.sample)
+        (loss / size).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self):
+        self.model.eval()
+        token_nll(self.model, self.sample["net_input"]["src_tokens"], self.sample["target"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--fp16", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the first size, three rounds")
+    parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/training-DEVICE.csv)")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    rows = []
+    for size in args.sizes.split(",")[: 1 if args.quick else None]:
+        models = {BASELINE: Trainee("--arch transformer_lm", size, args.device, args.fp16)}
+        for name in position_names():
+            arch = f"--arch transformer_lm_wavelet --position-encoding {name}"
+            models["wavelet (Ricker)" if name == "wavelet" else name] = Trainee(arch, size, args.device, args.fp16)
+        tokens = models[BASELINE].sample["ntokens"]
+        for mode in ("step", "evaluate"):
+            runs = {name: getattr(model, mode) for name, model in models.items()}
+            found = ratios(by_turns(runs, 3 if args.quick else args.rounds, args.device), BASELINE)
+            for name, row in found.items():
+                speed = {"tokens_per_second": round(1000 * tokens / row["milliseconds"])}
+                fraction = {
+                    "ratio": round(1 / row["ratio"], 3),
+                    "ratio_first_quartile": round(1 / row["ratio_third_quartile"], 3),
+                    "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
+                }
+                rows.append({"size": size, "mode": mode, "model": name, **speed, **fraction, "rounds": row["rounds"]})
+    report(f"Tokens a second; {machine(args.device)}", rows, args.output or RESULTS / f"training-{args.device}.csv")
+
+
+if __name__ == "__main__":
+    main()
