@@ -290,6 +290,20 @@ def test_asking_for_other_lengths_dtypes_and_options_in_between_changes_no_answe
                 np.testing.assert_allclose(rotated[0, 0], turned(np.ones((length, 16)), theta), rtol=0, atol=3 * atol)
 
 
+def test_what_transformer_xl_keeps_in_inference_follows_its_weights_and_is_not_kept_in_training():
+    position = build_position("transformer-xl", head_dim=16, num_heads=2)
+    nn.init.normal_(position.projection)
+    with torch.no_grad():
+        before = position.relative(9, like=FP64)
+        assert position.relative(12, like=FP64).data_ptr() == before.data_ptr()
+        position.projection.mul_(2)
+        torch.testing.assert_close(position.relative(9, like=FP64), 2 * before)
+        position.projection = nn.Parameter(-position.projection)
+        torch.testing.assert_close(position.relative(9, like=FP64), -2 * before)
+        assert position.relative(9, like=torch.empty(0)).dtype == torch.float32
+    assert position.relative(9, like=FP64).requires_grad
+
+
 @pytest.mark.parametrize("name", position_names())
 def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
     position, x = build_position(name, head_dim=24, num_heads=2), torch.randn(1, 2, 5, 24)

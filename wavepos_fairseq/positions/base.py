@@ -68,7 +68,7 @@ class FixedRelativePosition(Position):
 
     def factors(self, num_lags: int, like: Tensor) -> Tuple[Tensor, Tensor]:
         """C and V of the table's rank, to an error |p(t) - C V_t| <= eps max_t |p(t)| at every lag (see `low_rank`)."""
-        projection, rows = _factors(_power_of_two(num_lags), *self.table, like.dtype, like.device)
+        projection, rows = _factors(power_of_two(num_lags), *self.table, like.dtype, like.device)
         return projection, rows[:num_lags]
 
 
@@ -157,12 +157,13 @@ def cached_rows(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def first_rows(num_rows: int, *arguments: Any) -> Tensor:
-        return compute(_power_of_two(num_rows), *arguments)[:num_rows]
+        return compute(power_of_two(num_rows), *arguments)[:num_rows]
 
     return first_rows
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The next one, or the number itself: lengths that tables are made for."""
     return 1 << (number - 1).bit_length()
 
 

@@ -12,7 +12,7 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from .base import Position, cached_table, register_position
+from .base import Position, cached_table, power_of_two, register_position
 from .trans_xl import sine_waves
 
 
@@ -29,11 +29,22 @@ class TransformerXLPosition(Position):
         self.projection = nn.Parameter(torch.zeros(num_heads, head_dim, num_heads * head_dim))  # W_R
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
+        self._kept = (None, None)  # what the vectors depend on, and the vectors, while nothing is learned
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.projection.requires_grad:
+            return self._projected(num_lags, like)
+        num_rows, weight = power_of_two(num_lags), self.projection
+        key = (num_rows, like.dtype, like.device, weight.data_ptr(), weight._version)
+        if self._kept[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = (key, self._projected(num_rows, like))
+        return self._kept[1][:, :num_lags]
+
+    def _projected(self, num_lags: int, like: Tensor) -> Tensor:
         waves = self._waves(num_lags, like)
         return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
 
