@@ -30,5 +30,13 @@ setup(
         "pyyaml",
         "tabulate",
     ],
-    extras_require={"test": ["pytest", "hypothesis", "ruff"]},
+    extras_require={
+        "test": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            # For the interpreter that runs the GPU kernel on a CPU; PyTorch for CUDA brings the one it needs.
+            'triton; sys_platform == "linux" and python_version >= "3.11"',
+        ]
+    },
 )

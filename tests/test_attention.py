@@ -8,6 +8,9 @@ import copy
 import functools
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from torch.utils._pytree import tree_flatten
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import Position, base, build_position, position_names
 
+ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {name: (name, {}) for name in position_names()}
 VARIANTS["rope 500000"] = ("rope", {"rope_theta": 500000.0})
 for _wavelet in ("ricker", "gaussian", "morlet", "haar"):
@@ -459,6 +463,30 @@ def test_autocast_changes_no_dtype_inside(variant):
 
     cast = value_and_gradients(attend, inputs, position, torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(cast, plain))
+
+
+COMPILED = """
+import torch
+from wavepos_fairseq.attention import causal_attention
+from wavepos_fairseq.positions import build_position
+
+for name in ("nope", "alibi", "wavelet", "transformer-xl"):
+    position = build_position(name, head_dim=16, num_heads=2)
+    for parameter in position.parameters():
+        torch.nn.init.normal_(parameter)
+    attend = lambda q, k, v: causal_attention(2 * q, k, v, position) + 1
+    inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, 100, 16)]
+    for one, other in zip(*(
+        (output, *torch.autograd.grad(output.sin().sum(), inputs))
+        for output in (attend(*inputs), torch.compile(attend, backend="aot_eager")(*inputs))
+    )):
+        torch.testing.assert_close(one, other)
+"""
+
+
+def test_torch_compile_changes_nothing():
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=str(ROOT), stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_implementation_is_refused_and_the_reference_can_be_had():

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .positions import Position
 
-IMPLEMENTATIONS = ("auto", "blockwise", "reference")
+IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
+"""``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere."""
 
 
 def reference_attention(
@@ -68,10 +69,10 @@ def causal_attention(
     with torch.autocast(query.device.type, enabled=False):
         if implementation == "reference":
             return reference_attention(query, key, value, position, dropout_p)
-        return _fast_attention(query, key, value, position, dropout_p, recompute)
+        return _fast_attention(query, key, value, position, dropout_p, implementation == "triton", recompute)
 
 
-def _fast_attention(query, key, value, position, dropout_p, recompute) -> Tensor:
+def _fast_attention(query, key, value, position, dropout_p, fused, recompute) -> Tensor:
     num_queries, num_keys, head_dim = _sizes(query, key, value)
     shape, dtype = query.shape, query.dtype
     learning = torch.is_grad_enabled() and any(
@@ -80,7 +81,7 @@ def _fast_attention(query, key, value, position, dropout_p, recompute) -> Tensor
     factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
     if factors is None and bias is None and num_queries == num_keys and not (learning and query.device.type == "cpu"):
         return F.scaled_dot_product_attention(*position.rotate(query, key), value, None, dropout_p, is_causal=True)
-    if dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
+    if not fused and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
         factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
     rotated_query, rotated_key = position.rotate(query, key)
@@ -91,7 +92,12 @@ def _fast_attention(query, key, value, position, dropout_p, recompute) -> Tensor
         basis = (rows if rows.dim() == 3 else rows[None]).transpose(1, 2)
     heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
     seed = int(torch.randint(2**31, ())) if dropout_p else 0
-    attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, keep=learning and not recompute)
+    if fused:
+        from .kernels.triton_attention import triton_attention
+
+        attended = triton_attention(*heads, lagged, basis, bias, dropout_p, seed)
+    else:
+        attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, keep=learning and not recompute)
     return attended.view(shape).to(dtype)
 
 
@@ -99,7 +105,16 @@ def _chosen(implementation: str, query: Tensor) -> str:
     if implementation not in IMPLEMENTATIONS:
         accepted = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"--attention-implementation {implementation!r} is unknown; accepted are {accepted}")
-    return "blockwise" if implementation == "auto" else implementation
+    if implementation == "auto" and not query.is_cuda:
+        return "blockwise"
+    if implementation in ("auto", "triton"):
+        from .kernels.triton_attention import why_not  # here, so that nothing else waits for Triton
+
+        reason = why_not(query)
+        if reason and implementation == "triton":
+            raise ValueError(f"--attention-implementation triton: {reason}")
+        return "blockwise" if reason else "triton"
+    return implementation
 
 
 def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) -> Tensor:

@@ -1,0 +1,298 @@
+"""The claims of wavepos_fairseq/kernels/triton_attention.py: on a GPU where there is one, else in the interpreter.
+
+What fp16 and bf16 do on tensor cores, only a GPU shows: the interpreter computes bf16 in fp32.
+"""
+
+import functools
+import importlib.util
+import math
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.positions import build_position, position_names
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def patch_lang_tensor(tensor, scope, original=None):
+    """Triton 3.6 takes int() of an array that holds one number, which NumPy 2.4 refuses."""
+    original(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels are imported, which no other test does
+    patch.setenv("TRITON_INTERPRET", "0" if DEVICE == "cuda" else "1")
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    from wavepos_fairseq.kernels import triton_attention as kernel
+
+    if DEVICE == "cpu":
+        from triton.runtime import interpreter
+
+        if not kernel._INTERPRETED or isinstance(triton.language.sum, triton.JITFunction):
+            pytest.skip("Triton was imported before, without TRITON_INTERPRET=1", allow_module_level=True)
+        interpreter._patch_lang_tensor = functools.partial(patch_lang_tensor, original=interpreter._patch_lang_tensor)
+        kernel.triton_attention(*torch.ones(3, 1, 1, 16), None, None, None)  # the first launch imports more of Triton
+
+triton_attention = kernel.triton_attention
+NAMES = ("query", "key", "value", "lagged", "basis", "bias")
+BLOCK = kernel.block_sizes(64, 32, torch.float32)[0]  # 32
+
+
+def formula(query, key, value, lagged=None, basis=None, bias=None, dropout=1.0):
+    """The module's formula, in whatever dtype; dropout (N, L, S) multiplies the weights."""
+    (N, L, d), S = query.shape, key.size(1)
+    lag = torch.arange(S - L, S, device=query.device)[:, None] - torch.arange(S, device=query.device)  # (L, S)
+    past = lag.clamp(min=0)
+    score = torch.einsum("nid,njd->nij", query, key) / math.sqrt(d)
+    if lagged is not None:
+        every_lag = F.pad(basis, (0, S - basis.size(2))).repeat(N // len(basis), 1, 1)  # (N, r, S)
+        score = score + torch.einsum("nir,nrij->nij", lagged, every_lag[:, :, past])
+    if bias is not None:
+        score = score + bias.repeat(N // len(bias), 1)[:, past]
+    return (score.masked_fill(lag < 0, -math.inf).softmax(-1) * dropout) @ value
+
+
+def draw(L, S, d, r=0, T=None, G=1, biased=False, N=2, H=2, dtype=torch.float32):
+    """query, key, value, lagged, basis and bias, in numbers that dtype holds; the first ones are not contiguous."""
+    torch.manual_seed(L * S)
+    tensors = [torch.randn(d, N, rows).permute(1, 2, 0) for rows in (L, S, S)]
+    tensors += [torch.randn(N, L, r) / 2, torch.randn(G, r, S if T is None else T) / 2] if r else [None, None]
+    tensors.append(torch.randn(H, S) if biased else None)
+    return [None if tensor is None else tensor.to(DEVICE, dtype) for tensor in tensors]
+
+
+def value_and_gradients(attend, tensors, *arguments):
+    """The output and the gradients of all tensors that are not None, in fp64 and by name."""
+    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+    output = attend(*leaves, *arguments)
+    torch.manual_seed(0)
+    cotangent = torch.randn(output.shape).to(output)
+    given = {name: leaf for name, leaf in zip(NAMES, leaves) if leaf is not None}
+    gradients = torch.autograd.grad(output, list(given.values()), cotangent)
+    return {"output": output.double(), **dict(zip(given, (gradient.double() for gradient in gradients)))}
+
+
+def in_fp64(tensors):
+    return [None if tensor is None else tensor.double() for tensor in tensors]
+
+
+def relative_errors(found, exact):
+    """By name, of the largest magnitude, or of 1 if that is more: a weight near 1 has gradients that are near 0."""
+    scale = {name: max(1.0, exact[name].abs().max().item()) for name in found}
+    return {name: (found[name] - exact[name]).abs().max().item() / scale[name] for name in found}
+
+
+def assert_is_the_formula(tensors, tolerance=1e-5):
+    found = value_and_gradients(triton_attention, tensors)
+    errors = relative_errors(found, value_and_gradients(formula, in_fp64(tensors)))
+    assert max(errors.values()) <= tolerance, errors
+
+
+SLOTS = {
+    "none": {},
+    "p": {"r": 25},
+    "p of each head": {"r": 16, "G": 2},
+    "b": {"biased": True},
+    "p and b": {"r": 33, "biased": True},
+    "p of each head and b": {"r": 16, "G": 2, "biased": True},
+}
+
+
+@pytest.mark.parametrize("L, S, d", [(33, 33, 16), (1, 70, 64), (5, 64, 80), (17, 65, 128)])
+@pytest.mark.parametrize("slots", SLOTS)
+def test_output_and_gradients_are_the_formulas(slots, L, S, d):
+    assert_is_the_formula(draw(L, S, d, **SLOTS[slots], N=4))
+
+
+@pytest.mark.parametrize("S", [1, 2, 15, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1])
+def test_a_sequence_may_end_anywhere_in_a_tile(S):
+    assert_is_the_formula(draw(S, S, 16, r=20, biased=True))
+
+
+@pytest.mark.parametrize(
+    "L, S", [(1, 1), (1, BLOCK), (1, BLOCK + 1), (2, 2 * BLOCK + 1), (BLOCK, 2 * BLOCK), (70, 103)]
+)
+def test_queries_may_be_the_last_of_the_keys(L, S):
+    assert_is_the_formula(draw(L, S, 16, r=20, T=S - S // 3, biased=True))
+
+
+@pytest.mark.parametrize("T", [1, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 70])
+@pytest.mark.parametrize("L", [70, 37])
+def test_the_support_may_end_anywhere(L, T):
+    assert_is_the_formula(draw(L, 70, 16, r=20, T=T))
+
+
+def test_what_needs_no_gradient_gets_none():
+    tensors = draw(40, 40, 16, r=20, biased=True)
+    query, *constants = tensors
+    exact = value_and_gradients(formula, in_fp64(tensors))
+    output = triton_attention(query.requires_grad_(), *constants)
+    torch.manual_seed(0)
+    output.backward(torch.randn(output.shape).to(output))
+    assert all(tensor.grad is None for tensor in constants)
+    assert relative_errors({"query": query.grad.double()}, {"query": exact["query"]})["query"] <= 1e-5
+
+
+def plain_attention(query, key, value, scores_beside):
+    lag = torch.arange(query.size(1), device=query.device)
+    return F.scaled_dot_product_attention(query, key, value, scores_beside.masked_fill(lag > lag[:, None], -math.inf))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "L, d, slots", [(130, 64, "p"), (130, 64, "b"), (129, 128, "p of each head and b"), (65, 256, "p")]
+)
+def test_half_precision_errs_no_more_than_twice_as_plain_attention_does(L, d, slots, dtype):
+    """... which is given the slots' scores, rounded, as a mask. These are the tiles of half precision: 64 a side."""
+    tensors = draw(L, L, d, **SLOTS[slots], T=None, dtype=dtype)
+    exact = value_and_gradients(formula, in_fp64(tensors))
+    found = value_and_gradients(triton_attention, tensors)
+    zero = torch.zeros_like(tensors[0]).double()
+    identity = torch.eye(L, dtype=torch.float64, device=DEVICE).expand(2, L, L)
+    beside = formula(zero, zero, identity, *in_fp64(tensors[3:])).clamp(min=1e-300).log().to(dtype)
+    plain = relative_errors(
+        value_and_gradients(lambda *qkv: plain_attention(*qkv[:3], beside), tensors[:3]), exact | {}
+    )
+    errors = relative_errors(found, exact)
+    assert all(errors[name] <= 2 * max(plain.values()) for name in errors), (errors, plain)
+
+
+# Dropout
+
+
+def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_weights():
+    L, S = 70, 101  # the values are the identity: the output is the weights
+    tensors = draw(L, S, S, r=20, T=60, biased=True, N=4)
+    weights = list(tensors)
+    weights[2] = torch.eye(S, device=DEVICE).expand(4, S, S)
+    whole, dropped = triton_attention(*weights), triton_attention(*weights, 0.3, 5)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, torch.where(kept, whole / 0.7, 0), rtol=1e-5, atol=1e-7)
+    seen = torch.ones(L, S, dtype=torch.bool, device=DEVICE).tril(S - L).expand(4, -1, -1)
+    rate, draws = kept[seen].double().mean().item(), seen.sum().item()
+    assert abs(rate - 0.7) < 5 * math.sqrt(0.3 * 0.7 / draws)
+    assert not torch.equal(kept[0], kept[1])
+
+    exact = value_and_gradients(lambda *given: formula(*given, dropout=kept / 0.7), in_fp64(tensors))
+    errors = relative_errors(value_and_gradients(triton_attention, tensors, 0.3, 5), exact)
+    assert max(errors.values()) <= 1e-5, errors
+
+
+def test_dropout_keeps_the_mean():
+    query, key, _, lagged, basis, bias = draw(16, 16, 16, r=16, biased=True)
+    query, key, lagged = (tensor.repeat(50, 1, 1) for tensor in (query, key, lagged))
+    value = torch.eye(16, device=DEVICE).expand_as(key)
+    kept = triton_attention(query[:2], key[:2], value[:2], lagged[:2], basis, bias)
+    mean = triton_attention(query, key, value, lagged, basis, bias, 0.5).view(50, 2, 16, 16).mean(0)
+    # 50 draws of a weight w have a mean with a standard deviation of w / sqrt(50); 5 of them
+    assert ((mean - kept).abs() <= kept * 5 / math.sqrt(50) + 1e-7).all()
+
+
+def test_the_seed_decides_what_is_dropped():
+    tensors = draw(40, 40, 16, r=16)
+    one, again, other = (triton_attention(*tensors, 0.1, seed) for seed in (2**62 - 1, 2**62 - 1, 2**61))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+# Biases that hide keys
+
+
+@pytest.mark.parametrize("hidden", [-math.inf, -1e9])
+@pytest.mark.parametrize("lags", [slice(5, None), slice(1, 66), slice(33, 34)])
+@pytest.mark.parametrize("r", [0, 20])
+def test_a_bias_may_hide_keys(lags, hidden, r):
+    tensors = draw(70, 70, 16, r=r, biased=True)
+    tensors[5][:, lags] = hidden
+    assert_is_the_formula(tensors)
+
+
+def test_a_large_bias_overflows_nothing():
+    tensors = draw(5, 40, 16, r=16, biased=True)
+    tensors[5] += 200  # the same for all keys, so that no weight changes
+    assert_is_the_formula(tensors, 1e-4)
+
+
+# The project's own representations
+
+
+@pytest.mark.parametrize("name", ["wavelet", "rpe", "alibi", "t5"])
+@pytest.mark.parametrize("L, S", [(65, 65), (3, 100)])
+def test_representations_are_the_definition(name, L, S):
+    query, key, value = draw(L, S, 64, N=4)[:3]
+    position = build_position(name, head_dim=64, num_heads=2).to(DEVICE)
+    factors, bias = position.factors(S, like=query), position.bias(S, like=query)
+    lagged = basis = None
+    if factors is not None:
+        projection, rows = factors
+        lagged = (query if projection is None else query @ projection) / math.sqrt(64)
+        basis = rows.T[None]
+    by_head = [tensor.unflatten(0, (2, 2)).double() for tensor in (query, key, value)]
+    expected = reference_attention(*by_head, position.double()).flatten(0, 1)
+    found = triton_attention(query, key, value, lagged, basis, bias).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+# Memory
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records how many bytes the largest storage has that any operation gives back."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def test_no_tensor_is_larger_than_the_inputs():
+    tensors = [tensor.requires_grad_() for tensor in draw(128, 128, 16, r=16, biased=True)]
+    with LargestTensor() as largest:
+        triton_attention(*tensors).sum().backward()
+    assert largest.nbytes == tensors[0].nbytes
+
+
+# Where it cannot run
+
+
+def test_why_not_says_what_is_wrong(monkeypatch):
+    assert kernel.why_not(torch.ones(2, 3, 256, device=DEVICE)) is None
+    assert "257 dimensions" in kernel.why_not(torch.ones(2, 3, 257, device=DEVICE))
+    assert "torch.float64" in kernel.why_not(torch.ones(2, 3, 16, device=DEVICE, dtype=torch.float64))
+    monkeypatch.setattr(kernel, "_INTERPRETED", False)
+    assert "on the cpu" in kernel.why_not(torch.ones(2, 3, 16))
+
+
+def test_without_triton_the_module_imports_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    spec = importlib.util.spec_from_file_location("without_triton", kernel.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.why_not(torch.ones(2, 3, 16)) == "Triton is not installed"
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
+    position = build_position(name, head_dim=16, num_heads=2).to(DEVICE)
+    torch.manual_seed(0)
+    for parameter in position.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    query, key, value = torch.randn(3, 2, 2, 70, 16, device=DEVICE)
+    for first in (0, 65):
+        inputs = [
+            (tensor[:, :, start:] / 4).requires_grad_() for tensor, start in ((query, first), (key, 0), (value, 0))
+        ]
+        ours = causal_attention(*inputs, position, implementation="triton")
+        exact = reference_attention(*inputs, position)
+        torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
+        for one, other in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, exact))):
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

@@ -1,0 +1,1 @@
+"""Fused GPU kernels; importing them needs no GPU and no Triton."""
