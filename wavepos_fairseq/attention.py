@@ -37,8 +37,8 @@ def reference_attention(
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
-        relative = relative.expand(query.size(1), -1, -1)  # (H, S, d)
-        score = score + torch.einsum("bhmd,hmnd->bhmn", query, relative[:, past])
+        heads = "h" if relative.dim() == 3 else ""  # (H, S, d) or (S, d)
+        score = score + torch.einsum(f"bhmd,{heads}mnd->bhmn", query, relative[..., past, :])
     score = score / math.sqrt(head_dim)
     bias = position.bias(num_keys, like=query)
     if bias is not None:
@@ -88,7 +88,8 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
     lagged = basis = None
     if factors is not None:
         projection, rows = factors
-        lagged = (query if projection is None else query @ projection).flatten(0, 1) / math.sqrt(head_dim)
+        scale = 1 / math.sqrt(head_dim)
+        lagged = (query * scale if projection is None else query @ (projection * scale)).flatten(0, 1)
         basis = (rows if rows.dim() == 3 else rows[None]).transpose(1, 2)
     heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
     seed = int(torch.randint(2**31, ())) if dropout_p else 0
