@@ -312,7 +312,7 @@ def test_a_checkpoint_older_than_some_options_is_evaluated_with_their_defaults(t
     stream = load_stream(str(data_bin), "valid", load_checkpoint(trained("rope"), str(data_bin)).task.dictionary)
     old, new = (
         evaluation.evaluate(load_checkpoint(path, str(data_bin)), stream, [SHORTER], ["full"])[0]["nll"]
-        for path in (edited(trained("rope"), tmp_path / "old.pt", forget), trained("rope"))
+        for path in (str(edited(trained("rope"), tmp_path / "old.pt", forget)), trained("rope"))
     )
     assert old == new
 
