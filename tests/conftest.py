@@ -1,4 +1,4 @@
-"""Shared by the tests that need fairseq: a tiny data-bin, and fairseq's command line run inside this process."""
+"""Shared by the tests: a tiny data-bin, fairseq's command line run inside this process, a probe for large tensors."""
 
 import copy
 import json
@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported; test_triton.py needs it without a GPU
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +38,19 @@ TINY = {  # two layers of two heads, 16 wide; 64 types in three clusters, so tha
 # As a change to TINY: one embedding matrix and one softmax, for --criterion cross_entropy.
 PLAIN = {name: None for name in TINY if "adaptive" in name}
 PLAIN["--criterion"] = "cross_entropy"
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records how many bytes the largest storage has that any operation gives back."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
+        return result
 
 
 def synthetic_text(lines, seed):

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from conftest import LargestTensor
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import Position, base, build_position, position_names
@@ -524,19 +523,6 @@ def test_without_dropout_two_calls_give_the_same_bits(variant, attend):
 # Memory
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records how many numbers the largest storage holds that any operation gives back."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        for tensor in tree_flatten(result)[0]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
-        return result
-
-
 def largest_tensor(attend, position, inputs, learn=True):
     """... forward and backward."""
     inputs = [tensor.detach().requires_grad_(learn) for tensor in inputs]
@@ -545,7 +531,7 @@ def largest_tensor(attend, position, inputs, learn=True):
         output = attend(*inputs, position)
         if learn:
             output.sum().backward()
-    return largest.numel
+    return largest.nbytes // inputs[0].element_size()
 
 
 def kept_for_backward(attend, position, inputs):

@@ -11,8 +11,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from conftest import LargestTensor
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import build_position, position_names
@@ -239,19 +238,6 @@ def test_representations_are_the_definition(name, L, S):
 
 
 # Memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records how many bytes the largest storage has that any operation gives back."""
-
-    nbytes = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        for tensor in tree_flatten(result)[0]:
-            if isinstance(tensor, torch.Tensor):
-                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
-        return result
 
 
 def test_no_tensor_is_larger_than_the_inputs():

@@ -247,8 +247,7 @@ def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n)."""
     rows, keys = block
     num_queries = rows.stop - rows.start
-    nothing = query.new_empty(1, 1, 1)
-    scores = torch.baddbmm(nothing, query[:, rows], key[:, keys].transpose(1, 2), beta=0, alpha=_scale(query))
+    scores = (query[:, rows] * _scale(query)) @ key[:, keys].transpose(1, 2)
     if lagged is not None:
         grouped, near = _grouped(lagged[:, rows], basis), _near(basis, keys)
         lags = (grouped.flatten(1, 2) @ near).view(*grouped.shape[:-1], -1)
