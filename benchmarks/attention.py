@@ -1,8 +1,8 @@
 """The attention operator with each representation, beside PyTorch's causal attention without position (ratio 1).
 
-    python benchmarks/attention.py [--quick] [--lengths 512,2512] [--device cuda --dtype bfloat16]
+    python benchmarks/attention.py [--quick] [--sizes 512x2,2512x1] [--device cuda --dtype bfloat16]
 
-All contestants of a length take turns, round by round; a ratio is that of one round, and the table has its median and
+All contestants of a size take turns, round by round; a ratio is that of one round, and the table has its median and
 quartiles. Besides the representations there are the plain definition, the paper's second tip (appendix A.6) with
 torch.scatter, and ALiBi as a ready additive mask; on a GPU also FlexAttention with the same bias.
 """
@@ -20,6 +20,7 @@ from wavepos_fairseq.positions import build_position, position_names
 
 BASELINE = "no position (SDPA)"
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+SIZES = "128x32,256x4,512x2,1024x1,2512x1,5024x1,8192x1"
 LARGEST_DEFINITION = 4 * 2**30  # bytes of its tensor of L x L x d; there is no turn for it beyond
 
 
@@ -82,10 +83,9 @@ def contestants(length, args, like):
     return attentions
 
 
-def measure(length, args):
-    """The rows of one length: forward, and forward with backward."""
+def measure(length, batch, args):
+    """The rows of one size: forward, and forward with backward."""
     like = torch.empty(0, dtype=getattr(torch, args.dtype), device=args.device)
-    batch = max(1, args.tokens // length)
     shape = (batch, args.heads, length, args.head_dim)
     query, key, value, gradient = torch.randn(4, *shape, dtype=like.dtype, device=like.device).unbind()
     attentions = contestants(length, args, like)
@@ -112,23 +112,21 @@ def measure(length, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--lengths", default="128,256,512,1024,2512,5024,8192", help="sequence lengths")
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens in a batch, one sequence at least")
+    parser.add_argument("--sizes", default=SIZES, help=f"lengths of sequences, times how many (default: {SIZES})")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
-    parser.add_argument("--quick", action="store_true", help="lengths 128 and 512, three rounds")
+    parser.add_argument("--quick", action="store_true", help="sizes 128x32 and 512x2, three rounds")
     parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/attention-DEVICE.csv)")
     args = parser.parse_args()
-    lengths = [128, 512] if args.quick else [int(length) for length in args.lengths.split(",")]
     if args.quick:
-        args.rounds = 3
+        args.sizes, args.rounds = "128x32,512x2", 3
     rows = []
-    for length in lengths:
-        rows += measure(length, args)
-        print(f"length {length} done", flush=True)
+    for size in args.sizes.split(","):
+        rows += measure(*map(int, size.split("x")), args)
+        print(f"{size} done", flush=True)
     title = f"{args.heads} heads of {args.head_dim}, {args.dtype}; {machine(args.device)}"
     report(title, rows, args.output or RESULTS / f"attention-{args.device}.csv")
 

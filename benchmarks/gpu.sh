@@ -14,5 +14,5 @@ python=${1:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 "$python" -m pytest -q tests/test_triton.py
-"$python" benchmarks/attention.py --device cuda --dtype bfloat16 --tokens 16384 --lengths 512,1024,2048,4096,8192
+"$python" benchmarks/attention.py --device cuda --dtype bfloat16 --sizes 512x32,1024x16,2048x8,4096x4,8192x2
 "$python" benchmarks/training.py --device cuda --fp16

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from conftest import LargestTensor
 
+from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import Position, base, build_position, position_names
 
@@ -404,6 +405,16 @@ def test_long_sequences_have_larger_blocks_and_the_same_values_and_gradients(var
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_large_batches_go_in_groups_of_sequences_and_give_the_same_values_and_gradients(variant, monkeypatch):
+    monkeypatch.setattr(attention, "_SCORES", 1)  # 12 heads in groups of 8, or 9 where a sequence's three differ
+    inputs, position = draw(70, 70, 16, num_heads=3, batch=4), build(variant, 16, 3)
+    fast = value_and_gradients(causal_attention, inputs, position, torch.float64)
+    exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
+    for one, other in zip(fast, exact):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("variant", ["nope", "alibi", "haar past", "every slot", "transformer-xl"])
@@ -466,6 +477,7 @@ def test_autocast_changes_no_dtype_inside(variant):
 
 COMPILED = """
 import torch
+from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention
 from wavepos_fairseq.positions import build_position
 

@@ -57,7 +57,7 @@ def test_peak_memory_counts_what_lives_at_one_time(benchmark):
 
 def test_the_benchmark_of_the_operator_writes_every_contestant_and_mode(benchmark, tmp_path, monkeypatch, capsys):
     attention = benchmark("attention")
-    words = ["attention.py", "--lengths", "40,70", "--tokens", "70", "--heads", "8", "--head-dim", "16"]
+    words = ["attention.py", "--sizes", "40x1,70x1", "--heads", "8", "--head-dim", "16"]
     monkeypatch.setattr(sys, "argv", [*words, "--rounds", "2", "--output", str(tmp_path / "new" / "a.csv")])
     attention.main()
     with (tmp_path / "new" / "a.csv").open() as file:

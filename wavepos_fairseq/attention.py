@@ -175,13 +175,14 @@ class _Blockwise(torch.autograd.Function):
     def forward(ctx, query, key, value, lagged, basis, bias, dropout_p, seed, keep):
         output, kept = torch.empty_like(query, memory_format=torch.contiguous_format), []
         bias_rows = _same_rows(bias, query, key)
-        for block in _blocks(query, key):
+        for number, block in enumerate(_blocks(query, key, basis, bias)):
+            heads, rows, keys = block
             weights = _weights(block, query, key, lagged, basis, bias_rows)
             if keep:
                 kept.append(weights)
             if dropout_p:
-                weights = weights * _dropout(block, weights, dropout_p, seed)
-            output[:, block.rows] = weights @ value[:, block.keys]
+                weights = weights * _dropout(weights, dropout_p, seed + number)
+            output[heads, rows] = weights @ value[heads, keys]
         ctx.save_for_backward(query, key, value, lagged, basis, bias, output, *kept)
         ctx.dropout = dropout_p, seed
         return output
@@ -196,24 +197,25 @@ class _Blockwise(torch.autograd.Function):
             None if tensor is None else torch.zeros_like(tensor) for tensor in (lagged, basis, bias_rows)
         )
         means = (d_output * output).sum(-1, keepdim=True)
-        for number, block in enumerate(_blocks(query, key)):
-            rows, keys = block
+        for number, block in enumerate(_blocks(query, key, basis, bias)):
+            heads, rows, keys = block
             weights = kept[number] if kept else _weights(block, query, key, lagged, basis, bias_rows)
-            d_weights = d_output[:, rows] @ value[:, keys].transpose(1, 2)
+            d_weights = d_output[heads, rows] @ value[heads, keys].transpose(1, 2)
             dropped = weights
             if dropout_p:
-                factor = _dropout(block, weights, dropout_p, seed)
+                factor = _dropout(weights, dropout_p, seed + number)
                 dropped, d_weights = weights * factor, d_weights.mul_(factor)
-            d_value[:, keys].baddbmm_(dropped.transpose(1, 2), d_output[:, rows])
-            d_scores = d_weights.sub_(means[:, rows]).mul_(weights)
-            d_key[:, keys].baddbmm_(d_scores.transpose(1, 2), query[:, rows], alpha=_scale(query))
-            d_query[:, rows] = (d_scores @ key[:, keys]).mul_(_scale(query))
+            d_value[heads, keys].baddbmm_(dropped.transpose(1, 2), d_output[heads, rows])
+            d_scores = d_weights.sub_(means[heads, rows]).mul_(weights)
+            d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, rows], alpha=_scale(query))
+            d_query[heads, rows] = (d_scores @ key[heads, keys]).mul_(_scale(query))
             if lagged is not None:
-                grouped = _grouped(lagged[:, rows], basis)
+                grouped = _grouped(lagged[heads, rows], basis)
                 near = _near(basis, keys)
                 d_lags = grouped.new_zeros(*grouped.shape[:-1], near.size(-1))
                 _by_keys(d_lags).copy_(_grouped(d_scores, basis)[..., 1 - near.size(-1) :])
-                _grouped(d_lagged, basis)[:, :, rows] = (d_lags.flatten(1, 2) @ near.transpose(1, 2)).view_as(grouped)
+                d_grouped = (d_lags.flatten(1, 2) @ near.transpose(1, 2)).view_as(grouped)
+                _grouped(d_lagged[heads, rows], basis).copy_(d_grouped)
                 if ctx.needs_input_grad[4]:
                     _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
             if ctx.needs_input_grad[5]:
@@ -224,8 +226,9 @@ class _Blockwise(torch.autograd.Function):
 
 
 class _Block(NamedTuple):
-    """Queries of L, and the keys of S that they see, the last ones being their own."""
+    """Some of the N heads, queries of L, and the keys of S that they see, the last ones being their own."""
 
+    heads: slice
     rows: slice
     keys: slice
 
@@ -234,21 +237,31 @@ def _block_size(num_keys: int) -> int:
     return 64 if num_keys <= 1024 else 128  # measured: docs/performance.md
 
 
-def _blocks(query: Tensor, key: Tensor) -> Iterator[_Block]:
-    num_queries, num_keys = query.size(1), key.size(1)
+_SCORES = 2**19  # of a block, where that is more than 8 heads' worth; measured as well
+
+
+def _blocks(query: Tensor, key: Tensor, *slots: Optional[Tensor]) -> Iterator[_Block]:
+    """Blocks of whole sequences' heads, where the heads of a sequence have different slots."""
+    num_heads, num_queries, _ = query.shape
+    num_keys = key.size(1)
     size = _block_size(num_keys)
+    sequence = max((slot.size(0) for slot in slots if slot is not None), default=1)
     for start in range(0, num_queries, size):
         stop = min(start + size, num_queries)
-        yield _Block(slice(start, stop), slice(0, num_keys - num_queries + stop))
+        rows, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
+        group = max(8, _SCORES // ((stop - start) * keys.stop))
+        group = -(-group // sequence) * sequence
+        for head in range(0, num_heads, group):
+            yield _Block(slice(head, min(head + group, num_heads)), rows, keys)
 
 
 def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n)."""
-    rows, keys = block
+    heads, rows, keys = block
     num_queries = rows.stop - rows.start
-    scores = (query[:, rows] * _scale(query)) @ key[:, keys].transpose(1, 2)
+    scores = (query[heads, rows] * _scale(query)) @ key[heads, keys].transpose(1, 2)
     if lagged is not None:
-        grouped, near = _grouped(lagged[:, rows], basis), _near(basis, keys)
+        grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
         lags = (grouped.flatten(1, 2) @ near).view(*grouped.shape[:-1], -1)
         _grouped(scores, basis)[..., 1 - near.size(-1) :] += _by_keys(lags)
     if bias_rows is not None:
@@ -276,13 +289,13 @@ def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[T
     """The biases over the lags, a copy for each query of a block: (H, m, S + 1)."""
     if bias is None:
         return None
-    rows = next(_blocks(query, key)).rows
-    return bias[:, None].expand(-1, rows.stop, -1).contiguous()
+    num_rows = min(_block_size(key.size(1)), query.size(1))
+    return bias[:, None].expand(-1, num_rows, -1).contiguous()
 
 
-def _dropout(block: _Block, weights: Tensor, dropout_p: float, seed: int) -> Tensor:
+def _dropout(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
     """What dropout multiplies the weights of a block by, the same at every call: 0 or 1 / (1 - p)."""
-    generator = torch.Generator(weights.device).manual_seed(seed + block.rows.start)
+    generator = torch.Generator(weights.device).manual_seed(seed)
     return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
 
 
