@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Judges the paper's statements (configs/claims.yaml) on the tables of a preset: RESULTS/PRESET/claims.md and claims.json.
+#
+#   scripts/claims.sh --preset PRESET [--results DIR]      scripts/claims.sh --preset wikitext2-cpu
+#
+#   --preset P       wikitext103-512, wikitext2-cpu ..., or paper: the paper's own tables
+#   --results DIR    where the tables are (default: results)
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+exec "$PYTHON" -m wavepos_fairseq.claims "$@"

@@ -1,0 +1,321 @@
+"""The paper's statements hold of the paper's own tables, and made-up tables hold, break and blur them."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from wavepos_fairseq import claims
+from wavepos_fairseq.claims import Cell, Claim
+from wavepos_fairseq.experiments import CONFIGS, PAPER, load_table
+
+CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
+ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]
+L_TRAIN = 100
+LENGTHS = [50, 100, 200, 500]
+
+
+def on_paper(name, l_train):
+    return claims.judge(CLAIMS[name], claims.load_cells(PAPER, CLAIMS[name].table), l_train)
+
+
+@pytest.mark.parametrize("name", ON_TABLES)
+def test_claim_holds_of_the_papers_own_table(name):
+    assert on_paper(name, 512)["verdict"] == "holds"
+
+
+@pytest.mark.parametrize("name", [name for name in ON_TABLES if not math.isfinite(CLAIMS[name].at_least)])
+def test_upper_bound_does_not_hold_of_the_inverse_of_the_papers_table(name):
+    assert on_inverse(name) == "does not hold"
+
+
+@pytest.mark.parametrize("name", [name for name in ON_TABLES if not math.isfinite(CLAIMS[name].at_most)])
+def test_lower_bound_does_not_hold_of_the_inverse_of_the_papers_table(name):
+    assert on_inverse(name) == "does not hold"
+
+
+def on_inverse(name):
+    """The verdict where every perplexity is one over itself: what was higher is lower."""
+    cells = claims.load_cells(PAPER, CLAIMS[name].table)
+    inverse = {
+        where: {seed: Cell(1 / cell.value, cell.low, cell.high) for seed, cell in seeds.items()}
+        for where, seeds in cells.items()
+    }
+    return claims.judge(CLAIMS[name], inverse, 512)["verdict"]
+
+
+def test_at_l_train_1024_two_statements_of_the_paper_are_not_true_of_its_numbers():
+    table1 = [name for name in ON_TABLES if CLAIMS[name].table == "table1"]
+    judged = {name: on_paper(name, 1024) for name in table1}
+    assert {name for name in table1 if judged[name]["verdict"] == "does not hold"} == {
+        "non-overlapping-flat",  # RoPE 18.42 at 1024, 19.52 at 3024
+        "trans-xl-does-not-rise",  # 18.67 at 1024, 18.76 at 5024
+    }
+    wavelets = {"gaussian", "haar", "haar-fixed", "morlet"}  # which the paper has at 512 only
+    assert {name for name in table1 if judged[name]["verdict"] == "not judged"} == {
+        name for name in table1 if wavelets & set(CLAIMS[name].rows)
+    }
+
+
+def test_rope_with_the_larger_theta_is_not_yet_below_at_twice_l_train_in_the_papers_table():
+    paper = pd.read_csv(PAPER / "table1.csv").query("inference == 'full' and sequence_length == 1012")
+    by_method = paper.set_index("method").perplexity
+    assert by_method["RoPE theta=500000"] > by_method["RoPE theta=10000"]
+
+
+def test_numbers_of_a_judgement_are_the_papers_cells():
+    labels = {row.name: row.labels for row in load_table("table1")[1]}
+    paper = pd.read_csv(PAPER / "table1.csv").query("inference == 'full' and l_train == 512")
+    cell = paper.set_index(["method", "sequence_length"]).perplexity
+    numbers = on_paper("morlet-last", 512)["numbers"]
+    assert len(numbers) == 3 * 6
+    for number in numbers:
+        assert number["value"] == cell[labels[number["row"]]["method"], number["sequence_length"]]
+        assert number["over_value"] == cell[labels[number["over_row"]]["method"], number["over_length"]]
+        assert number["ratio"] == number["value"] / number["over_value"]
+        assert (number["spread"], number["spread_known_by"]) == (0, "unknown")
+
+
+def test_claims_on_attention_are_not_judged_where_the_paper_has_maps_only():
+    judged = claims.judge_all(list(CLAIMS.values()), PAPER)
+    attention = [judgement for judgement in judged if judgement["table"] == "attention"]
+    assert attention and all(judgement["verdict"] == "not judged" for judgement in attention)
+    assert all("attention.csv" in judgement["reason"] for judgement in attention)
+
+
+def write_table1(folder, cells, **columns):
+    """table1.tidy.csv of (row, inference, length, seed, perplexity, low, high)."""
+    labels = {row.name: row.labels for row in load_table("table1")[1]}
+    lines = [
+        {
+            **labels[row],
+            "inference": inference,
+            "l_train": L_TRAIN,
+            "sequence_length": length,
+            **dict(zip(("seed", "perplexity", "low", "high"), rest)),
+        }
+        for row, inference, length, *rest in cells
+    ]
+    pd.DataFrame(lines).assign(**columns).to_csv(folder / "table1.tidy.csv", index=False)
+
+
+def verdict(folder, cells, **changes):
+    """The judgement of "Ricker over ALiBi at 500" on cells of one length and both rows."""
+    write_table1(folder, cells)
+    given = {"rows": ["ricker"], "at": "longest", "over": {"rows": ["alibi"]}, **changes}
+    claim = Claim("made-up", "…", "…", "table1", **given)
+    return claims.judge(claim, claims.load_cells(folder, "table1"), L_TRAIN)
+
+
+def two_rows(*ricker_and_alibi):
+    """Their cells at 500, a seed after the other; a perplexity or (perplexity, low, high)."""
+    return [
+        (row, "full", 500, seed, *(cell if isinstance(cell, tuple) else (cell, None, None)))
+        for seed, pair in enumerate(ricker_and_alibi, 1)
+        for row, cell in zip(("ricker", "alibi"), pair)
+    ]
+
+
+@pytest.mark.parametrize(
+    "ricker, bounds, expected",
+    [
+        (90, {"at_most": 1}, "holds"),
+        (110, {"at_most": 1}, "does not hold"),
+        (110, {"at_least": 1}, "holds"),
+        (90, {"at_least": 1}, "does not hold"),
+        (100, {"at_most": 1}, "holds"),
+        (100, {"at_least": 1}, "holds"),
+        (199, {"at_least": 2}, "does not hold"),
+        (201, {"at_least": 2}, "holds"),
+        (100.5, {"at_least": 0.99, "at_most": 1.01}, "holds"),
+        (98.5, {"at_least": 0.99, "at_most": 1.01}, "does not hold"),
+        (101.5, {"at_least": 0.99, "at_most": 1.01}, "does not hold"),
+    ],
+)
+def test_without_a_spread_the_ratio_decides_and_its_bound_belongs_to_it(tmp_path, ricker, bounds, expected):
+    assert verdict(tmp_path, two_rows((ricker, 100)), **bounds)["verdict"] == expected
+
+
+@pytest.mark.parametrize("bound", ["at_most", "at_least"])
+def test_two_standard_deviations_over_the_seeds_blur_the_bound(tmp_path, bound):
+    judged = verdict(tmp_path, two_rows((98, 100), (100, 100)), **{bound: 1})
+    (number,) = judged["numbers"]
+    assert judged["verdict"] == "within the spread"
+    assert number["ratio"] == pytest.approx(0.99) and number["seeds"] == [1, 2]
+    assert number["spread"] == pytest.approx(2 * 0.02 / math.sqrt(2))  # of two numbers 0.02 apart
+    assert number["spread_known_by"] == "seeds"
+
+
+def test_ratio_farther_from_its_bound_than_the_spread_decides(tmp_path):
+    cells = two_rows((94, 100), (96, 100))
+    assert verdict(tmp_path, cells, at_most=1)["verdict"] == "holds"
+    assert verdict(tmp_path, cells, at_least=1)["verdict"] == "does not hold"
+
+
+def test_what_a_seed_does_to_both_rows_is_no_spread(tmp_path):
+    judged = verdict(tmp_path, two_rows((99, 100), (198, 200), (49.5, 50)), at_most=1)
+    assert judged["verdict"] == "holds" and judged["numbers"][0]["spread"] == pytest.approx(0)
+
+
+def test_with_one_seed_the_bootstrap_intervals_blur_the_bound(tmp_path):
+    wide = verdict(tmp_path, two_rows(((99, 97, 101), (100, 98, 102))), at_most=1)
+    assert wide["verdict"] == "within the spread"
+    (number,) = wide["numbers"]
+    assert number["spread"] == pytest.approx(0.99 * math.sqrt((2 / 99) ** 2 + (2 / 100) ** 2))
+    assert number["spread_known_by"] == "bootstrap"
+    narrow = two_rows(((99, 98.9, 99.1), (100, 99.9, 100.1)))
+    assert verdict(tmp_path, narrow, at_most=1)["verdict"] == "holds"
+    assert verdict(tmp_path, narrow, at_least=1)["verdict"] == "does not hold"
+
+
+def test_seeds_go_before_the_bootstrap_and_an_interval_on_one_side_only_is_none(tmp_path):
+    seeds = two_rows(((99, 90, 110), (100, 90, 110)), ((99, 90, 110), (100, 90, 110)))
+    assert verdict(tmp_path, seeds, at_most=1)["numbers"][0]["spread_known_by"] == "seeds"
+    half = verdict(tmp_path, two_rows(((99, 90, 110), 100)), at_most=1)
+    assert (half["verdict"], half["numbers"][0]["spread_known_by"]) == ("holds", "unknown")
+
+
+def table_of(ricker, alibi=100.0):
+    """Ricker's perplexities by length, ALiBi's all the same, in full; in pieces all are 10."""
+    full = [("ricker", "full", length, 1, value) for length, value in zip(LENGTHS, ricker)]
+    full += [("alibi", "full", length, 1, alibi) for length in LENGTHS]
+    return full + [(row, "non-overlapping", length, 1, 10.0) for row in ("ricker", "alibi") for length in LENGTHS]
+
+
+@pytest.mark.parametrize(
+    "at, lengths",
+    [("within", [50, 100]), ("l_train", [100]), ("beyond", [200, 500]), ("longest", [500]), ("every", LENGTHS)],
+)
+def test_lengths_are_meant_relative_to_l_train(tmp_path, at, lengths):
+    judged = verdict(tmp_path, table_of([90, 90, 90, 90]), at=at, at_most=1)
+    assert sorted(number["sequence_length"] for number in judged["numbers"]) == lengths
+
+
+def test_one_comparison_on_the_wrong_side_is_enough_and_comes_first(tmp_path):
+    judged = verdict(tmp_path, table_of([90, 90, 101, 90]), at="every", at_most=1)
+    assert judged["verdict"] == "does not hold"
+    assert judged["numbers"][0]["sequence_length"] == 200
+    assert [number["verdict"] for number in judged["numbers"]] == ["does not hold", "holds", "holds", "holds"]
+
+
+def test_of_comparisons_that_hold_the_nearest_to_the_bound_comes_first(tmp_path):
+    judged = verdict(tmp_path, table_of([90, 80, 97, 70]), at="every", at_most=1)
+    assert [number["value"] for number in judged["numbers"]] == [97, 90, 80, 70]
+
+
+def test_row_over_itself_at_l_train_says_how_much_it_rises(tmp_path):
+    judged = verdict(tmp_path, table_of([90, 80, 120, 160]), over={"at": "l_train"}, at_least=2)
+    assert judged["numbers"][0]["over_row"] == "ricker" and judged["numbers"][0]["ratio"] == 2
+    assert judged["verdict"] == "holds"
+
+
+def test_inference_in_pieces_is_compared_with_itself(tmp_path):
+    judged = verdict(tmp_path, table_of([90, 80, 120, 160]), inference="non-overlapping", at_most=1)
+    assert (judged["numbers"][0]["value"], judged["numbers"][0]["over_value"]) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    "cells, reason",
+    [
+        ([("ricker", "full", 500, 1, 90)], "alibi"),
+        ([("ricker", "full", 500, 1, 90), ("alibi", "full", 500, 1, None)], "alibi"),
+        ([("ricker", "full", 500, 1, 90), ("alibi", "full", 500, 2, 90)], "ricker and alibi with one seed"),
+        ([("ricker", "full", 100, 1, 90), ("alibi", "full", 100, 1, 90)], "any length that is longest"),
+    ],
+    ids=["no row", "no number", "no seed in common", "no length"],
+)
+def test_what_is_missing_is_not_judged_and_named(tmp_path, cells, reason):
+    judged = verdict(tmp_path, cells, at_most=1)
+    assert judged["verdict"] == "not judged"
+    assert judged["reason"].endswith(f"of {reason}") and "full, L_train 100" in judged["reason"]
+
+
+def test_table_made_before_there_were_seeds_and_intervals_is_of_one_seed(tmp_path):
+    write_table1(tmp_path, [("ricker", "full", 500)], perplexity=90)
+    ((seed, cell),) = claims.load_cells(tmp_path, "table1")[L_TRAIN, "full", "ricker", 500].items()
+    assert (seed, cell.value) == (1, 90) and math.isnan(cell.low) and math.isnan(cell.high)
+
+
+@pytest.mark.parametrize("num_shifts", [8, 16])
+def test_row_is_found_whatever_the_width_of_the_heads(tmp_path, num_shifts):
+    cell = {"wavelet": "Ricker", "scale_exponents": "0..7", "num_shifts": num_shifts, "inference": "full"}
+    pd.DataFrame([{**cell, "l_train": 100, "sequence_length": 500, "perplexity": 90.0}]).to_csv(
+        tmp_path / "table3.tidy.csv", index=False
+    )
+    assert list(claims.load_cells(tmp_path, "table3")) == [(100, "full", "ricker", 500)]
+
+
+def test_attention_is_the_mean_over_layers_and_heads_and_has_a_bound_of_its_own(tmp_path):
+    heads = [("alibi", 0, 0, 0.0), ("alibi", 0, 1, 0.08), ("ricker", 0, 0, 0.1), ("ricker", 1, 0, 0.3)]
+    attention = pd.DataFrame(heads, columns=["row", "layer", "head", "beyond"])
+    attention.assign(l_train=100, sequence_length=500, mean_lag=9, lag95=9).to_csv(tmp_path / "attention.csv")
+    judged = {judgement["id"]: judgement for judgement in claims.judge_all(list(CLAIMS.values()), tmp_path)}
+    for name, share in (("alibi-attention-ends", 0.04), ("wavelet-attention-reaches", 0.2)):
+        assert judged[name]["verdict"] == "holds"
+        assert judged[name]["numbers"][0]["value"] == judged[name]["numbers"][0]["ratio"] == pytest.approx(share)
+    attention.assign(l_train=100, sequence_length=500, beyond=0.06).to_csv(tmp_path / "attention.csv")
+    judged = {judgement["id"]: judgement["verdict"] for judgement in claims.judge_all(list(CLAIMS.values()), tmp_path)}
+    assert judged["alibi-attention-ends"] == "does not hold" and judged["ricker-lowest-beyond"] == "not judged"
+
+
+GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, over: {at: l_train}, at_most: 1}"
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (GOOD.replace("[ricker]", "[mexican-hat]"), ["claim c", "row 'mexican-hat'", "ricker, haar-fixed, haar"]),
+        (GOOD.replace("{at: l_train}", "{rows: [none]}"), ["claim c", "row 'none'", "nope, sinusoidal"]),
+        (GOOD.replace("table1", "table9"), ["claim c", "table 'table9'", "table1, table3, table4"]),
+        (GOOD.replace("at_most", "lower_than"), ["claim c", "key 'lower_than'", "at_least, at_most"]),
+        (GOOD.replace(", at_most: 1", ""), ["claim c", "at_least, at_most"]),
+        (GOOD.replace("at_most: 1", "at_most: one"), ["claim c", "as numbers"]),
+        (GOOD.replace("statement: s", "colour: red"), ["claim c", "key 'colour'", "statement, source"]),
+        (GOOD.replace("statement: s, ", ""), ["claim c", "statement missing"]),
+        (GOOD.replace("{at: l_train}", "{to: l_train}"), ["claim c", "key of over 'to'", "rows, at"]),
+        (GOOD.replace("at: longest", "at: 5x"), ["claim c", "length '5x'", "within, l_train, beyond, longest, every"]),
+        (GOOD.replace("at: l_train", "at: L"), ["claim c", "length 'L'"]),
+        (GOOD.replace("at: longest", "at: longest, inference: half"), ["claim c", "inference 'half'", "full, non-"]),
+        (GOOD.replace("[ricker]", "ricker"), ["claim c", "rows: expected is a list, not 'ricker'"]),
+        ("lowest", ["claim c", "expected is a mapping, not 'lowest'"]),
+    ],
+)
+def test_faulty_claim_is_refused_by_its_name_with_what_is_accepted(tmp_path, content, words):
+    path = tmp_path / "claims.yaml"
+    path.write_text(f"c: {content}\n")
+    with pytest.raises(ValueError) as error:
+        claims.load_claims(path)
+    assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+@pytest.mark.parametrize("content, words", [("- ricker\n", "a mapping of claims"), ("c: {\n", "is no YAML")])
+def test_file_that_is_no_mapping_is_refused(tmp_path, content, words):
+    (tmp_path / "claims.yaml").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        claims.load_claims(tmp_path / "claims.yaml")
+
+
+def test_results_folder_that_does_not_exist_is_an_error_that_says_what_makes_it(tmp_path, capsys):
+    assert claims.main(["--preset", "nowhere", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(Path(tmp_path, "nowhere")) in error and "reproduce.sh" in error
+
+
+def test_files_and_printed_table_have_every_claim_and_the_numbers_behind_it(tmp_path, capsys):
+    folder = tmp_path / "made-up"
+    folder.mkdir()
+    write_table1(folder, table_of([90, 90, 90, 100.5]))
+    assert claims.main(["--preset", "made-up", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert (folder / "claims.md").read_text(encoding="utf-8").strip() == printed.strip()
+    judged = {judgement["id"]: judgement for judgement in json.loads((folder / "claims.json").read_text())}
+    assert judged.keys() == CLAIMS.keys()
+    assert all(judgement["statement"] in printed for judgement in judged.values())
+    rises = judged["ricker-does-not-rise"]
+    assert rises["verdict"] == "does not hold" and len(rises["numbers"]) == 2
+    line = "ricker 100.50 at 500, ricker 90.00 at 100: 1.1167 ± 0.0000 (spread unknown), claimed at most 1; 1 of 2"
+    assert line in printed
+    assert "table1 has no numbers (full, L_train 100) of haar" in judged["haar-does-not-rise"]["reason"]
+    assert "there is no table4.csv" in judged["rbio1.1-does-not-rise"]["reason"]

@@ -1,0 +1,266 @@
+"""The paper's statements (configs/claims.yaml), each judged on the tables of a results folder.
+
+    python -m wavepos_fairseq.claims --preset wikitext2-cpu
+
+A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
+at least, a number. It holds, or does not hold, or lies within the spread, which is what the ratio could have been by
+chance: two standard deviations of it over the seeds; with one seed, what the bootstrap intervals of both perplexities
+allow if they are independent (the sequences are the same, so they allow less); 0 where neither is known. It is not
+judged where a table or a row is missing. Nothing is trained or evaluated here, and nothing compared with the paper's
+numbers: they are a results folder too (``--preset paper``).
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import pandas as pd
+import yaml
+
+from .evaluation import INFERENCES, write_json
+from .experiments import CONFIGS, ROOT, Row, load_table
+
+ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
+VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
+LENGTHS = {
+    "within": lambda lengths, l_train: [length for length in lengths if length <= l_train],
+    "l_train": lambda lengths, l_train: [length for length in lengths if length == l_train],
+    "beyond": lambda lengths, l_train: [length for length in lengths if length > l_train],
+    "longest": lambda lengths, l_train: [length for length in lengths if length > l_train][-1:],
+    "every": lambda lengths, l_train: lengths,
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An entry of configs/claims.yaml, whose head says what its keys mean."""
+
+    id: str
+    statement: str
+    source: str
+    table: str
+    rows: List[str]
+    at: str
+    inference: str = "full"
+    over: Dict[str, Any] = field(default_factory=dict)
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+    @property
+    def bounds(self) -> str:
+        words = {"at least": self.at_least, "at most": self.at_most}
+        return ", ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
+
+
+class Cell(NamedTuple):
+    """A number of one seed and its 95% bootstrap interval, NaN where that is not known."""
+
+    value: float
+    low: float
+    high: float
+
+
+Cells = Dict[Tuple[int, str, str, int], Dict[int, Cell]]  # by L_train, inference, row and length, then by seed
+
+
+def load_claims(path: Path) -> List[Claim]:
+    """The claims of a YAML file; ValueError where it is none, or names what does not exist."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected is a mapping of claims by their ids, not {type(content).__name__}")
+    claims = []
+    for name, entry in content.items():
+        try:
+            claims.append(_claim(name, entry))
+        except ValueError as error:
+            raise ValueError(f"{path}, claim {name}: {error}") from None
+    return claims
+
+
+def _claim(name: str, entry: Any) -> Claim:
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected is a mapping, not {entry!r}")
+    accepted = [key.name for key in fields(Claim) if key.name != "id"]
+    _accept("key", entry, accepted)
+    missing = [key for key in ("statement", "source", "table", "rows", "at") if key not in entry]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    for key, kind in (("rows", list), ("over", dict)):
+        if not isinstance(entry.get(key, kind()), kind):
+            raise ValueError(f"{key}: expected is a {kind.__name__}, not {entry[key]!r}")
+    over = entry.get("over", {})
+    _accept("key of over", over, ["rows", "at"])
+    bounds = [entry[key] for key in ("at_least", "at_most") if key in entry]
+    if not bounds or not all(isinstance(bound, (int, float)) for bound in bounds):
+        raise ValueError("at_least, at_most or both must be given, as numbers")
+    _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
+    _accept("inference", [entry.get("inference", "full")], INFERENCES)
+    _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
+    return Claim(name, **entry)
+
+
+def _accept(what: str, given: Sequence[str], accepted: Sequence[str]) -> None:
+    unknown = [word for word in given if word not in accepted]
+    if unknown:
+        raise ValueError(f"{what} {unknown[0]!r} is unknown; accepted are {', '.join(accepted)}")
+
+
+def _rows(table: str) -> List[Row]:
+    return load_table("table1" if table == ATTENTION else table)[1]
+
+
+def load_cells(folder: Path, table: str) -> Cells:
+    """The numbers of a results folder's table; none where it is missing."""
+    paths = [folder / f"{table}.tidy.csv", folder / f"{table}.csv"]  # the paper's tables are tidy by their plain name
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return {}
+    rows = _rows(table)
+    if table == ATTENTION:
+        heads = pd.read_csv(path).groupby(["row", "l_train", "sequence_length"], as_index=False)
+        lines = heads.beyond.mean().rename(columns={"beyond": "value"}).assign(inference="full")
+    else:
+        # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
+        labels = [label for label, text in rows[0].labels.items() if not text.startswith("d/")]
+        names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
+        lines = pd.read_csv(path, dtype=dict.fromkeys(labels, str)).rename(columns={"perplexity": "value"})
+        lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
+    lines = lines.assign(**{key: math.nan for key in ("seed", "low", "high") if key not in lines}).fillna({"seed": 1})
+    cells: Cells = defaultdict(dict)
+    for line in lines.dropna(subset=["value"]).itertuples():
+        where = (line.l_train, line.inference, line.row, line.sequence_length)
+        cells[where][int(line.seed)] = Cell(line.value, line.low, line.high)
+    return dict(cells)
+
+
+def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
+    """Verdict and, the one that decides first, the numbers it was made from; or why the claim is not judged."""
+    lengths = sorted({length for trained, _, _, length in cells if trained == l_train})
+    over = claim.over
+    pairs = [
+        ((row, length), (other, other_length))
+        for row in claim.rows
+        for length in LENGTHS[claim.at](lengths, l_train)
+        for other in over.get("rows", [row])
+        for other_length in (LENGTHS[over["at"]](lengths, l_train) if "at" in over else [length])
+    ]
+    found = {cell: cells.get((l_train, claim.inference, *cell), {}) for pair in pairs for cell in pair}
+    missing = dict.fromkeys(row for (row, _), seeds in found.items() if not seeds)
+    apart = [f"{of[0]} and {to[0]} with one seed" for of, to in pairs if not found[of].keys() & found[to].keys()]
+    if apart or not pairs:
+        what = ", ".join(missing) or next(iter(apart), f"any length that is {claim.at}")
+        reason = f"{claim.table} has no numbers ({claim.inference}, L_train {l_train}) of {what}"
+        return {"verdict": "not judged", "reason": reason}
+    numbers = []
+    for (row, length), (other, other_length) in pairs:
+        of, to = found[row, length], found[other, other_length] if over else {}
+        beside = {"over_row": other, "over_length": other_length} if over else {}
+        numbers.append({"row": row, "sequence_length": length, **beside, **_compare(claim, of, to)})
+    numbers.sort(key=lambda number: (VERDICTS.index(number["verdict"]), number["margin"]))
+    return {"verdict": numbers[0]["verdict"], "numbers": numbers}
+
+
+def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[str, Any]:
+    """The ratio seed by seed, its spread, how far it is on the right side of the claim's bounds, and the verdict."""
+    divisors = over or dict.fromkeys(of, Cell(1.0, 1.0, 1.0))
+    seeds = sorted(of.keys() & divisors.keys())
+    ratios = [of[seed].value / divisors[seed].value for seed in seeds]
+    ratio = statistics.mean(ratios)
+    spread, known_by = 0.0, "unknown"
+    if len(seeds) > 1:
+        spread, known_by = 2 * statistics.stdev(ratios), "seeds"
+    else:
+        cells = [by_seed[seed] for by_seed in (of, divisors) for seed in seeds]
+        half_width = ratio * math.hypot(*((cell.high - cell.low) / 2 / cell.value for cell in cells))
+        if not math.isnan(half_width):
+            spread, known_by = half_width, "bootstrap"
+    margin = min(claim.at_most - ratio, ratio - claim.at_least)
+    decided = "holds" if margin >= 0 else "does not hold"
+    return {
+        "value": statistics.mean(of[seed].value for seed in seeds),
+        **({"over_value": statistics.mean(over[seed].value for seed in seeds)} if over else {}),
+        "ratio": ratio,
+        "spread": spread,
+        "spread_known_by": known_by,
+        "seeds": seeds,
+        "margin": margin,
+        "verdict": "within the spread" if abs(margin) < spread else decided,
+    }
+
+
+def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
+    """The claims judged on a results folder, once for each L_train that their table has (the paper's has two)."""
+    cells = {table: load_cells(folder, table) for table in {claim.table for claim in claims}}
+    judged = []
+    for claim in claims:
+        about = {key: getattr(claim, key) for key in ("id", "statement", "source", "table", "bounds")}
+        for l_train in sorted({l_train for l_train, *_ in cells[claim.table]}):
+            judged.append({**about, "l_train": l_train, **judge(claim, cells[claim.table], l_train)})
+        if not cells[claim.table]:
+            reason = f"there is no {claim.table}.csv in this results folder"
+            judged.append({**about, "l_train": None, "verdict": "not judged", "reason": reason})
+    return judged
+
+
+def markdown(judged: List[Dict[str, Any]], title: str) -> str:
+    """A line for each judgement, with the numbers that decide it."""
+    counts = Counter(judgement["verdict"] for judgement in judged)
+    lines = [
+        f"# {title}",
+        "",
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*reversed(VERDICTS), "not judged")) + ".",
+        "The numbers are the comparison that decides: the one nearest to the bound or, where the claim does not hold,",
+        "farthest on its wrong side; and how many of all its comparisons come out the same (all are in claims.json).",
+        "± is the spread: two standard deviations over the seeds, or the bootstrap's, or 0 where neither is known.",
+        "",
+        "| claim | L_train | verdict | numbers |",
+        "|---|---|---|---|",
+    ]
+    for judgement in judged:
+        about = f"{judgement['statement']} ({judgement['source']})"
+        why = judgement.get("reason") or _deciding(judgement["numbers"], judgement["bounds"])
+        lines.append(f"| {about} | {judgement['l_train'] or '-'} | **{judgement['verdict']}** | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
+    number, agree = numbers[0], sum(number["verdict"] == numbers[0]["verdict"] for number in numbers)
+    known_by = {"seeds": f"{len(number['seeds'])} seeds", "bootstrap": "bootstrap", "unknown": "spread unknown"}
+    text = f"{number['row']} at {number['sequence_length']}: "
+    if "over_row" in number:
+        text = f"{number['row']} {number['value']:.2f} at {number['sequence_length']}, "
+        text += f"{number['over_row']} {number['over_value']:.2f} at {number['over_length']}: "
+    text += f"{number['ratio']:.4f} ± {number['spread']:.4f} ({known_by[number['spread_known_by']]}), claimed {bounds}"
+    return f"{text}; {agree} of {len(numbers)}"
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.claims", description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
+    args = parser.parse_args(arguments)
+    folder = args.results / args.preset
+    try:
+        if not folder.is_dir():
+            raise ValueError(f"--preset {args.preset}: {folder} does not exist; scripts/reproduce.sh makes it")
+        judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = markdown(judged, f"The paper's statements, judged on {args.preset}")
+    write_json(folder / "claims.json", judged)
+    (folder / "claims.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
