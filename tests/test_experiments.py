@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wavepos_fairseq import experiments, tables
+from wavepos_fairseq import experiments, runs, tables
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
@@ -80,14 +80,14 @@ def test_gpus_that_cannot_share_an_update_evenly_are_refused(capsys):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_lengths_of_every_preset_stand_to_l_train_as_in_the_paper(preset):
-    loaded = experiments.load_preset(preset)
+    loaded = runs.load_preset(preset)
     paper_l_train = 1024 if loaded.l_train == 1024 else 512
     paper = sorted(PAPER[PAPER.l_train == paper_l_train].sequence_length.unique())
     assert loaded.lengths == [length * loaded.l_train // paper_l_train for length in paper]
 
 
 def test_table1_has_every_method_of_the_paper_and_names_its_own_additions():
-    title, rows = experiments.load_table("table1")
+    title, rows = runs.load_table("table1")
     positions = {row.labels["method"]: row.labels["position"] for row in rows}
     paper = dict(zip(PAPER.method, PAPER.position))
     assert {method: positions[method] for method in paper} == paper
@@ -102,8 +102,8 @@ def papers_rows(table, columns):
 
 
 def labels_at_the_papers_width(table):
-    head_dim = experiments.head_dim_of(experiments.load_preset("wikitext103-512"))
-    rows = experiments.with_head_dim(experiments.load_table(table)[1], head_dim)
+    head_dim = experiments.head_dim_of(runs.load_preset("wikitext103-512"))
+    rows = experiments.with_head_dim(runs.load_table(table)[1], head_dim)
     return [tuple(row.labels.values()) for row in rows]
 
 
@@ -115,7 +115,7 @@ def head(row):
 
 
 def test_table3_is_the_papers_row_by_row():
-    rows = experiments.load_table("table3")[1]
+    rows = runs.load_table("table3")[1]
     paper = papers_rows("table3", ["wavelet", "scale_exponents", "num_shifts"])
     assert len(rows) == 23 and labels_at_the_papers_width("table3") == paper
     for row, (wavelet, exponents, num_shifts) in zip(rows, paper):
@@ -125,7 +125,7 @@ def test_table3_is_the_papers_row_by_row():
 
 
 def test_table4_is_the_papers_row_by_row():
-    rows = experiments.load_table("table4")[1]
+    rows = runs.load_table("table4")[1]
     paper = papers_rows("table4", ["family", "wavelet"])
     assert len(rows) == 31 and labels_at_the_papers_width("table4") == paper
     for row, (_, wavelet) in zip(rows, paper):
@@ -135,22 +135,22 @@ def test_table4_is_the_papers_row_by_row():
 
 
 def test_the_rows_of_the_shift_direction_are_rows_of_table3_and_their_mirror_images():
-    rows, table3 = (experiments.load_table(table)[1] for table in ("shift-direction", "table3"))
+    rows, table3 = (runs.load_table(table)[1] for table in ("shift-direction", "table3"))
     for past, future in zip(rows[::2], rows[1::2]):
-        assert experiments.Row(past.name, {**past.labels, "direction": "past"}, past.options) == past
+        assert runs.Row(past.name, {**past.labels, "direction": "past"}, past.options) == past
         assert any((row.name, row.options) == (past.name, past.options) for row in table3)
         assert head(future) == (*head(past)[:3], "future")
 
 
 def test_a_row_has_the_same_options_in_every_table():
-    rows = [row for table in TABLES for row in experiments.load_table(table)[1]]
+    rows = [row for table in TABLES for row in runs.load_table(table)[1]]
     assert len({(row.name, row.options) for row in rows}) == len({row.name for row in rows})
     assert len({row.options for row in rows}) == len({row.name for row in rows})  # and is trained once
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_fairseq_accepts_every_row_of_table1_under_every_preset(preset, capsys):
-    for row in experiments.load_table("table1")[1]:
+    for row in runs.load_table("table1")[1]:
         assert dry_run(capsys, preset, row.name)[-len(row.options) :] == list(row.options)
 
 
@@ -165,8 +165,8 @@ def test_options_that_fairseq_would_refuse_stop_before_anything_is_written(tmp_p
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_papers_preset_takes_every_row_of_every_table(table):
-    preset, rows = experiments.load_preset("wikitext103-512"), experiments.load_table(table)[1]
-    assert not experiments.refusals([experiments.Run(preset, row, ROOT, ROOT, 8, 1) for row in rows])
+    preset, rows = runs.load_preset("wikitext103-512"), runs.load_table(table)[1]
+    assert not experiments.refusals([runs.Run(preset, row, ROOT, ROOT, 8, 1) for row in rows])
 
 
 def test_a_sweep_reports_every_combination_that_does_not_fit_before_anything_is_written(tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_a_sweep_is_the_grid_of_what_is_given():
 )
 def test_what_a_table_has_is_the_tables_run_in_a_sweep_too(grid, name):
     (row,) = experiments.sweep_rows(grid, head_dim=128)
-    assert (row.name, row.options) == (name, experiments.find_row(name).options)
+    assert (row.name, row.options) == (name, runs.find_row(name).options)
 
 
 def test_combinations_of_a_sweep_that_come_to_the_same_are_one_run_and_others_never_share_a_name():
@@ -269,7 +269,7 @@ def small_configs(tmp_path, monkeypatch):
     ):
         (tmp_path / "configs" / folder).mkdir(parents=True)
         (tmp_path / "configs" / folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    monkeypatch.setattr(experiments, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(runs, "CONFIGS", tmp_path / "configs")
     return tmp_path
 
 

@@ -18,7 +18,7 @@ def rows_of(paper, labels):
     rows = []
     for values, block in paper.groupby(labels, sort=False):
         texts = dict(zip(labels, map(str, values)))
-        rows.append(tables.RowResult(texts, block.drop(columns=labels).to_dict("records")))
+        rows.append(tables.RowResult(texts, 1, block.drop(columns=labels).to_dict("records")))
     return rows
 
 
@@ -34,14 +34,17 @@ def rows(paper):
 
 
 def test_tidy_table_of_the_papers_cells_is_the_papers_csv(paper, rows):
-    pd.testing.assert_frame_equal(tables.tidy(rows, 512, LENGTHS), paper.reset_index(drop=True))
+    ours = tables.tidy(rows, 512, LENGTHS)
+    assert list(ours.columns) == ["method", "position", "seed", *paper.columns[2:], "low", "high"]
+    pd.testing.assert_frame_equal(ours[paper.columns], paper.reset_index(drop=True))
 
 
 def test_tidy_table_3_has_the_columns_of_its_own_csv_and_its_cells():
     paper = pd.read_csv(PAPER / "table3.csv")
     ours = tables.tidy(rows_of(paper, TABLE3_LABELS), 512, LENGTHS)
     ours["num_shifts"] = ours.num_shifts.astype(int)
-    pd.testing.assert_frame_equal(ours[ours.inference == "full"].reset_index(drop=True), paper)
+    full = ours[ours.inference == "full"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(full[paper.columns], paper)
 
 
 def test_wide_table_has_the_papers_rows_and_columns(rows):
@@ -83,6 +86,31 @@ def test_failed_row_is_marked_and_the_others_keep_their_numbers(tmp_path, rows):
     assert set(wide.loc[("full", "ALiBi")][1:]) == {"failed"}
     assert wide.loc[("full", "NoPE")]["2512"] == "48.48"
     tidy = pd.read_csv(tmp_path / "table1.tidy.csv")
-    assert list(tidy.columns) == list(pd.read_csv(PAPER / "table1.csv").columns)
     assert tidy[tidy.method == "ALiBi"].perplexity.isna().all()
     assert "failed (19.69)" in text and text == (tmp_path / "table1.md").read_text(encoding="utf-8")
+
+
+def test_several_seeds_give_mean_and_standard_deviation_and_each_its_own_tidy_line(tmp_path, rows):
+    several = [row._replace(seed=seed) for seed in (1, 2) for row in (rows if seed == 1 else one_higher(rows))]
+    text = tables.write_tables(tmp_path, "table1", "Table 1", "wikitext-103", several, 512, LENGTHS, None)
+    wide = pd.read_csv(tmp_path / "table1.csv", dtype=str)
+    assert list(wide.columns[3:]) == [*map(str, LENGTHS), *(f"{length} std" for length in LENGTHS)]
+    assert list(wide.method) == 2 * METHODS
+    ricker = wide[(wide.method == "Wavelet Ricker") & (wide.inference == "full")].iloc[0]
+    assert ricker["2512"] == "18.49" and ricker["2512 std"] == "0.71"  # 17.99 and 18.99: 1 / sqrt(2)
+    assert "| 18.49 ± 0.71 |" in text and "over the seeds 1, 2" in text
+    tidy = pd.read_csv(tmp_path / "table1.tidy.csv")
+    ends = tidy[(tidy.method == "Wavelet Ricker") & (tidy.inference == "full") & (tidy.sequence_length == 2512)]
+    assert list(zip(ends.seed, ends.perplexity)) == [(1, 17.99), (2, 18.99)]
+
+
+def test_a_seed_that_failed_leaves_the_row_without_a_number(rows):
+    several = [*rows, *(row._replace(seed=2, cells="failed") for row in rows)]
+    table = tables.wide(several, 512, LENGTHS)
+    assert (table["2512"] == "failed").all()
+
+
+def test_the_interval_of_a_cell_goes_into_the_tidy_table(rows):
+    cells = [[{**cell, "perplexity_low": 1.0, "perplexity_high": 2.0} for cell in row.cells] for row in rows]
+    ours = tables.tidy([row._replace(cells=more) for row, more in zip(rows, cells)], 512, LENGTHS)
+    assert (ours.low == 1.0).all() and (ours.high == 2.0).all()

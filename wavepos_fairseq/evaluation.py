@@ -15,18 +15,19 @@ import argparse
 import json
 import logging
 import math
-import os
 import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import __version__
+from .tables import write_whole
 
 INFERENCES = ("full", "non-overlapping")
 
@@ -141,6 +142,20 @@ def stream_nll(
     return nll
 
 
+def bootstrap_interval(nll: Tensor, sequence_length: int) -> Tuple[float, float]:
+    """95% percentile interval of a stream's perplexity (Efron, 1979), its sequences being drawn anew 1,000 times.
+
+    nll: in nats, fp64 (tokens,), cut into sequences of `sequence_length`, the last one shorter. It says how much the
+    number would move on another text of this kind and size; not what another seed would do.
+    """
+    sums, counts = np.array([(piece.sum().item(), len(piece)) for piece in nll.split(sequence_length)]).T
+    draw = np.random.default_rng(0)
+    drawn = [draw.integers(len(sums), size=len(sums)) for _ in range(1000)]
+    means = [sums[sequences].sum() / counts[sequences].sum() for sequences in drawn]
+    low, high = np.exp(np.percentile(means, (2.5, 97.5)))
+    return float(low), float(high)
+
+
 def evaluate(
     checkpoint: Checkpoint,
     stream: Tensor,
@@ -151,7 +166,8 @@ def evaluate(
 ) -> List[Dict[str, Any]]:
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
-    stream: int64 (tokens,), see `load_stream`. nll is the mean in nats over all targets, perplexity its exponential.
+    stream: int64 (tokens,), see `load_stream`. nll is the mean in nats over all targets, perplexity its exponential,
+    perplexity_low and perplexity_high its `bootstrap_interval`.
     """
     source = torch.cat((stream.new_tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
     cells: List[Dict[str, Any]] = []
@@ -164,7 +180,8 @@ def evaluate(
             else:
                 piece_length = length if inference == "full" else min(length, checkpoint.l_train)
                 cuts = pieces(len(stream), length, piece_length)
-                nll = stream_nll(checkpoint.model, source, stream, cuts, max_tokens).double().mean().item()
+                losses = stream_nll(checkpoint.model, source, stream, cuts, max_tokens).double()
+                nll, interval = losses.mean().item(), bootstrap_interval(losses, length)
                 seconds = time.perf_counter() - started
                 cells.append(
                     {
@@ -174,6 +191,8 @@ def evaluate(
                         "tokens": len(stream),
                         "nll": nll,
                         "perplexity": math.exp(nll),
+                        "perplexity_low": interval[0],
+                        "perplexity_high": interval[1],
                         "seconds": seconds,
                         "tokens_per_second": len(stream) / seconds,
                     }
@@ -209,11 +228,9 @@ def parse_inferences(text: str) -> List[str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a whole file or none: under another name first, then renamed."""
+    """Writes a whole file or none (see `tables.write_whole`), in a folder that is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def main(arguments=None) -> int:

@@ -1,9 +1,10 @@
 """Runs to tables: wide as the paper prints them, tidy with the columns of the paper's CSV, and Markdown beside it.
 
 A run's result is the JSON that `evaluation` writes; a row of a table says by its labels (method, or wavelet and scales)
-what it is the result of.
+what it is the result of. Of several seeds the tidy table has each, the others mean and standard deviation.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
@@ -14,50 +15,64 @@ _BLOCKS = {
     "non-overlapping": "Perplexity in non-overlapping inference with L_train",
     "full": "Perplexity without non-overlapping inference",
 }
-_CELL = ["inference", "l_train", "sequence_length", "perplexity"]
+_CELL = ["inference", "l_train", "sequence_length"]
+_NUMBERS = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perplexity_high"}
 
 
 class RowResult(NamedTuple):
-    """A table's row, by its labels, and what came of it: cells, or the word that stands in their place ("failed")."""
+    """A table's row, by its labels, trained with a seed: its cells, or the word in their place ("failed")."""
 
     labels: Dict[str, str]
+    seed: int
     cells: Union[List[Dict[str, Any]], str]
 
 
 def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per cell, with the columns of the paper's CSV; the perplexity of a row without cells is NaN."""
+    """A line per seed and cell, with the columns of the paper's CSV and the 95% interval; NaN where there is no number.
+
+    See `evaluation.bootstrap_interval`.
+    """
     lines = []
     for inference in _BLOCKS:
         for row in rows:
             cells = [] if isinstance(row.cells, str) else row.cells
-            found = {cell["sequence_length"]: cell["perplexity"] for cell in cells if cell["inference"] == inference}
-            lines += [
-                (*row.labels.values(), inference, l_train, length, found.get(length, float("nan")))
-                for length in lengths
-            ]
-    return pd.DataFrame(lines, columns=[*rows[0].labels, *_CELL])
+            found = {cell["sequence_length"]: cell for cell in cells if cell["inference"] == inference}
+            for length in lengths:
+                numbers = [found.get(length, {}).get(key, float("nan")) for key in _NUMBERS.values()]
+                lines.append((*row.labels.values(), row.seed, inference, l_train, length, *numbers))
+    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *_CELL, *_NUMBERS])
+
+
+def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
+    """A line per cell: mean and std of the perplexity, two decimals, or the row's word as the mean; std None for one."""
+    labels = list(rows[0].labels)
+    words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
+    groups = tidy(rows, l_train, lengths).groupby([*labels, *_CELL], sort=False).perplexity
+    cells = groups.agg(["mean", "std"]).reset_index()
+    several = len({row.seed for row in rows}) > 1
+    word = [words.get(cell[: len(labels)]) for cell in cells.itertuples(index=False, name=None)]
+    cells["std"] = [f"{std:.2f}" if several and not said else None for said, std in zip(word, cells["std"])]
+    cells["mean"] = [said or f"{mean:.2f}" for said, mean in zip(word, cells["mean"])]
+    return cells
 
 
 def wide(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A row per inference and row, a column per length, two decimals, as the paper prints its tables."""
-    return _pivot(tidy(rows, l_train, lengths), rows, beside={})
+    """A row per inference and row, a column per length, two decimals, as the paper prints its tables.
+
+    Of several seeds the mean, and after all lengths a column of standard deviations for each.
+    """
+    cells = _over_seeds(rows, l_train, lengths)
+    table = _side_by_side(cells, cells["mean"], rows)
+    if cells["std"].notna().any():
+        spread = _side_by_side(cells, cells["std"], rows).iloc[:, -len(lengths) :]
+        table = table.join(spread.fillna("").add_suffix(" std"))
+    return table
 
 
-def _pivot(cells: pd.DataFrame, rows: List[RowResult], beside: Dict[tuple, float]) -> pd.DataFrame:
-    """The printed cells, lengths side by side; what is found in `beside`, by all columns but the last, in brackets."""
-    labels = list(rows[0].labels)
-    instead = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
-
-    def printed(cell) -> str:
-        paper = beside.get(tuple(cell[:-1]))
-        shown = instead.get(tuple(cell[: len(labels)])) or f"{cell.perplexity:.2f}"
-        return shown if paper is None else f"{shown} ({paper:.2f})"
-
-    index = ["inference", *labels]
+def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowResult]) -> pd.DataFrame:
+    index = ["inference", *rows[0].labels]
     order = cells[index].drop_duplicates()
-    table = cells.assign(perplexity=[printed(cell) for cell in cells.itertuples(index=False)]).pivot(
-        index=index, columns="sequence_length", values="perplexity"
-    )
+    table = cells.assign(shown=shown).pivot(index=index, columns="sequence_length", values="shown")
     table.columns = [str(length) for length in table.columns]
     return order.merge(table.reset_index(), on=index)
 
@@ -69,15 +84,20 @@ def markdown(
 
     paper: CSV with the paper's cells, its columns those of `tidy`. A cell is the same if the corpus is and all columns.
     """
-    cells = tidy(rows, l_train, lengths)
-    beside: Dict[tuple, float] = {}
-    if paper is not None and corpus == PAPER_CORPUS:
-        published = pd.read_csv(paper, dtype=dict.fromkeys(rows[0].labels, str))[list(cells.columns)]
-        beside = {tuple(cell[:-1]): cell[-1] for cell in published.itertuples(index=False, name=None)}
+    cells = _over_seeds(rows, l_train, lengths)
+    keys = [*rows[0].labels, *_CELL]
+    shown = [mean if std is None else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
     lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
-    if beside.keys() & {tuple(cell[:-1]) for cell in cells.itertuples(index=False, name=None)}:
-        lines[-1] += " The paper's number stands in brackets."
-    table = _pivot(cells, rows, beside)
+    seeds = sorted({row.seed for row in rows})
+    if len(seeds) > 1:
+        lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
+    if paper is not None and paper.is_file() and corpus == PAPER_CORPUS:
+        published = pd.read_csv(paper, dtype=dict.fromkeys(rows[0].labels, str)).set_index(keys).perplexity
+        beside = [published.get(key) for key in cells[keys].itertuples(index=False, name=None)]
+        shown = [text if number is None else f"{text} ({number:.2f})" for text, number in zip(shown, beside)]
+        if any(number is not None for number in beside):
+            lines[-1] += " The paper's number stands in brackets."
+    table = _side_by_side(cells, pd.Series(shown), rows)
     for inference, caption in _BLOCKS.items():
         block = table[table.inference == inference].drop(columns="inference")
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
@@ -97,7 +117,14 @@ def write_tables(
     """Writes name.csv (wide), name.tidy.csv and name.md into `folder`; returns the Markdown (see there)."""
     text = markdown(rows, l_train, lengths, title, corpus, paper)
     folder.mkdir(parents=True, exist_ok=True)
-    wide(rows, l_train, lengths).to_csv(folder / f"{name}.csv", index=False)
-    tidy(rows, l_train, lengths).to_csv(folder / f"{name}.tidy.csv", index=False)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    write_whole(folder / f"{name}.csv", wide(rows, l_train, lengths).to_csv(index=False))
+    write_whole(folder / f"{name}.tidy.csv", tidy(rows, l_train, lengths).to_csv(index=False))
+    write_whole(folder / f"{name}.md", text)
     return text
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a whole file or none: under another name first, then renamed."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,435 @@
+"""A preset x a row x a seed = a run: a model trained and evaluated in a folder of its own.
+
+A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options: the
+position representation. The run's folder holds checkpoints, logs and, once it is complete, result.json. A run that was
+interrupted, at whatever moment, goes on from its last whole checkpoint.
+"""
+
+import argparse
+import collections
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
+
+import torch
+import yaml
+
+from . import __version__
+from .evaluation import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+PAPER = ROOT / "results" / "paper"
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Preset:
+    """configs/presets/NAME.yaml.
+
+    train holds fairseq-train's options without their dashes (``true`` for a switch); tokens_per_update counts all
+    devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens) at the most.
+    """
+
+    name: str
+    corpus: str
+    l_train: int
+    lengths: List[int]
+    gpus: int
+    tokens_per_update: int
+    tokens_per_device: int
+    checkpoint: str
+    train: Dict[str, Any]
+    evaluate: Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the options that make it.
+
+    Rows of one name and the same options are one run, in whatever tables they stand.
+    """
+
+    name: str
+    labels: Dict[str, str]
+    options: Tuple[str, ...]
+
+
+def load_preset(name: str) -> Preset:
+    """The preset `name`; ValueError where there is none, or where it is not evaluated at L_train."""
+    path = CONFIGS / "presets" / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
+    preset = Preset(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
+    if preset.l_train not in preset.lengths:
+        raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
+    return preset
+
+
+def load_table(name: str) -> Tuple[str, List[Row]]:
+    """Title and rows of the table `name`; ValueError where there is none."""
+    path = CONFIGS / "tables" / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rows = [
+        Row(row, {label: text for label, text in entry.items() if label != "options"}, _words(entry["options"]))
+        for row, entry in content["rows"].items()
+    ]
+    return content["title"], rows
+
+
+def _words(options: str) -> Tuple[str, ...]:
+    return tuple(shlex.split(options))
+
+
+def find_row(name: str) -> Row:
+    """The row `name` of any table; ValueError where there is none."""
+    rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
+    if name not in rows:
+        raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")
+    return rows[name]
+
+
+def names(folder: str) -> List[str]:
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def batch_options(preset: Preset, gpus: int) -> List[str]:
+    """--max-tokens and --update-freq that make tokens_per_update on so many GPUs (0 is the CPU).
+
+    Raises ValueError for numbers of GPUs over which the update's sequences cannot be divided evenly.
+    """
+    devices = max(1, gpus)
+    for update_freq in range(1, preset.tokens_per_update // preset.l_train + 1):
+        max_tokens, rest = divmod(preset.tokens_per_update, devices * update_freq)
+        if rest == 0 and max_tokens <= preset.tokens_per_device and max_tokens % preset.l_train == 0:
+            world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
+            return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
+    sequences = preset.tokens_per_update // preset.l_train
+    raise ValueError(
+        f"--gpus {gpus}: an update of {preset.name} has {sequences} sequences of {preset.l_train} tokens, which must "
+        f"divide evenly; accepted are the divisors of {sequences}"
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row trained and evaluated under a preset, in a folder of its own; commands run in the project's root."""
+
+    preset: Preset
+    row: Row
+    data: Path
+    folder: Path
+    gpus: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The row's name, with the seed where that is not 1."""
+        return self.row.name if self.seed == 1 else f"{self.row.name} seed {self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / self.preset.checkpoint
+
+    def training_command(self) -> List[str]:
+        """fairseq-train with the preset's options, then the row's."""
+        return [
+            *("fairseq-train", short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", short(self.folder)),
+            *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
+            *batch_options(self.preset, self.gpus),
+            *_as_options(self.preset.train),
+            *("--seed", str(self.seed), *self.row.options),
+        ]
+
+    def evaluation_command(self) -> List[str]:
+        """The evaluation of the trained checkpoint at the preset's lengths, in both inferences."""
+        lengths = ",".join(map(str, self.preset.lengths))
+        return [
+            *("python", "-m", "wavepos_fairseq.evaluation", short(self.data), "--path", short(self.checkpoint)),
+            *("--lengths", lengths, "--output", short(self.folder / "evaluation.json")),
+            *_as_options(self.preset.evaluate),
+            *([] if self.gpus else ["--cpu"]),
+        ]
+
+    def result(self) -> Optional[Dict[str, Any]]:
+        """What result.json holds, if it was made by these commands; None until the run is complete.
+
+        Raises ValueError where the folder holds a training by another command or another version of this package.
+        """
+        started = read_json(self.folder / "training.json")
+        if started:
+            there = {**_by_option(started["command"]), "version": started.get("version", __version__)}
+            here = {**_by_option(shlex.join(self.training_command())), "version": __version__}
+            differences = [
+                f"{option} {there.get(option, 'not given')} there, {here.get(option, 'not given')} here"
+                for option in {**there, **here}
+                if there.get(option) != here.get(option)
+            ]
+            if differences:
+                raise ValueError(
+                    f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or give "
+                    "another --runs"
+                )
+        result = read_json(self.folder / "result.json")
+        return result if result and result["evaluation_command"] == shlex.join(self.evaluation_command()) else None
+
+    def resumed_at(self) -> int:
+        """The updates that the checkpoint has made from which training goes on; 0 where there is none.
+
+        A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can.
+        """
+        last = self.folder / "checkpoint_last.pt"
+        older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
+        for checkpoint in [last, *older] if last.is_file() else older:
+            try:
+                state = torch.load(str(checkpoint), map_location="cpu")
+                updates = state["optimizer_history"][-1]["num_updates"]
+            except Exception as error:  # whatever torch raises on half a file
+                print(f"{short(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
+                continue
+            if checkpoint != last:
+                print(f"{short(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
+                part = last.with_name("checkpoint_last.part")
+                shutil.copyfile(checkpoint, part)
+                os.replace(part, last)
+            return updates
+        with contextlib.suppress(FileNotFoundError):
+            last.unlink()
+        return 0
+
+    def is_trained(self) -> bool:
+        """Whether the last checkpoint has made the last update; fairseq, started again, would make one more."""
+        return self.resumed_at() >= self.max_update
+
+    @property
+    def max_update(self) -> int:
+        command = self.training_command()
+        return int([value for name, value in zip(command, command[1:]) if name == "--max-update"][-1])
+
+    def last_logged(self) -> Dict[str, Any]:
+        """What fairseq logged last of the training; empty where there is nothing yet."""
+        log = self.folder / "train.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        return next((logged for logged in map(_logged, reversed(lines)) if "num_updates" in logged), {})
+
+    def state(self) -> str:
+        """``done``, ``running``, ``stopped`` (it goes on from its last checkpoint) or ``not started``."""
+        if self.result():
+            return "done"
+        if not (self.folder / "training.json").is_file():
+            return "not started"
+        try:
+            with self.locked():
+                return "stopped"
+        except InUse:
+            return "running"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """The run is this process's, and that of the processes which get the file descriptor; raises InUse."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InUse(f"{short(self.folder)} is in use by {file.read()}") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield file.fileno()
+
+    def train(self, lock: int, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+        """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
+        command = self.training_command()
+        write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
+        return _start(["-m", "fairseq_cli.train", *command[1:]], lock, output, threads)
+
+    def evaluate(self, lock: int, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+        """Starts the evaluation; ValueError where there is no checkpoint."""
+        if not self.checkpoint.is_file():
+            raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
+        return _start(self.evaluation_command()[1:], lock, output, threads)
+
+
+def _as_options(settings: Dict[str, Any]) -> List[str]:
+    options: List[str] = []
+    for name, value in settings.items():
+        options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return options
+
+
+def short(path: Path) -> str:
+    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
+
+
+def read_json(path: Path) -> Optional[Dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _by_option(command: str) -> Dict[str, str]:
+    """What a command gives to each option; ``data`` is what stands before the first."""
+    given, option = {"data": ""}, "data"
+    for word in shlex.split(command)[1:]:
+        if word.startswith("--"):
+            option = word
+            given[option] = "given"
+        else:
+            given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
+    return given
+
+
+def _start(arguments: List[str], lock: int, output, threads: Optional[int]) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=output,
+        stderr=output and subprocess.STDOUT,
+        cwd=ROOT,
+        env=environment,
+        pass_fds=[lock],  # the run stays locked while this process lives, even if the one that started it is killed
+    )
+
+
+class InUse(RuntimeError):
+    """Another process has the run."""
+
+
+class RunFailed(RuntimeError):
+    """A command of a run ended with a status other than 0; the message holds its last lines."""
+
+
+def execute(
+    run: Run,
+    threads: Optional[int] = None,
+    progress: Callable[[int, float], None] = lambda update, loss: None,
+    stop: Optional[threading.Event] = None,
+) -> Dict[str, Any]:
+    """Trains and evaluates what is not done yet and gives the result, which it writes to result.json.
+
+    progress(update, loss): called with what fairseq logs. stop: set by another thread, ends it with KeyboardInterrupt.
+    Raises InUse and RunFailed.
+    """
+
+    def on_line(line: str) -> None:
+        logged = _logged(line)
+        if "num_updates" in logged:
+            progress(int(logged["num_updates"]), float(logged["loss"]))
+
+    def follow(start: Callable[..., subprocess.Popen], name: str) -> Path:
+        log = run.folder / name
+        _follow(lambda output: start(lock, output, threads), log, on_line, stop or threading.Event())
+        return log
+
+    with run.locked() as lock:
+        done = run.result()
+        if done:
+            return done
+        for unfinished in run.folder.glob("*.tmp"):  # checkpoints
+            unfinished.unlink()
+        log = run.folder / "train.log"
+        if not run.is_trained():
+            follow(run.train, log.name)
+        follow(run.evaluate, "evaluation.log")
+        evaluation = read_json(run.folder / "evaluation.json")
+        if not all(math.isfinite(cell["perplexity"]) for cell in evaluation["cells"]):
+            raise RunFailed("a perplexity that is not finite")
+        walls = re.findall(r'"wall": "([0-9.]+)"', log.read_text(encoding="utf-8")) if log.is_file() else []
+        result = {
+            "row": run.row.name,
+            "seed": run.seed,
+            "commit": _commit(),
+            "training_command": shlex.join(run.training_command()),
+            "evaluation_command": shlex.join(run.evaluation_command()),
+            "training_seconds": float(walls[-1])
+            if walls
+            else None,  # fairseq's, over all attempts; None after train.sh
+            **evaluation,
+        }
+        write_json(run.folder / "result.json", result)
+        return result
+
+
+def _logged(line: str) -> Dict[str, Any]:
+    """What fairseq logs with --log-format json, if the line is that."""
+    start = line.find('{"epoch"')
+    return json.loads(line[start:]) if start >= 0 else {}
+
+
+def _follow(
+    start: Callable[[Any], "subprocess.Popen[bytes]"], log: Path, on_line: Callable[[str], None], stop: threading.Event
+) -> None:
+    """Starts a process that writes to the end of `log`, and hands its lines on until it ends.
+
+    Raises RunFailed where it failed, KeyboardInterrupt where Ctrl-C or `stop` ended it.
+    """
+    last: Deque[str] = collections.deque(maxlen=10)
+    with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(0, os.SEEK_END)
+        process = start(output)
+        ended, line = False, ""
+        while not ended:
+            ended = process.poll() is not None
+            *whole, line = (line + lines.read()).split("\n")
+            last += whole
+            for text in whole:
+                on_line(text)
+            if not ended and stop.wait(_SECONDS_BETWEEN_LOOKS):
+                process.terminate()
+                process.wait()
+                raise KeyboardInterrupt
+    if process.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
+    if process.returncode:
+        lines_shown = "\n".join(last)
+        raise RunFailed(f"status {process.returncode}; the last lines of {short(log)}:\n{lines_shown}")
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "not a git checkout"
+
+
+def fairseq_options(run: Run) -> argparse.Namespace:
+    """What fairseq-train understands of the run's options, its architecture's defaults among them.
+
+    Raises ValueError where the representation refuses them; fairseq itself prints its usage and exits.
+    """
+    from fairseq import options
+
+    from . import models  # noqa: F401  (registers the architectures)
+
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    arguments = run.training_command()[1:]
+    arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
+    try:
+        return options.parse_args_and_arch(options.get_training_parser(), arguments)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            raise ValueError(stop.code.replace("error: ", "", 1)) from None
+        raise
