@@ -13,6 +13,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["wavepos_fairseq", "wavepos_fairseq.*"]),
+    package_data={"wavepos_fairseq": ["report.html"]},
     python_requires=">=3.8",
     install_requires=[
         # fairseq's own wheel is for Python 3.8; the same code for 3.11 and 3.12 goes by another project name.
@@ -29,6 +30,9 @@ setup(
         "subword-nmt",
         "pyyaml",
         "tabulate",
+        "jinja2",
+        "plotly",
+        "submitit",
     ],
     extras_require={
         "test": [

@@ -23,7 +23,7 @@ import pandas as pd
 import yaml
 
 from .evaluation import INFERENCES, write_json
-from .experiments import CONFIGS, ROOT, Row, load_table
+from .runs import CONFIGS, ROOT, Row, load_table
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts

@@ -345,7 +345,6 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
     except (ValueError, InUse, OSError) as error:
@@ -429,4 +428,5 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     sys.exit(main())

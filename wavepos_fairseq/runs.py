@@ -1,8 +1,8 @@
 """A preset x a row x a seed = a run: a model trained and evaluated in a folder of its own.
 
-A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options: the
-position representation. The run's folder holds checkpoints, logs and, once it is complete, result.json. A run that was
-interrupted, at whatever moment, goes on from its last whole checkpoint.
+A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options:
+the position representation. The run's folder holds checkpoints, logs and, once it is complete, result.json. A run that
+was interrupted, at whatever moment, goes on from its last whole checkpoint.
 """
 
 import argparse
@@ -183,8 +183,8 @@ class Run:
             ]
             if differences:
                 raise ValueError(
-                    f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or give "
-                    "another --runs"
+                    f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or "
+                    "give another --runs"
                 )
         result = read_json(self.folder / "result.json")
         return result if result and result["evaluation_command"] == shlex.join(self.evaluation_command()) else None
@@ -341,10 +341,8 @@ def execute(
         if "num_updates" in logged:
             progress(int(logged["num_updates"]), float(logged["loss"]))
 
-    def follow(start: Callable[..., subprocess.Popen], name: str) -> Path:
-        log = run.folder / name
-        _follow(lambda output: start(lock, output, threads), log, on_line, stop or threading.Event())
-        return log
+    def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
+        _follow(lambda output: start(lock, output, threads), run.folder / log, on_line, stop or threading.Event())
 
     with run.locked() as lock:
         done = run.result()
@@ -352,23 +350,20 @@ def execute(
             return done
         for unfinished in run.folder.glob("*.tmp"):  # checkpoints
             unfinished.unlink()
-        log = run.folder / "train.log"
         if not run.is_trained():
-            follow(run.train, log.name)
+            follow(run.train, "train.log")
         follow(run.evaluate, "evaluation.log")
         evaluation = read_json(run.folder / "evaluation.json")
         if not all(math.isfinite(cell["perplexity"]) for cell in evaluation["cells"]):
             raise RunFailed("a perplexity that is not finite")
-        walls = re.findall(r'"wall": "([0-9.]+)"', log.read_text(encoding="utf-8")) if log.is_file() else []
+        wall = run.last_logged().get("wall")
         result = {
             "row": run.row.name,
             "seed": run.seed,
             "commit": _commit(),
             "training_command": shlex.join(run.training_command()),
             "evaluation_command": shlex.join(run.evaluation_command()),
-            "training_seconds": float(walls[-1])
-            if walls
-            else None,  # fairseq's, over all attempts; None after train.sh
+            "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
             **evaluation,
         }
         write_json(run.folder / "result.json", result)

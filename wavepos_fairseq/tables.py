@@ -44,7 +44,7 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per cell: mean and std of the perplexity, two decimals, or the row's word as the mean; std None for one."""
+    """A line per cell: the perplexity's mean, or the row's word, and its std, None where there is one seed only."""
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
     groups = tidy(rows, l_train, lengths).groupby([*labels, *_CELL], sort=False).perplexity
