@@ -1,14 +1,29 @@
 #!/usr/bin/env bash
-# Draws the paper's figures of formulas, the bases and their singular values, each as SVG and PNG.
+# Draws figures, each as SVG and PNG: without --preset those of formulas, with it those of what was trained.
 #
 #   scripts/figures.sh [--output DIR] [NAME ...]      scripts/figures.sh figure4 basis-ricker
+#   scripts/figures.sh --preset PRESET [NAME ...]     scripts/figures.sh --preset wikitext2-cpu attention-haar
 #
-#   --output DIR    where they go (default: results/figures)
+#   --output DIR    where those of formulas go (default: results/figures)
 #
 # Without a NAME all are drawn: figure4, figure5, figure6, figure9, figure10, basis-ricker, basis-gaussian,
 # basis-morlet, basis-haar, basis-db4, singular-values. The same bytes come out every time.
+#
+#   --preset PRESET    whose tables and finished runs; paper stands for the paper's own tables
+#   --runs DIR         where the runs are (default: runs)
+#   --results DIR      where the tables are (default: results); the figures go to RESULTS/PRESET/figures
+#   --data DIR         data-bin folder (default: data/CORPUS)
+#   --text TEXT        attention-ROW shows this text, in the place of the validation set's beginning
+#   --threshold W      attention-ROW is black at weights of W or more (default: 1 / number of tokens)
+#
+# Without a NAME all are drawn: perplexity and perplexity-table3 from the tables; from Table 1's finished runs positions
+# and receptive-field, whose numbers go to RESULTS/PRESET/positions.csv and attention.csv; and attention-ROW for alibi,
+# ricker, rope-10k and nope.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 help_if_asked "$@"
 
-exec "$PYTHON" -m wavepos_fairseq.figures "$@"
+case " $* " in
+*" --preset"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;
+*) exec "$PYTHON" -m wavepos_fairseq.figures "$@" ;;
+esac

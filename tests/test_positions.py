@@ -474,7 +474,7 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not work")
-for module in "attention positions wavelets data evaluation experiments tables figures".split():
+for module in "attention positions wavelets data evaluation experiments tables figures maps curves".split():
     importlib.import_module("wavepos_fairseq." + module)
 """
 

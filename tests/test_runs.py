@@ -84,7 +84,7 @@ def wait_for(condition, seconds=60):
 def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturbed):
     for updates in (5, 13):
         process = in_a_process(run)
-        wait_for(lambda: int(run.last_logged().get("num_updates", 0)) >= updates)
+        wait_for(lambda at=updates: int(run.last_logged().get("num_updates", 0)) >= at)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         wait_for(lambda: run.state() == "stopped")

@@ -21,15 +21,12 @@ IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere."""
 
 
-def reference_attention(
-    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0
-) -> Tensor:
-    """The definition, spelled out with its L x S x d tensor: slow, and what everything fast is compared with.
+def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
+    """The formula, spelled out with its L x S x d tensor, and the softmax of its scores over the keys.
 
-    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights.
-    Returns (B, H, L, d).
+    query: (B, H, L, d); key: (B, H, S, d) with S >= L. Returns (B, H, L, S), zero at a query's future.
     """
-    num_queries, num_keys, head_dim = _sizes(query, key, value)
+    num_queries, num_keys = query.size(-2), key.size(-2)
     lag = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)  # (L, S)
     lag = lag.to(query.device)
     past = lag.clamp(min=0)
@@ -39,12 +36,23 @@ def reference_attention(
     if relative is not None:
         heads = "h" if relative.dim() == 3 else ""  # (H, S, d) or (S, d)
         score = score + torch.einsum(f"bhmd,{heads}mnd->bhmn", query, relative[..., past, :])
-    score = score / math.sqrt(head_dim)
+    score = score / math.sqrt(query.size(-1))
     bias = position.bias(num_keys, like=query)
     if bias is not None:
         score = score + bias[:, past]
-    weight = score.masked_fill(lag < 0, -math.inf).softmax(dim=-1)
-    return F.dropout(weight, dropout_p) @ value
+    return score.masked_fill(lag < 0, -math.inf).softmax(dim=-1)
+
+
+def reference_attention(
+    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0
+) -> Tensor:
+    """The definition, `attention_weights` times the values: slow, and what everything fast is compared with.
+
+    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights.
+    Returns (B, H, L, d).
+    """
+    _sizes(query, key, value)
+    return F.dropout(attention_weights(query, key, position), dropout_p) @ value
 
 
 def causal_attention(

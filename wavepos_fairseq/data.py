@@ -36,7 +36,7 @@ import zipfile
 import zlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from . import __version__
 
@@ -470,7 +470,6 @@ def wikitext_tokenizer() -> Callable[[str], str]:
 
 def write_bpe(folder: Path, merges: int, codes: Path) -> None:
     """Learn a byte-pair encoding (Sennrich et al., 2016) on train.tokens, and apply it to all three files in place."""
-    from subword_nmt.apply_bpe import BPE
     from subword_nmt.learn_bpe import learn_bpe
 
     say(f"learning {merges:,} merges on train")
@@ -482,14 +481,21 @@ def write_bpe(folder: Path, merges: int, codes: Path) -> None:
     if learned.getvalue().count("\n") < 2:
         raise DataError(f"--bpe {merges}: train.txt is too small, no two characters stand side by side twice")
     codes.write_text(learned.getvalue(), encoding="utf-8")
-    # WikiText's three joiners are words of their own: their at signs would read as the separator @@.
-    bpe = BPE(learned, glossaries=["@[-,.]@"])
+    to_subwords = subword_segmenter(learned)
     for split in SPLITS:
         path = folder / f"{split}.tokens"
         words = path.with_suffix(".words")
         path.rename(words)
         with open(words, encoding="utf-8") as lines:
-            write_lines((bpe.segment(line) for line in lines), path)
+            write_lines(map(to_subwords, lines), path)
+
+
+def subword_segmenter(codes: IO[str]) -> Callable[[str], str]:
+    """A function that divides the words of a line by the byte-pair encoding `codes`."""
+    from subword_nmt.apply_bpe import BPE
+
+    # WikiText's three joiners are words of their own: their at signs would read as the separator @@.
+    return BPE(codes, glossaries=["@[-,.]@"]).segment
 
 
 # The demo

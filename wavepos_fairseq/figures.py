@@ -2,7 +2,7 @@
 
 Figures 4, 5, 6, 9 and 10; the basis of a whole head as a heat map; the singular values of such bases, which say how
 many of a head's 128 dimensions differ. Needs matplotlib, draws the same bytes every time, and shows nothing that was
-trained: no attention maps (Figures 7 and 8), no perplexities.
+trained: that is drawn by `curves`.
 """
 
 import argparse

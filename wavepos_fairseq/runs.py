@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import re
 import shlex
 import shutil
 import signal

@@ -1,0 +1,287 @@
+"""The claims of wavepos_fairseq/curves.py: what its figures show, read off the figures, and what is written."""
+
+import argparse
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import L_TRAIN
+from matplotlib.text import Text
+
+from wavepos_fairseq import curves
+from wavepos_fairseq.evaluation import load_checkpoint
+from wavepos_fairseq.figures import OKABE_ITO
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = ROOT / "results" / "paper"
+TEXT = "w3 w16, W3 well-known w26"
+ROWS = {"alibi": "alibi", "ricker": "wavelet"}
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+def titled(figure):
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+paper_perplexity = functools.lru_cache(maxsize=None)(
+    lambda: curves.perplexity(pd.read_csv(PAPER / "table1.csv"), "inference", "method")
+)
+
+
+@pytest.fixture(scope="module")
+def folders(trained, data_bin, tmp_path_factory):
+    """--runs, with two finished runs of the preset demo and one without a result; --results; --data."""
+    folder = tmp_path_factory.mktemp("curves")
+    for row, encoding in {**ROWS, "haar": "wavelet"}.items():
+        run = folder / "runs" / "demo" / row
+        run.mkdir(parents=True)
+        shutil.copy(trained(encoding), run / "checkpoint_last.pt")
+        if row != "haar":
+            (run / "result.json").write_text("{}")
+    (folder / "results" / "demo").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "wikitext2-cpu" / "table1.tidy.csv", folder / "results" / "demo")
+    return {"--runs": folder / "runs", "--results": folder / "results", "--data": data_bin}
+
+
+def draw(folders, *words):
+    """main() on the preset demo."""
+    return curves.main(["--preset", "demo", *(str(word) for pair in folders.items() for word in pair), *words])
+
+
+@pytest.fixture(scope="module")
+def drawn(folders):
+    """What is written when no figure is asked for by name."""
+    assert draw(folders) == 0
+    return folders["--results"] / "demo"
+
+
+# Perplexities
+
+
+def test_of_the_papers_table_1_there_is_a_panel_for_each_inference_and_l_train_with_its_cells():
+    cells = pd.read_csv(PAPER / "table1.csv")
+    panels = titled(paper_perplexity())
+    assert len(panels) == 4
+    for (inference, l_train), block in cells.groupby(["inference", "l_train"]):
+        lines = lines_of(panels[f"{inference}, $L_{{train}}$ = {l_train}"])
+        block = block.dropna()
+        assert set(lines) == set(block.method)
+        for method, line in lines.items():
+            expected = block[block.method == method]
+            assert list(line.get_xdata()) == list(expected.sequence_length)
+            assert list(line.get_ydata()) == list(expected.perplexity)
+
+
+def test_the_axis_holds_the_best_method_everywhere_and_those_that_break_leave_it_at_the_top():
+    axes = titled(paper_perplexity())["full, $L_{train}$ = 512"]
+    bottom, top = axes.get_ylim()
+    inside = {
+        name for name, line in lines_of(axes).items() if bottom < min(line.get_ydata()) <= max(line.get_ydata()) < top
+    }
+    assert {"Wavelet Ricker", "ALiBi", "Haar", "Gaussian", "Trans-XL", "Morlet"} == inside
+    assert all(bottom < line.get_ydata()[0] < top for line in lines_of(axes).values())
+
+
+def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
+    base = {"method": "ALiBi", "inference": "full", "l_train": 64}
+    cells = [
+        {**base, "seed": s, "sequence_length": n, "perplexity": p}
+        for s, n, p in [(1, 32, 10.0), (2, 32, 14.0), (1, 64, 8.0), (2, 64, 8.0)]
+    ]
+    cells += [
+        {**base, "method": "NoPE", "seed": 1, "sequence_length": n, "perplexity": p}
+        for n, p in [(32, 20.0), (64, float("nan"))]
+    ]
+    (axes,) = curves.perplexity(pd.DataFrame(cells), "inference", "method").axes
+    assert list(lines_of(axes)["ALiBi"].get_ydata()) == [12, 8]
+    assert list(lines_of(axes)["NoPE"].get_ydata()) == [20]  # no cell, no point
+    (band,) = axes.collections
+    at_32 = {y for x, y in band.get_paths()[0].vertices if x == 32}
+    assert min(at_32) == pytest.approx(12 - 8**0.5) and max(at_32) == pytest.approx(12 + 8**0.5)
+
+
+def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
+    results = ROOT / "results"
+    asked = argparse.Namespace(preset="wikitext2-cpu", results=results, names=["perplexity-table3"])
+    ((_, figure),) = curves.draw(asked)
+    panels = titled(figure)
+    cells = pd.read_csv(results / "wikitext2-cpu" / "table3.tidy.csv").query("inference == 'full'")
+    assert list(panels) == [f"{wavelet}, $L_{{train}}$ = 128" for wavelet in cells.wavelet.unique()]
+    two_scales = cells[(cells.wavelet == "Ricker") & (cells.scale_exponents == "0..1")]
+    line = lines_of(panels["Ricker, $L_{train}$ = 128"])["0..1"]
+    assert list(line.get_ydata()) == list(two_scales.groupby("sequence_length").perplexity.mean())
+
+
+def test_twelve_curves_are_told_apart_by_colour_and_marker_and_by_dash_and_marker():
+    styles = curves._styles(curves.METHODS.values()).values()
+    assert len(styles) == 12 and {style["color"] for style in styles} == set(OKABE_ITO)
+    for name in ("color", "linestyle"):
+        assert len({(style[name], style["marker"]) for style in styles}) == 12
+
+
+# Loss and receptive field
+
+
+def test_positions_are_drawn_at_the_middle_of_their_bins_and_l_train_is_marked():
+    table = pd.DataFrame(
+        [("nope", 8, 40, start, start + 1, 3.0 + start / 40) for start in range(40)],
+        columns=["row", "l_train", "sequence_length", "start", "stop", "nll"],
+    )
+    (axes,) = curves.positions(table).axes
+    line = lines_of(axes)["NoPE"]
+    assert list(line.get_xdata()) == [start + 0.5 for start in range(40)] and list(line.get_ydata()) == list(table.nll)
+    (mark,) = [line for line in axes.get_lines() if line.get_label().startswith("_")]
+    assert set(mark.get_xdata()) == {8}
+    assert "8\n= $L_{train}$" in [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
+    heads = pd.DataFrame(
+        [
+            ("alibi", 16, 80, 1, 1, 3.0, 7, 0.0),
+            ("alibi", 16, 80, 1, 2, 9.0, 30, 0.25),
+            ("nope", 16, 80, 1, 1, 20.0, 60, 0.5),
+        ],
+        columns="row l_train sequence_length layer head mean_lag lag95 beyond".split(),
+    )
+    figure = curves.receptive_field(heads)
+    for axes, expected in zip(figure.axes, (heads.lag95, heads.beyond)):
+        points = np.concatenate([scatter.get_offsets() for scatter in axes.collections])
+        assert list(points[:, 0]) == list(expected)
+        assert list(points[:, 1].round()) == [0, 0, 1]  # the rows, from above
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ALiBi", "NoPE"]
+
+
+# Attention maps
+
+
+def test_a_map_is_black_at_the_threshold_or_more_yellow_below_and_empty_in_the_future():
+    weights = np.array([[[1.0, 0, 0], [0.01, 0.99, 0], [0.009, 0.001, 0.99]]])
+    figure = curves.attention_map({3: weights}, 0.01, 2, "Haar")
+    (axes,) = figure.axes
+    (image,) = axes.get_images()
+    assert axes.get_title() == "layer 3, head 1" and "0.01 or more" in figure.texts[0].get_text()
+    shown = image.get_array()
+    assert shown.tolist() == [[True, None, None], [True, True, None], [False, False, True]]  # None is masked
+    assert image.cmap(image.norm(1))[:3] == (0, 0, 0) and image.cmap(image.norm(0))[:3] > (0.9, 0.8, 0)
+    marked = {tuple(line.get_xdata()) + tuple(line.get_ydata()) for line in axes.get_lines()}
+    assert marked == {(1.5, 1.5, 0, 1), (0, 1, 1.5, 1.5)}  # between the positions 1 and 2 = L_train, both ways
+
+
+@pytest.mark.parametrize("heads, grid", [(1, (1, 1)), (3, (1, 3)), (6, (2, 4))])
+def test_every_head_of_every_layer_has_a_panel_four_in_a_row_at_most(heads, grid):
+    weights = {layer: np.zeros((heads, 2, 2)) for layer in (1, 16)}
+    axes = curves.attention_map(weights, 0.5, 1, "").axes
+    assert [panel.get_title() for panel in axes] == [
+        f"layer {layer}, head {head + 1}" for layer in (1, 16) for head in range(heads)
+    ]
+    assert axes[0].get_gridspec().get_geometry() == (2 * grid[0], grid[1])
+
+
+def test_a_text_is_divided_as_its_corpus_was_and_unknown_words_are_unk(trained, data_bin):
+    dictionary = load_checkpoint(trained("alibi"), str(data_bin)).task.dictionary
+    found = [dictionary[token] for token in curves.encode(TEXT, dictionary, data_bin)]
+    assert found == ["</s>", "w3", "w16", *["<unk>"] * 5, "w26"]  # , W3 well @-@ known
+
+
+def test_a_text_for_subwords_is_divided_by_the_codes_of_the_data_bin(tmp_path):
+    from fairseq.data import Dictionary
+
+    (tmp_path / "bpe.codes").write_text("#version: 0.2\nl o\nlo w</w>\n")
+    dictionary = Dictionary()
+    for symbol in ("low", "s@@", "low@@", "lo@@", "t", "e@@", "r"):
+        dictionary.add_symbol(symbol)
+    found = [dictionary[token] for token in curves.encode("slow lot", dictionary, tmp_path)]
+    assert found == ["</s>", "s@@", "low", "lo@@", "t"]
+
+
+def test_a_text_that_no_axis_can_hold_is_refused(folders, capsys):
+    assert draw(folders, "--text", "w3 " * 64, "attention-alibi") == 2
+    assert "error: --text has 65 tokens with </s>; at most 64" in capsys.readouterr().err
+
+
+# What is written
+
+
+def test_all_that_there_is_something_for_is_drawn_and_the_numbers_are_kept(drawn, folders):
+    names = ["perplexity", "positions", "receptive-field", "attention-alibi", "attention-ricker"]
+    written = {path.name for path in (drawn / "figures").iterdir() if "text" not in path.name}
+    assert written == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+    heads = pd.read_csv(drawn / "attention.csv")
+    assert list(heads.columns) == "row l_train sequence_length layer head mean_lag lag95 beyond".split()
+    assert len(heads) == 2 * 2 * 2 and set(heads.row) == set(ROWS)
+    losses = pd.read_csv(drawn / "positions.csv")
+    assert list(losses.columns) == "row l_train sequence_length start stop nll".split()
+    assert len(losses) == 2 * 40 and losses.stop.max() == losses.sequence_length[0] == 5 * L_TRAIN
+
+
+def test_rows_without_a_finished_run_are_named(folders, capsys):
+    assert draw(folders, "attention-haar", "attention-alibi") == 0
+    message = capsys.readouterr().err
+    assert "has no finished run of haar: they are left out" in message
+
+
+def test_without_any_finished_run_the_tables_are_drawn_and_an_error_names_the_rows(folders, tmp_path, capsys):
+    shutil.copytree(
+        folders["--results"] / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("figures", "[ap]*.csv")
+    )
+    assert draw({**folders, "--results": tmp_path, "--runs": tmp_path / "none"}) == 2
+    assert {path.stem for path in (tmp_path / "demo" / "figures").iterdir()} == {"perplexity"}
+    message = capsys.readouterr().err
+    assert "error: " in message and "has no finished run of nope, sinusoidal, rope-10k" in message
+
+
+def test_a_table_that_is_not_there_is_an_error_only_where_it_is_asked_for(drawn, folders, capsys):
+    assert draw(folders, "perplexity-table3") == 2
+    assert "has no table3.tidy.csv; scripts/reproduce.sh table3 makes it" in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys):
+    with pytest.raises(SystemExit) as stop:
+        draw(folders, "figure4")
+    assert stop.value.code == 2
+    accepted = "perplexity, perplexity-table3, positions, receptive-field, attention-ROW"
+    assert f"'figure4' is unknown; accepted are {accepted}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_drawn_twice_the_bytes_are_the_same(drawn, folders, tmp_path):
+    shutil.copytree(drawn, tmp_path / "demo", ignore=shutil.ignore_patterns("figures"))
+    names = ("receptive-field", "attention-ricker")
+    assert draw({**folders, "--results": tmp_path}, *names) == 0
+    for name in (f"{name}.{kind}" for name in names for kind in ("svg", "png")):
+        assert (tmp_path / "demo" / "figures" / name).read_bytes() == (drawn / "figures" / name).read_bytes()
+        assert len((drawn / "figures" / name).read_bytes()) < 2**20
+    assert (tmp_path / "demo" / "attention.csv").read_bytes() == (drawn / "attention.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "figure", [paper_perplexity, lambda: curves.attention_map({1: np.eye(9)[None]}, 0.1, 4, "", list("abcdefghi"))]
+)
+def test_no_text_is_smaller_than_11_points(figure):
+    assert min(text.get_fontsize() for text in figure().findobj(Text) if text.get_text()) >= 11
+
+
+def test_the_script_draws_the_papers_tables(tmp_path):
+    shutil.copytree(PAPER, tmp_path / "paper", ignore=shutil.ignore_patterns("figures"))
+    command = [str(ROOT / "scripts" / "figures.sh"), "--preset", "paper", "--results", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    names = ("perplexity", "perplexity-table3")
+    folder = tmp_path / "paper" / "figures"
+    assert printed.split() == [str(folder / f"{name}.{kind}") for name in names for kind in ("svg", "png")]
+
+
+def test_a_text_is_a_figure_of_its_own_with_the_tokens_on_both_axes(folders, capsys):
+    args = {**folders, "--text": TEXT}
+    assert draw(args, "attention-ricker") == 0
+    assert "attention-ricker-text.svg" in capsys.readouterr().out
+    svg = (folders["--results"] / "demo" / "figures" / "attention-ricker-text.svg").read_text()
+    assert svg.count("<!-- w26 -->") == 2 * 2 and svg.count("<!-- layer 2, head 2 -->") == 1

@@ -1,0 +1,312 @@
+"""The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
+
+    python -m wavepos_fairseq.curves --preset wikitext2-cpu [NAME ...]
+
+Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
+
+- perplexity, perplexity-table3: over the evaluated length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv; the
+  mean over the seeds, and a band of the standard deviation to either side where there are several;
+- positions: the loss over the position in sequences of 5 L_train, which is written to RESULTS/PRESET/positions.csv;
+- receptive-field: how far each head looks in such sequences, which is written to RESULTS/PRESET/attention.csv;
+- attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
+  and 8, over the first 2 L_train tokens of the validation set; or with ``--text``, over a text with its tokens on the
+  axes as in Figure 7.
+
+The preset ``paper`` stands for the paper's own tables, which have perplexities only.
+"""
+
+import argparse
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Collection, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from . import maps
+from .data import subword_segmenter, wikitext_tokenizer
+from .experiments import PAPER, ROOT, load_preset, load_table
+from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
+
+PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
+    "perplexity": ("table1", "inference", "method"),
+    "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
+}
+MAP = "attention-"
+DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
+MARKERS = ("", "o", "s", "^")  # of the first six curves, the next six ...
+BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
+MOST_TOKENS = 64  # of a text on the axes
+L_TRAIN = "$L_{train}$"
+METHODS = {row.name: row.labels["method"] for row in load_table("table1")[1]}
+
+
+def _styles(names: Collection[str]) -> Dict[str, Dict]:
+    """A curve's look by its name: no two alike in dash and marker, or in colour and marker."""
+    return {
+        name: {"color": OKABE_ITO[number % 6], "linestyle": DASHES[number % 6], "marker": MARKERS[number // 6 % 4]}
+        for number, name in enumerate(names)
+    }
+
+
+def _mark_l_train(axes, l_train: int) -> None:
+    axes.axvline(l_train, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
+
+
+def _legend(figure: Figure, title: Optional[str] = None) -> None:
+    """Above all panels, each curve once, whichever panels it is in."""
+    curves = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(curves.values(), curves.keys(), loc="outside upper center", ncols=3, title=title)
+
+
+@in_style
+def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
+    """Perplexity over the length of the sequence: a panel for each value of the column `panel` and L_train.
+
+    cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times what the best method has where even that is
+    worst, and the curves of methods that break leave it at the top.
+    """
+    cells = cells.dropna(subset=["perplexity"])
+    panels = list(cells.groupby([panel, "l_train"], sort=False))
+    styles = _styles(METHODS.values() if curve == "method" else cells[curve].unique())
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(WIDTH, 3.6 * rows + 0.25 * -(-len(styles) // 3)), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, ((name, l_train), lines) in zip(grid, panels):
+        over_seeds = lines.groupby([curve, "sequence_length"], sort=False).perplexity
+        mean, deviation = over_seeds.mean(), over_seeds.std()
+        for label in lines[curve].unique():
+            axes.plot(mean[label], label=label, **styles[label], markersize=5)
+            if deviation[label].notna().any():
+                low, high = mean[label] - deviation[label], mean[label] + deviation[label]
+                axes.fill_between(mean[label].index, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
+        best = mean.groupby("sequence_length").min()
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(best.index, best.index, rotation=45)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(title=f"{name}, {L_TRAIN} = {l_train}")
+        axes.set_ylim(0.98 * mean.min(), min(1.02 * mean.max(), BROKEN * best.max()))
+        _mark_l_train(axes, l_train)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.supxlabel("length of the sequence (tokens)")
+    figure.supylabel("perplexity")
+    _legend(figure, title=curve.replace("_", " "))
+    return figure
+
+
+@in_style
+def positions(losses: pd.DataFrame) -> Figure:
+    """The loss over the position in a sequence, from the lines of positions.csv.
+
+    The panel ends, as those of `perplexity`, at log BROKEN above the best method's highest loss.
+    """
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+    axes = figure.subplots()
+    styles = _styles(METHODS)
+    for row, line in losses.groupby("row", sort=False):
+        middle = (line.start + line.stop) / 2
+        axes.plot(middle, line.nll, label=METHODS[row], **styles[row], markersize=5, markevery=3, linewidth=1.4)
+    highest = min(losses.nll.max() + 0.05, losses.groupby("start").nll.min().max() + math.log(BROKEN))
+    l_train, length = losses.l_train[0], losses.sequence_length[0]
+    _mark_l_train(axes, l_train)
+    ticks = range(0, length + 1, l_train)
+    axes.set_xticks(ticks, [f"{tick}\n= {L_TRAIN}" if tick == l_train else tick for tick in ticks])
+    axes.set(xlabel="position in the sequence (tokens)", ylabel="loss (nats per token)")
+    axes.set(xlim=(0, length), ylim=(losses.nll.min() - 0.05, highest))
+    _legend(figure)
+    return figure
+
+
+@in_style
+def receptive_field(heads: pd.DataFrame) -> Figure:
+    """How far each head looks, from the lines of attention.csv: a number for each head, layers below one another."""
+    rows = {row: place for place, row in enumerate(heads.row.unique())}
+    num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train[0]
+    figure = Figure(figsize=(WIDTH, 1.3 + min(0.3 * num_layers, 1.2) * len(rows)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, column in zip(panels, ("lag95", "beyond")):
+        for line in heads.itertuples():
+            within_row = (line.layer - 1 + (line.head - 0.5) / num_heads) / num_layers - 0.5
+            style = {"color": OKABE_ITO[(line.layer - 1) % 6], "marker": f"${line.head}$", "linewidth": 0.4}
+            axes.scatter(getattr(line, column), rows[line.row] + 0.9 * within_row, s=45, clip_on=False, **style)
+        for boundary in range(1, len(rows)):
+            axes.axhline(boundary - 0.5, color="0.85", linestyle="-", linewidth=0.8)
+        axes.tick_params(axis="y", length=0)
+    lags, shares = panels
+    lags.set_xscale("symlog", base=2, linthresh=1)
+    ticks = [l_train * 4.0**power for power in range(-3, 2)]
+    lags.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+    lags.xaxis.set_minor_locator(NullLocator())
+    lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
+    lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length[0])
+    _mark_l_train(lags, l_train)
+    lags.set_yticks(list(rows.values()), [METHODS[row] for row in rows])
+    lags.set_ylim(len(rows) - 0.5, -0.5)
+    shares.set(xlabel=f"share of the attention beyond\n{L_TRAIN} = {l_train} tokens", xlim=(-0.03, 1))
+    figure.suptitle(f"queries beyond {L_TRAIN}: heads by number, layers 1 to {num_layers} from above", fontsize=12)
+    return figure
+
+
+@in_style
+def attention_map(
+    weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
+) -> Figure:
+    """Which weights are at least `threshold` (black) or below (yellow), a panel for each head: queries by keys.
+
+    weights: (H, L, L) by layer. tokens: the L texts that stand on the axes, in the place of positions.
+    """
+    heads, length, _ = next(iter(weights.values())).shape
+    columns = min(heads, 4)
+    rows = len(weights) * -(-heads // columns)
+    side = (WIDTH - 0.8) / columns if tokens is None else max((WIDTH - 0.8) / columns, 0.18 * length)
+    figure = Figure(figsize=(0.8 + side * columns, 0.8 + (side + 0.3) * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    past = np.tri(length, dtype=bool)
+    numbered = ((layer, head) for layer in weights for head in range(-(-heads // columns) * columns))
+    for axes, (layer, head) in zip(panels, numbered):
+        if head >= heads:
+            axes.remove()
+            continue
+        seen = np.ma.masked_where(~past, weights[layer][head] >= threshold)
+        colours = ListedColormap(["#F0E442", "black"])
+        axes.imshow(seen, cmap=colours, vmin=0, vmax=1, interpolation_stage="rgba")
+        axes.set_title(f"layer {layer}, head {head + 1}")
+        if tokens is None:
+            axes.set_xticks([0, l_train, length])
+            axes.set_yticks([0, l_train, length])
+            for line in (axes.axvline, axes.axhline):
+                line(l_train - 0.5, color=OKABE_ITO[0], linestyle="-", linewidth=0.8)
+        else:
+            axes.set_xticks(range(length), tokens, rotation=90)
+            axes.set_yticks(range(length), tokens)
+    figure.suptitle(f"{title}: black where the weight is {threshold:.2g} or more", fontsize=12)
+    figure.supxlabel("key" if tokens else "position of the key (tokens)")
+    figure.supylabel("query" if tokens else "position of the query (tokens)")
+    return figure
+
+
+def encode(text: str, dictionary, data: Path) -> torch.Tensor:
+    """The tokens of a text after ``</s>``, divided as the data-bin's corpus was: int64 (tokens,).
+
+    Raises ValueError where there are more of them than can be read on an axis.
+    """
+    words = wikitext_tokenizer()(text)
+    codes = data / "bpe.codes"
+    if codes.is_file():
+        with codes.open(encoding="utf-8") as learned:
+            words = subword_segmenter(learned)(words)
+    tokens = torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
+    if len(tokens) > MOST_TOKENS:
+        raise ValueError(f"--text has {len(tokens)} tokens with </s>; at most {MOST_TOKENS} can be read on an axis")
+    return tokens
+
+
+def read_table(folder: Path, table: str) -> Optional[pd.DataFrame]:
+    """The cells of a preset's table, or of the paper's; None where neither file is there."""
+    for path in (folder / f"{table}.tidy.csv", folder / f"{table}.csv" if folder.name == PAPER.name else None):
+        if path and path.is_file():
+            return pd.read_csv(path)
+    return None
+
+
+def finished(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
+    """The checkpoints of the rows, by name, whose runs in `folder` are finished; ValueError where none is."""
+    found = {
+        row: folder / row / checkpoint
+        for row in rows
+        if (folder / row / "result.json").is_file() and (folder / row / checkpoint).is_file()
+    }
+    missing = ", ".join(row for row in rows if row not in found)
+    if not found:
+        raise ValueError(f"{folder} has no finished run of {missing}; scripts/reproduce.sh makes them")
+    if missing:
+        print(f"{folder} has no finished run of {missing}: they are left out", file=sys.stderr, flush=True)
+    return found
+
+
+MEASURED = {  # the file that keeps its numbers, how they are measured, and how they are drawn
+    "positions": ("positions.csv", maps.loss_by_position, positions),
+    "receptive-field": ("attention.csv", maps.receptive_field, receptive_field),
+}
+
+
+def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
+    """The figures of args.names, or all, and their names, each as soon as it is drawn.
+
+    Raises ValueError for what is not there.
+    """
+    results = args.results / args.preset
+    from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
+    names = args.names or [*PERPLEXITY, *from_runs]
+    for name, (table, panel, curve) in PERPLEXITY.items():
+        cells = read_table(results, table) if name in names else None
+        if cells is not None:
+            yield name, perplexity(cells if panel == "inference" else cells[cells.inference == "full"], panel, curve)
+        elif name in args.names:
+            raise ValueError(f"{results} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
+    if set(names) <= set(PERPLEXITY):
+        return
+    preset = load_preset(args.preset)
+    data, runs = args.data or ROOT / "data" / preset.corpus, args.runs / preset.name
+    measured = [name for name in MEASURED if name in names]
+    checkpoints = finished(runs, preset.checkpoint, METHODS) if measured else {}
+    for name in measured:
+        file, measure, figure = MEASURED[name]
+        lines = maps.table(measure, checkpoints, data)
+        results.mkdir(parents=True, exist_ok=True)
+        lines.to_csv(results / file, index=False)
+        yield name, figure(lines)
+    rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
+    if rows:
+        for row, path in finished(runs, preset.checkpoint, rows).items():
+            yield MAP + row + ("-text" if args.text else ""), row_map(row, path, data, args.text, args.threshold)
+
+
+def row_map(row: str, path: Path, data: Path, text: Optional[str], threshold: Optional[float]) -> Figure:
+    """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
+    checkpoint, stream = maps.open_checkpoint(path, data)
+    dictionary = checkpoint.task.dictionary
+    tokens = encode(text, dictionary, data) if text else maps.inputs_of(stream, checkpoint)[: 2 * checkpoint.l_train]
+    layers = maps.attention_inputs(checkpoint.model, tokens)
+    weights = {number + 1: maps.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})}
+    names = [dictionary[token] for token in tokens] if text else None
+    return attention_map(weights, threshold or 1 / len(tokens), checkpoint.l_train, METHODS.get(row, row), names)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.curves", description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", required=True, help="whose tables and runs; paper: the paper's own tables")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
+    parser.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
+    parser.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
+    parser.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
+    accepted = f"{', '.join([*PERPLEXITY, *MEASURED])}, {MAP}ROW"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {accepted}, the last for the rows")
+    args = parser.parse_args(arguments)
+    for name in args.names:
+        if name not in PERPLEXITY and name not in MEASURED and not name.startswith(MAP):
+            parser.error(f"{name!r} is unknown; accepted are {accepted}")
+    for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
+        logging.getLogger(library).setLevel(logging.WARNING)
+    output = args.results / args.preset / "figures"
+    try:
+        for name, figure in draw(args):
+            output.mkdir(parents=True, exist_ok=True)
+            for path in save(figure, output, name):
+                print(path, flush=True)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
