@@ -37,6 +37,7 @@ setup(
     extras_require={
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             # For the interpreter that runs the GPU kernel on a CPU; PyTorch for CUDA brings the one it needs.

@@ -9,4 +9,5 @@ ensure_venv
 echo "== ruff"
 "$PYTHON" -m ruff check .
 echo "== pytest"
-exec "$PYTHON" -m pytest "$@"
+export OMP_NUM_THREADS=1 # a process for each core, and not threads as well
+exec "$PYTHON" -m pytest -n "$(nproc)" --dist loadfile "$@"

@@ -1,5 +1,6 @@
 """Shared by the tests: a tiny data-bin, fairseq's command line run inside this process, a probe for large tensors."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -208,3 +209,16 @@ def run_module(module, *words, cwd):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster():
+    """A Slurm cluster of one node, which SLURM_CONF names; the test is skipped where there can be none."""
+    from slurm_cluster import cluster
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(cluster())
+        except RuntimeError as reason:
+            pytest.skip(f"no Slurm: {reason}")
+        yield

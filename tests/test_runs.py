@@ -36,7 +36,7 @@ def preset():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for split, lines in (("train", 400), ("valid", 20)):
+    for split, lines in (("train", 80), ("valid", 20)):
         (folder / split).write_text(synthetic_text(lines, seed=len(split)), encoding="utf-8")
     return preprocess(folder / "data-bin", train=folder / "train", valid=folder / "valid")
 

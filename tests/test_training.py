@@ -59,13 +59,14 @@ def test_dropout_of_the_attention_takes_part_in_training(train, tmp_path):
     assert train(tmp_path / "without", {**changes, "--attention-dropout": "0"}) != with_dropout
 
 
-def test_an_interrupted_training_ends_as_the_uninterrupted_one(train, tmp_path, monkeypatch):
-    changes = {**DROPOUT, "--max-update": "16", "--save-interval-updates": "6"}
+@pytest.mark.parametrize("killed_at, saved_at", [(8, 6), (14, 12), (11, 10)])  # an epoch has 10 updates
+def test_an_interrupted_training_ends_as_the_uninterrupted_one(train, tmp_path, monkeypatch, killed_at, saved_at):
+    changes = {**DROPOUT, "--max-update": "20", "--save-interval-updates": "6"}
     whole = train(tmp_path / "whole", changes)
     step = trainer.Trainer.train_step
 
     def step_until_killed(self, *args, **kwargs):
-        if self.get_num_updates() == 8:
+        if self.get_num_updates() == killed_at:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
@@ -73,8 +74,8 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(train, tmp_path, 
         patch.setattr(trainer.Trainer, "train_step", step_until_killed)
         train(tmp_path / "resumed", changes)
     resumed = train(tmp_path / "resumed", changes)
-    assert resumed == {update: loss for update, loss in whole.items() if update > 6}
-    assert max(resumed) == 16
+    assert resumed == {update: loss for update, loss in whole.items() if update > saved_at}
+    assert max(resumed) == 20
     assert_equal_parameters(parameters(tmp_path / "resumed"), parameters(tmp_path / "whole"))
 
 

@@ -11,6 +11,7 @@ result is done and not made again; one that another process is at is waited for.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -149,23 +150,16 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
 
     refused: why rows are not run, by their names (see `refusals`).
     """
-    outcomes: List[Outcome] = ["does not fit" if run.row.name in refused else run.result() or "failed" for run in runs]
+    outcomes = _so_far(runs, refused)
     progress = Progress(sum(outcome != "does not fit" for outcome in outcomes), runs[0].preset.train["max-update"])
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // (jobs * runs[0].processes))
     stop = threading.Event()
     others: List[int] = []
 
     def one(number: int, wait: bool) -> None:
-        run = runs[number]
-        label = f"[{number + 1}/{len(runs)}] {run.label}"
-        if outcomes[number] == "does not fit":
-            print(f"{label}: does not fit, {refused[run.row.name]}", file=sys.stderr, flush=True)
-            return
-        if outcomes[number] != "failed":
-            progress.update(run.label, progress.max_update)
-            print(f"{label}: is done", flush=True)
-            return
-        print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
+        run, label = runs[number], f"[{number + 1}/{len(runs)}] {runs[number].label}"
+        if not wait:
+            print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
         while outcomes[number] == "failed":
             try:
                 outcomes[number] = execute(run, threads, lambda *logged: progress.update(run.label, *logged), stop)
@@ -181,9 +175,15 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
                 return
         print(f"{label}: {_at_l_train(outcomes[number]):.2f} perplexity at L_train {run.preset.l_train}", flush=True)
 
+    missing = []
+    for number, (run, outcome) in enumerate(zip(runs, outcomes)):
+        if outcome == "failed":
+            missing.append(number)
+        elif outcome != "does not fit":
+            progress.update(run.label, progress.max_update)
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for numbers, wait in ((range(len(runs)), False), (others, True)):
+            for numbers, wait in ((missing, False), (others, True)):
                 futures = [pool.submit(one, number, wait) for number in numbers]
                 for future in futures:
                     future.result()
@@ -191,6 +191,40 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
             stop.set()
             for future in futures:
                 future.cancel()
+    return outcomes
+
+
+def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
+    """As `make`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
+    from . import slurm
+
+    outcomes, preset = _so_far(runs, refused), runs[0].preset
+    numbers = {runs[number].label: number for number, outcome in enumerate(outcomes) if outcome == "failed"}
+    tasks = {label: functools.partial(execute, runs[number]) for label, number in numbers.items()}
+    gpus = {"gpus_per_node": runs[0].gpus} if runs[0].gpus else {}
+    for label, failure in slurm.finished(slurm.submit(tasks, folder, name, {**gpus, **preset.slurm}), name):
+        outcome = runs[numbers[label]].result()
+        if outcome:
+            outcomes[numbers[label]] = outcome
+            print(f"{label}: {_at_l_train(outcome):.2f} perplexity at L_train {preset.l_train}", flush=True)
+        else:
+            print(f"{label}: FAILED with {failure}", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
+    """What is known of each run, and printed, before any is made; "failed" for those that are to be made."""
+    outcomes: List[Outcome] = []
+    for number, run in enumerate(runs, 1):
+        outcomes.append("does not fit" if run.row.name in refused else run.result() or "failed")
+        if outcomes[-1] == "does not fit":
+            print(
+                f"[{number}/{len(runs)}] {run.label}: does not fit, {refused[run.row.name]}",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif outcomes[-1] != "failed":
+            print(f"[{number}/{len(runs)}] {run.label}: is done", flush=True)
     return outcomes
 
 
@@ -316,12 +350,14 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
     common.add_argument("--gpus", type=_count, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
+    common.add_argument("--processes", type=parse_count, default=1, help="processes a run trains with on the CPU")
     common.add_argument("--seed", type=_count, default=1, help="seed of initialisation, order and dropout (default: 1)")
     many = argparse.ArgumentParser(add_help=False)
     many.add_argument("--seeds", type=parse_count, metavar="N", help="the seeds 1 to N, and their spread in the table")
     many.add_argument("--preset", required=True, help=", ".join(names("presets")))
     making = argparse.ArgumentParser(add_help=False)
     making.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
+    making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
     making.add_argument("--jobs", type=parse_count, default=1, help="runs side by side, threads divided (default: 1)")
     table = commands.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
     status = commands.add_parser("status", parents=[common, many], help="how far a table's runs are")
@@ -357,9 +393,9 @@ def main(arguments=None) -> int:
 
 def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
     gpus = preset.gpus if args.gpus is None else args.gpus
-    batch_options(preset, gpus)
+    batch_options(preset, gpus, args.processes)
     folder = args.runs / (preset.name if seed == 1 else f"{preset.name}-seed{seed}") / row.name
-    return Run(preset, row, args.data or ROOT / "data" / preset.corpus, folder, gpus, seed)
+    return Run(preset, row, args.data or ROOT / "data" / preset.corpus, folder, gpus, seed, args.processes)
 
 
 def _all_runs(args: argparse.Namespace) -> int:
@@ -380,7 +416,10 @@ def _all_runs(args: argparse.Namespace) -> int:
     data = _data_bin(args.data, preset)
     _refuse_other_corpus(data, preset)
     runs = [replace(run, data=data) for run in runs]
-    outcomes = make(runs, refused, args.jobs)
+    if args.launcher == "slurm":
+        outcomes = make_on_slurm(runs, refused, args.runs / "slurm", f"wavepos-{preset.name}-{args.table}")
+    else:
+        outcomes = make(runs, refused, args.jobs)
     folder = args.results / (preset.name if args.seeds or args.seed == 1 else f"{preset.name}-seed{args.seed}")
     write_table(args.table, title, runs, outcomes, refused, folder)
     missing = sum(isinstance(outcome, str) for outcome in outcomes)

@@ -41,7 +41,8 @@ class Preset:
     """configs/presets/NAME.yaml.
 
     train holds fairseq-train's options without their dashes (``true`` for a switch); tokens_per_update counts all
-    devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens) at the most.
+    devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens) at the most. slurm: what a
+    run asks of a cluster, besides its GPUs (see `slurm.submit`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Preset:
     checkpoint: str
     train: Dict[str, Any]
     evaluate: Dict[str, Any]
+    slurm: Dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,21 +110,25 @@ def names(folder: str) -> List[str]:
     return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
 
 
-def batch_options(preset: Preset, gpus: int) -> List[str]:
-    """--max-tokens and --update-freq that make tokens_per_update on so many GPUs (0 is the CPU).
+def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
+    """--max-tokens and --update-freq that make tokens_per_update on so many GPUs, or processes on the CPU (gpus = 0).
 
-    Raises ValueError for numbers of GPUs over which the update's sequences cannot be divided evenly.
+    Raises ValueError for numbers of them over which the update's sequences cannot be divided evenly.
     """
-    devices = max(1, gpus)
+    devices = gpus or processes
+    if gpus and processes > 1:
+        raise ValueError(f"--processes {processes} is for the CPU (--gpus 0); each of the {gpus} GPUs has a process")
     for update_freq in range(1, preset.tokens_per_update // preset.l_train + 1):
         max_tokens, rest = divmod(preset.tokens_per_update, devices * update_freq)
         if rest == 0 and max_tokens <= preset.tokens_per_device and max_tokens % preset.l_train == 0:
             world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
+            if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
+                world.append("--load-checkpoint-on-all-dp-ranks")
             return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
     sequences = preset.tokens_per_update // preset.l_train
     raise ValueError(
-        f"--gpus {gpus}: an update of {preset.name} has {sequences} sequences of {preset.l_train} tokens, which must "
-        f"divide evenly; accepted are the divisors of {sequences}"
+        f"--{'gpus' if gpus else 'processes'} {devices}: an update of {preset.name} has {sequences} sequences of "
+        f"{preset.l_train} tokens, which must divide evenly; accepted are the divisors of {sequences}"
     )
 
 
@@ -136,6 +142,7 @@ class Run:
     folder: Path
     gpus: int
     seed: int
+    processes: int = 1
 
     @property
     def label(self) -> str:
@@ -147,11 +154,23 @@ class Run:
         return self.folder / self.preset.checkpoint
 
     def training_command(self) -> List[str]:
-        """fairseq-train with the preset's options, then the row's."""
+        """fairseq-train, or several of it, with `training_arguments`."""
+        parallel = [
+            "torchrun",
+            "--standalone",
+            "--nproc_per_node",
+            str(self.processes),
+            "-m",
+            "wavepos_fairseq.parallel",
+        ]
+        return [*(["fairseq-train"] if self.processes == 1 else parallel), *self.training_arguments()]
+
+    def training_arguments(self) -> List[str]:
+        """The preset's options, then the row's."""
         return [
-            *("fairseq-train", short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", short(self.folder)),
+            *(short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", short(self.folder)),
             *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
-            *batch_options(self.preset, self.gpus),
+            *batch_options(self.preset, self.gpus, self.processes),
             *_as_options(self.preset.train),
             *("--seed", str(self.seed), *self.row.options),
         ]
@@ -218,8 +237,8 @@ class Run:
 
     @property
     def max_update(self) -> int:
-        command = self.training_command()
-        return int([value for name, value in zip(command, command[1:]) if name == "--max-update"][-1])
+        words = self.training_arguments()
+        return int([value for name, value in zip(words, words[1:]) if name == "--max-update"][-1])
 
     def last_logged(self) -> Dict[str, Any]:
         """What fairseq logged last of the training; empty where there is nothing yet."""
@@ -258,7 +277,8 @@ class Run:
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command = self.training_command()
         write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
-        return _start(["-m", "fairseq_cli.train", *command[1:]], lock, output, threads)
+        modules = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}
+        return _start(["-m", modules[command[0]], *command[1:]], lock, output, threads)
 
     def evaluate(self, lock: int, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
@@ -301,7 +321,8 @@ def _by_option(command: str) -> Dict[str, str]:
 
 
 def _start(arguments: List[str], lock: int, output, threads: Optional[int]) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -397,7 +418,7 @@ def _follow(
                 process.terminate()
                 process.wait()
                 raise KeyboardInterrupt
-    if process.returncode == -signal.SIGINT:
+    if process.returncode == -signal.SIGINT or process.returncode and stop.wait(_SECONDS_BETWEEN_LOOKS):
         raise KeyboardInterrupt
     if process.returncode:
         lines_shown = "\n".join(last)
@@ -419,7 +440,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     from . import models  # noqa: F401  (registers the architectures)
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    arguments = run.training_command()[1:]
+    arguments = run.training_arguments()
     arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
     try:
         return options.parse_args_and_arch(options.get_training_parser(), arguments)

@@ -174,9 +174,20 @@ class WaveletLanguageModel(TransformerLanguageModel):
     def build_model(cls, args, task):
         """Build a new model instance; ValueError for options of the representation that do not fit together."""
         _position_of(args)
+        _share_batches_among_epochs(task)
         args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
         with mock.patch.object(transformer_lm, "TransformerDecoder", PositionalDecoder):  # a fixed name, too
             return super().build_model(args, task)
+
+
+def _share_batches_among_epochs(task):
+    """Has a training that is resumed in a later epoch go on with the batches that it would have had uninterrupted.
+
+    fairseq draws which sequences make a batch once, from the seed and the epoch that it starts in, and in each epoch
+    their order; so a resumed training would draw others.
+    """
+    draw = task.get_batch_iterator
+    task.get_batch_iterator = lambda *args, **options: draw(*args, **{**options, "epoch": 1})
 
 
 def _architecture(name, base=None, **defaults):

@@ -1,0 +1,54 @@
+"""Several processes on the CPU: the training of one process with the same update, uninterrupted or resumed."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import L_TRAIN, PLUGIN, ROOT, TINY, TRAINING, command_line, run_module
+
+DEMO = {
+    **{name: None for name in TINY},
+    "--arch": "transformer_lm_wavelet_tiny",
+    "--position-encoding": "wavelet",
+    "--dropout": "0",
+    "--adaptive-input-cutoff": "20,40",
+    "--adaptive-softmax-cutoff": "20,40",
+}
+
+
+def mean_and_last_loss(checkpoint):
+    """Of all updates so far, in bits; unlike in the log, to the last digit."""
+    meters = torch.load(str(checkpoint), map_location="cpu", weights_only=False)["extra_state"]["metrics"]
+    loss = next(state for _, name, _, state in dict(meters)["train"] if name == "loss")
+    return loss["sum"] / loss["count"], loss["val"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(data_bin):
+    """two_processes(save_dir, changes): trains the demo's model; gives the logged losses by update."""
+
+    def run(save_dir, changes):
+        done = run_module(
+            *("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "wavepos_fairseq.parallel"),
+            *(data_bin, "--user-dir", PLUGIN, "--task", "language_modeling", "--tokens-per-sample", L_TRAIN),
+            *command_line({**TRAINING, **DEMO, "--save-dir": save_dir, **changes}),
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stdout
+        logged = [json.loads(line) for line in re.findall(r"train_inner \| (\{.*\})", done.stdout)]
+        return {int(line["num_updates"]): float(line["loss"]) for line in logged}
+
+    return run
+
+
+def test_two_processes_train_as_one_and_resume_where_they_stopped(train, two_processes, tmp_path):
+    one = train(tmp_path / "one", {**DEMO, "--update-freq": "2"})
+    whole = two_processes(tmp_path / "two", {"--save-interval-updates": "4"})
+    assert whole == pytest.approx({update: float(loss) for update, loss in one.items()}, abs=1.1e-3)  # three digits
+    expected = mean_and_last_loss(tmp_path / "one" / "checkpoint_last.pt")
+    assert mean_and_last_loss(tmp_path / "two" / "checkpoint_last.pt") == pytest.approx(expected, abs=1e-4)
+
+    # Within the first epoch: in later ones fairseq draws the batches of a resumed training anew, on one process too.
+    resumed = two_processes(tmp_path / "resumed", {"--restore-file": tmp_path / "two" / "checkpoint_1_4.pt"})
+    assert resumed == pytest.approx({update: loss for update, loss in whole.items() if update > 4}, abs=1.1e-3)

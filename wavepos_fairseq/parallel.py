@@ -1,0 +1,20 @@
+"""fairseq-train as several processes on CPUs, which share an update's batches.
+
+    torchrun --standalone --nproc_per_node 2 -m wavepos_fairseq.parallel DATA --cpu ...
+
+The options are fairseq-train's; --max-tokens is what one process takes at a time. fairseq shares ranks out among GPUs,
+so each process is told its own here.
+"""
+
+import os
+import sys
+
+from fairseq_cli.train import cli_main
+
+from . import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
+
+if __name__ == "__main__":
+    sys.argv += ["--distributed-world-size", os.environ["WORLD_SIZE"], "--distributed-rank", os.environ["RANK"]]
+    sys.argv += ["--distributed-init-method", "env://", "--distributed-no-spawn", "--distributed-backend", "gloo"]
+    sys.argv += ["--load-checkpoint-on-all-dp-ranks"]  # fairseq's broadcast of it is not what PyTorch 2.6 loads
+    cli_main()
