@@ -181,12 +181,14 @@ def test_json_holds_the_fields_of_the_design(trained, data_bin, tmp_path):
     assert result["versions"]["torch"] == torch.__version__
     assert "cpu" in result["device"]
     fields = "inference l_train sequence_length tokens nll perplexity seconds tokens_per_second".split()
+    fields += ["perplexity_low", "perplexity_high"]
     order = [(cell["sequence_length"], cell["inference"]) for cell in result["cells"]]
     assert order == [(length, inference) for length in (20, 72) for inference in ("full", "non-overlapping")]
     for cell in result["cells"]:
         assert set(cell) == set(fields)
         assert cell["l_train"] == L_TRAIN
         assert cell["perplexity"] == math.exp(cell["nll"])
+        assert cell["perplexity_low"] < cell["perplexity"] < cell["perplexity_high"]
         assert cell["seconds"] > 0
         assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / cell["seconds"])
     assert [path.name for path in output.parent.iterdir()] == ["result.json"]
@@ -335,3 +337,24 @@ def test_an_unknown_inference_is_refused(refuses, data_bin):
 def test_an_unknown_subset_is_refused(refuses, data_bin):
     error = refuses(data_bin, None, "--lengths", "20", "--subset", "nonsense")
     assert error.startswith("error: --subset nonsense")
+
+
+def test_the_interval_is_that_of_the_mean_over_sequences_drawn_anew():
+    torch.manual_seed(0)
+    of_sequence = torch.randn(400, 1, dtype=torch.float64) / 3 + 5
+    nll = (of_sequence + torch.randn(400, 50, dtype=torch.float64)).flatten()
+    low, high = evaluation.bootstrap_interval(nll, 50)
+    means = nll.view(400, 50).mean(dim=1)  # as many tokens in each: the standard error is that of a mean
+    error = means.std(unbiased=False) / 20
+    expected = [math.exp(means.mean() + sign * 1.96 * error) for sign in (-1, 1)]
+    assert (low, high) == pytest.approx(expected, rel=0.1 * error.item())
+    assert evaluation.bootstrap_interval(nll, 50) == (low, high)
+    assert evaluation.bootstrap_interval(nll, 1)[1] < high  # tokens alone vary less than their sequences do
+
+
+def test_a_shorter_last_sequence_counts_by_its_tokens_in_the_interval():
+    nll = torch.cat((torch.zeros(100), torch.full((1,), 7.0))).double()  # two sequences, the second of one token
+    low, high = evaluation.bootstrap_interval(nll, 100)
+    assert low == 1 and high == pytest.approx(math.exp(7))  # the first drawn twice, the second drawn twice
+    low, high = evaluation.bootstrap_interval(nll.expand(50, -1).flatten(), 101)
+    assert low == high == pytest.approx(math.exp(7 / 101))

@@ -31,8 +31,9 @@ from matplotlib.ticker import NullLocator
 
 from . import maps
 from .data import subword_segmenter, wikitext_tokenizer
-from .experiments import PAPER, ROOT, load_preset, load_table
+from .evaluation import inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
+from .runs import PAPER, ROOT, load_preset, load_table
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -273,7 +274,7 @@ def row_map(row: str, path: Path, data: Path, text: Optional[str], threshold: Op
     """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
     checkpoint, stream = maps.open_checkpoint(path, data)
     dictionary = checkpoint.task.dictionary
-    tokens = encode(text, dictionary, data) if text else maps.inputs_of(stream, checkpoint)[: 2 * checkpoint.l_train]
+    tokens = encode(text, dictionary, data) if text else inputs_of(stream, dictionary)[: 2 * checkpoint.l_train]
     layers = maps.attention_inputs(checkpoint.model, tokens)
     weights = {number + 1: maps.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})}
     names = [dictionary[token] for token in tokens] if text else None

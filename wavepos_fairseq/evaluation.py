@@ -93,6 +93,11 @@ def load_stream(data: str, subset: str, dictionary) -> Tensor:
     return torch.cat([lines[i] for i in range(len(lines))]).long()
 
 
+def inputs_of(stream: Tensor, dictionary) -> Tensor:
+    """The token before each of the stream's, ``</s>`` before the first: int64 (tokens,)."""
+    return torch.cat((stream.new_tensor([dictionary.eos()]), stream[:-1]))
+
+
 def token_nll(model: torch.nn.Module, source: Tensor, target: Tensor) -> Tensor:
     """Negative log-likelihoods in nats, fp32 (B, L), of the targets (B, L) after the inputs (B, L).
 
@@ -169,7 +174,7 @@ def evaluate(
     stream: int64 (tokens,), see `load_stream`. nll is the mean in nats over all targets, perplexity its exponential,
     perplexity_low and perplexity_high its `bootstrap_interval`.
     """
-    source = torch.cat((stream.new_tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
+    source = inputs_of(stream, checkpoint.task.dictionary)
     cells: List[Dict[str, Any]] = []
     for length in lengths:
         for inference in inferences:

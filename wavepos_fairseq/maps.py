@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import attention_weights
-from .evaluation import Checkpoint, load_checkpoint, load_stream, pieces, stream_nll
+from .evaluation import Checkpoint, inputs_of, load_checkpoint, load_stream, pieces, stream_nll
 from .positions import Position
 
 REACH = 5  # times L_train: the length of the sequences
@@ -82,11 +82,6 @@ def spread(by_lag: Tensor, l_train: int) -> Dict[str, Tensor]:
     }
 
 
-def inputs_of(stream: Tensor, checkpoint: Checkpoint) -> Tensor:
-    """The token before each of the stream's, ``</s>`` before the first."""
-    return torch.cat((stream.new_tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
-
-
 def receptive_field(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, Any]]:
     """A line for each layer and head, both counted from 1: `spread` of the queries at positions >= L_train.
 
@@ -96,7 +91,7 @@ def receptive_field(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, An
     length = REACH * l_train
     if len(stream) < length:
         raise ValueError(f"the validation set has {len(stream)} tokens, fewer than {REACH} x L_train = {length}")
-    sequences = inputs_of(stream, checkpoint).unfold(0, length, length)[:SEQUENCES]
+    sequences = inputs_of(stream, checkpoint.task.dictionary).unfold(0, length, length)[:SEQUENCES]
     by_lag = sum(
         torch.stack([weight_by_lag(*inputs, first=l_train) for inputs in attention_inputs(model, tokens)])
         for tokens in sequences
@@ -113,7 +108,7 @@ def loss_by_position(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, A
     """A line for each L_train / 8 positions of a sequence, from start to stop - 1: nll, the mean there in nats."""
     length, width = REACH * checkpoint.l_train, checkpoint.l_train // 8
     cuts = pieces(len(stream), length, length)
-    nll = stream_nll(checkpoint.model, inputs_of(stream, checkpoint), stream, cuts, max_tokens=length)
+    nll = stream_nll(checkpoint.model, inputs_of(stream, checkpoint.task.dictionary), stream, cuts, max_tokens=length)
     bins = torch.arange(len(stream)) % length // width
     means = torch.bincount(bins, nll.double()) / torch.bincount(bins)
     return [
