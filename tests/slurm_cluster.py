@@ -38,7 +38,7 @@ KillWait=2
 SlurmdParameters=config_overrides
 ReturnToService=2
 MailProg=/bin/true
-NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
+NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=4 RealMemory=8000 State=UNKNOWN
 PartitionName=all Nodes=node Default=YES MaxTime=INFINITE State=UP
 """
 

@@ -1,5 +1,6 @@
 """What a run survives: in the end its result is the one of the run that nothing befell."""
 
+import functools
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from conftest import preprocess, synthetic_text
 
-from wavepos_fairseq import experiments, runs
+from wavepos_fairseq import experiments, runs, slurm
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,6 +141,26 @@ def test_two_processes_on_one_folder_make_each_run_once(run, capsys):
     assert "nope is in use by process" in capsys.readouterr().out
 
 
+def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(
+    run, undisturbed, slurm_cluster, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_QUERIES", 0.5)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    waiting = threading.Thread(
+        target=lambda: found.extend(experiments.make_on_slurm([run], {}, tmp_path / "slurm", "wavepos-test-runs"))
+    )
+    waiting.start()
+    wait_for(lambda: int(run.last_logged().get("num_updates", 0)) >= 5)
+    (job,) = slurm._states("wavepos-test-runs")
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    waiting.join()
+    assert numbers(found[0]) == undisturbed
+    assert first_attempts(run) == 2
+    assert "perplexity at L_train 16" in capsys.readouterr().out
+
+
 def test_a_disk_that_is_full_is_said_and_nothing_is_lost(run, undisturbed):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # no checkpoint is as small as that
@@ -189,7 +210,8 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(run, tmp_path):
     program = "import pathlib, sys; from wavepos_fairseq import experiments, runs; "
     program += "runs.CONFIGS = pathlib.Path(sys.argv[1]); sys.exit(experiments.main(sys.argv[2:]))"
     command = [sys.executable, "-c", program, str(folder), *words, "--results", str(tmp_path / "results")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # also if these tests are deaf
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     log = tmp_path / "runs" / "small" / "ricker" / "train.log"
     wait_for(lambda: log.is_file() and '"num_updates": "2"' in log.read_text(encoding="utf-8"))
     process.send_signal(signal.SIGINT)  # to it alone, not to the group that a terminal would stop

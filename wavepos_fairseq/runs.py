@@ -205,7 +205,8 @@ class Run:
                     "give another --runs"
                 )
         result = read_json(self.folder / "result.json")
-        return result if result and result["evaluation_command"] == shlex.join(self.evaluation_command()) else None
+        evaluated = _by_option(shlex.join(self.evaluation_command()))
+        return result if result and _by_option(result["evaluation_command"]) == evaluated else None
 
     def resumed_at(self) -> int:
         """The updates that the checkpoint has made from which training goes on; 0 where there is none.
@@ -252,11 +253,12 @@ class Run:
             return "done"
         if not (self.folder / "training.json").is_file():
             return "not started"
-        try:
-            with self.locked():
-                return "stopped"
-        except InUse:
-            return "running"
+        with contextlib.suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return "running"
+        return "stopped"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
@@ -309,7 +311,7 @@ def first_line(error: Exception) -> str:
 
 
 def _by_option(command: str) -> Dict[str, str]:
-    """What a command gives to each option; ``data`` is what stands before the first."""
+    """What a command gives to each option but the run's folder; ``data`` is what stands before the first."""
     given, option = {"data": ""}, "data"
     for word in shlex.split(command)[1:]:
         if word.startswith("--"):
@@ -317,7 +319,7 @@ def _by_option(command: str) -> Dict[str, str]:
             given[option] = "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
-    return given
+    return {option: text for option, text in given.items() if option not in ("--save-dir", "--path", "--output")}
 
 
 def _start(arguments: List[str], lock: int, output, threads: Optional[int]) -> "subprocess.Popen[bytes]":
