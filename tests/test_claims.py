@@ -9,7 +9,7 @@ import pytest
 
 from wavepos_fairseq import claims
 from wavepos_fairseq.claims import Cell, Claim
-from wavepos_fairseq.experiments import CONFIGS, PAPER, load_table
+from wavepos_fairseq.runs import CONFIGS, PAPER, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
 ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]
