@@ -327,6 +327,22 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     assert "[1/3] alibi: is done" in capsys.readouterr().out
     assert checkpoint.stat().st_mtime_ns == trained_at
 
+    assert experiments.main([*arguments, "--seeds", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "[1/6] alibi: is done" in printed and "[4/6] alibi seed 2: training" in printed
+    both = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
+    assert float(both.loc[("full", "ALiBi")]["24 std"]) > 0
+    tidy = pd.read_csv(folder / "results" / "small" / "table1.tidy.csv")
+    assert sorted(tidy[tidy.method == "ALiBi"].seed.unique()) == [1, 2]
+    manifest = json.loads((folder / "results" / "small" / "table1.manifest.json").read_text())
+    assert manifest["rows"]["alibi seed 2"]["seed"] == 2
+
+    assert experiments.main(["status", *arguments[1:6], *arguments[6:8], "--seeds", "2"]) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    states = {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
+    assert states["alibi"] == states["alibi seed 2"] == ("done", "4 of 4")
+    assert states["broken"] == ("stopped", "0 of 4") and states["too-wide"][0] == "does not fit"
+
     preset = folder / "configs" / "presets" / "small.yaml"
     text = preset.read_text(encoding="utf-8")
     preset.write_text(text.replace("- 24", "- 32"), encoding="utf-8")
