@@ -341,7 +341,7 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     states = {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
     assert states["alibi"] == states["alibi seed 2"] == ("done", "4 of 4")
-    assert states["broken"] == ("stopped", "0 of 4") and states["too-wide"][0] == "does not fit"
+    assert states["broken"] == ("failed", "0 of 4") and states["too-wide"][0] == "does not fit"
 
     preset = folder / "configs" / "presets" / "small.yaml"
     text = preset.read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ def preset():
     content["train"].update({"max-update": LAST, "warmup-updates": 1, "log-interval": 1, "dropout": 0.1})
     content["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
     content["train"].update({"save-interval-updates": 3, "keep-interval-updates": 2})
+    content["train"]["tensorboard-logdir"] = "{run}/tensorboard"
     return runs.Preset(name="small", **content)
 
 
@@ -98,20 +99,41 @@ def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturb
 def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_or_by_none(run, undisturbed, broken, capfd):
     with run.locked() as lock:
         half = replace(run, preset=replace(run.preset, train={**run.preset.train, "max-update": 12, "lr": 0.006}))
-        assert half.train(lock, subprocess.DEVNULL, threads=1).wait() == 0
+        assert half.train(lock, 1, subprocess.DEVNULL).wait() == 0
     (run.folder / "training.json").unlink()
     for checkpoint in [path for pattern in broken for path in run.folder.glob(pattern)]:
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     resumed = run.resumed_at()
     said = capfd.readouterr().err
     assert "checkpoint_last.pt cannot be read" in said
+    assert (run.folder / "checkpoint_last.unreadable").is_file()
     assert (resumed == 0) == (len(broken) == 2) and ("is checkpoint_" in said) == (resumed > 0)
 
 
-def test_a_result_is_whole_or_none(run, undisturbed):
+def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkeypatch):
+    run.folder.mkdir(parents=True)
+    (run.folder / "checkpoint_last.pt").write_bytes(b"sound")
+    monkeypatch.setattr(runs.torch, "load", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        run.resumed_at()
+    assert (run.folder / "checkpoint_last.pt").read_bytes() == b"sound"
+
+
+def test_files_cut_short_are_no_result_and_no_line_of_the_log(run):
     run.folder.mkdir(parents=True)
     (run.folder / "result.json.1.part").write_text('{"cells": [')
+    logged = '2026 | INFO | train_inner | {"epoch": 1, "loss": "9.1", "num_updates": "%d"}\n'
+    (run.folder / "train.log").write_text(logged % 3 + (logged % 4)[:60])
     assert run.result() is None and run.state() == "not started"
+    assert run.last_logged()["num_updates"] == "3"
+    (run.folder / "result.json").write_text("")
+    with pytest.raises(ValueError, match="result.json is no JSON file"):
+        run.result()
+
+
+def test_tensorboard_has_a_folder_in_the_run(run):
+    runs.execute(run, threads=1)
+    assert list((run.folder / "tensorboard" / "train_inner").glob("events.*"))
 
 
 def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lost(run, undisturbed):
@@ -120,7 +142,7 @@ def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lo
     parent.kill()
     parent.wait()
     assert run.state() == "running"
-    with pytest.raises(runs.InUse, match=f"ricker is in use by process {parent.pid} on "):
+    with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {parent.pid} on .* started"):
         runs.execute(run)
     wait_for(lambda: run.state() == "stopped")
     assert numbers(runs.execute(run, threads=1)) == undisturbed
@@ -138,7 +160,7 @@ def test_two_processes_on_one_folder_make_each_run_once(run, capsys):
         thread.join()
     assert [first_attempts(one) for one in both] == [1, 1]
     assert found[0] == found[1] and all(outcome["cells"] for outcome in found[0])
-    assert "nope is in use by process" in capsys.readouterr().out
+    assert "nope is in use, by what process" in capsys.readouterr().out
 
 
 def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(

@@ -104,10 +104,14 @@ def test_several_seeds_give_mean_and_standard_deviation_and_each_its_own_tidy_li
     assert list(zip(ends.seed, ends.perplexity)) == [(1, 17.99), (2, 18.99)]
 
 
-def test_a_seed_that_failed_leaves_the_row_without_a_number(rows):
-    several = [*rows, *(row._replace(seed=2, cells="failed") for row in rows)]
-    table = tables.wide(several, 512, LENGTHS)
-    assert (table["2512"] == "failed").all()
+def test_a_seed_that_failed_is_left_out_of_the_mean_and_missed_in_words(rows):
+    several = [*rows, *(row._replace(seed=2) for row in one_higher(rows))]
+    several += [row._replace(seed=3, cells="failed") for row in rows]
+    text = tables.markdown(several, 512, LENGTHS, "Table 1", "wikitext-103", None)
+    assert "| 18.49 ± 0.71 (2 of 3 seeds) |" in text
+    assert tables.wide(several, 512, LENGTHS)["2512"].tolist()[-1] == "18.49"
+    none = [row._replace(seed=seed, cells="failed") for seed in (1, 2) for row in rows]
+    assert (tables.wide(none, 512, LENGTHS)["2512"] == "failed").all()
 
 
 def test_the_interval_of_a_cell_goes_into_the_tidy_table(rows):

@@ -60,7 +60,7 @@ def load_checkpoint(path: str, data: str) -> Checkpoint:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config = state["cfg"]
     except Exception as error:  # whatever torch and fairseq raise on a file that is something else
-        raise ValueError(f"--path {path} is no fairseq checkpoint: {_first_line(error)}") from error
+        raise ValueError(f"--path {path} is no fairseq checkpoint: {first_line(error)}") from error
     if config.task._name != "language_modeling":
         raise ValueError(f"--path {path} is a model for the task {config.task._name}, not a language model")
     if config.task.get("add_bos_token"):
@@ -74,12 +74,12 @@ def load_checkpoint(path: str, data: str) -> Checkpoint:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path], task=task, state=state)
     except RuntimeError as error:  # of load_state_dict
         types = len(task.dictionary)
-        raise ValueError(f"--path {path} does not fit {dictionary} with {types} types: {_first_line(error)}") from error
+        raise ValueError(f"--path {path} does not fit {dictionary} with {types} types: {first_line(error)}") from error
     options = {name: value for name, value in sorted(config.model.items()) if value is not None}
     return Checkpoint(model.eval(), task, config.task.tokens_per_sample, options)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

@@ -14,11 +14,13 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import math
 import os
 import platform
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -151,40 +153,30 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
     refused: why rows are not run, by their names (see `refusals`).
     """
     outcomes = _so_far(runs, refused)
-    progress = Progress(sum(outcome != "does not fit" for outcome in outcomes), runs[0].preset.train["max-update"])
+    missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
+    progress = Progress(len(missing), runs[0].max_update)
     threads = max(1, (os.cpu_count() or 1) // (jobs * runs[0].processes))
     stop = threading.Event()
     others: List[int] = []
 
-    def one(number: int, wait: bool) -> None:
+    def one(number: int, patience: float) -> None:
         run, label = runs[number], f"[{number + 1}/{len(runs)}] {runs[number].label}"
-        if not wait:
-            print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
-        while outcomes[number] == "failed":
-            try:
-                outcomes[number] = execute(run, threads, lambda *logged: progress.update(run.label, *logged), stop)
-            except InUse as error:
-                if not wait:
-                    print(f"{label}: {error}; the others first", flush=True)
-                    others.append(number)
-                    return
-                if stop.wait(1):
-                    raise KeyboardInterrupt from None
-            except (RunFailed, ValueError, OSError) as error:
-                print(f"{label}: FAILED with {error}", file=sys.stderr, flush=True)
-                return
-        print(f"{label}: {_at_l_train(outcomes[number]):.2f} perplexity at L_train {run.preset.l_train}", flush=True)
+        print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
+        try:
+            outcome = execute(run, threads, functools.partial(progress.update, run.label), patience, stop)
+        except InUse as error:
+            print(f"{label}: {error}; the others first", flush=True)
+            others.append(number)
+        except (RunFailed, ValueError, OSError) as error:
+            _print_failure(label, error)
+        else:
+            outcomes[number] = outcome
+            _print_success(label, outcome)
 
-    missing = []
-    for number, (run, outcome) in enumerate(zip(runs, outcomes)):
-        if outcome == "failed":
-            missing.append(number)
-        elif outcome != "does not fit":
-            progress.update(run.label, progress.max_update)
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for numbers, wait in ((missing, False), (others, True)):
-                futures = [pool.submit(one, number, wait) for number in numbers]
+            for numbers, patience in ((missing, 1.0), (others, math.inf)):
+                futures = [pool.submit(one, number, patience) for number in numbers]
                 for future in futures:
                     future.result()
         finally:
@@ -198,18 +190,30 @@ def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: 
     """As `make`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
     from . import slurm
 
-    outcomes, preset = _so_far(runs, refused), runs[0].preset
-    numbers = {runs[number].label: number for number, outcome in enumerate(outcomes) if outcome == "failed"}
-    tasks = {label: functools.partial(execute, runs[number]) for label, number in numbers.items()}
-    gpus = {"gpus_per_node": runs[0].gpus} if runs[0].gpus else {}
-    for label, failure in slurm.finished(slurm.submit(tasks, folder, name, {**gpus, **preset.slurm}), name):
-        outcome = runs[numbers[label]].result()
-        if outcome:
-            outcomes[numbers[label]] = outcome
-            print(f"{label}: {_at_l_train(outcome):.2f} perplexity at L_train {preset.l_train}", flush=True)
+    outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
+    if runs[0].gpus:
+        resources.setdefault("gpus_per_node", runs[0].gpus)
+    by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
+    make_one = functools.partial(execute, threads=resources.get("cpus_per_task"), patience=math.inf)
+    tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
+    for label, failure in slurm.finished(slurm.submit(tasks, folder, name, resources), name):
+        run = runs[by_label[label]]
+        result, failed = run.result(), run.folder / "failed"
+        if result:
+            outcomes[by_label[label]] = result
+            _print_success(label, result)
         else:
-            print(f"{label}: FAILED with {failure}", file=sys.stderr, flush=True)
+            _print_failure(label, failed.read_text(encoding="utf-8") if failed.is_file() else failure)
     return outcomes
+
+
+def _print_success(label: str, result: Dict[str, Any]) -> None:
+    at_l_train = next(cell for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
+    print(f"{label}: {at_l_train['perplexity']:.2f} perplexity at L_train {at_l_train['l_train']}", flush=True)
+
+
+def _print_failure(label: str, why: Any) -> None:
+    print(f"{label}: FAILED with {why}", file=sys.stderr, flush=True)
 
 
 def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
@@ -250,10 +254,6 @@ def write_table(
     print(f"{text}\nwritten: {short(folder)}/{table}.csv, {table}.tidy.csv, {table}.md, {table}.manifest.json")
 
 
-def _at_l_train(result: Dict[str, Any]) -> float:
-    return next(cell["perplexity"] for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
-
-
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
     """What a table was made from: the machine and, for each run, commit, versions, commands, seconds, or why not."""
     kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions")
@@ -277,9 +277,16 @@ def print_status(runs: List[Run], refused: Dict[str, str]) -> None:
     """A line for each run: what it is at, how far, how long still, and its perplexities so far."""
     lines = []
     for run in runs:
-        result, logged = run.result(), run.last_logged()
-        updates = int(logged.get("num_updates", 0))
-        line = {"run": run.label, "state": "does not fit" if run.row.name in refused else run.state()}
+        line = {"run": run.label, "state": "does not fit", "updates": "", "perplexity": "", "training": ""}
+        lines.append(line)
+        if run.row.name in refused:
+            continue
+        try:
+            line["state"], result, logged = run.state(), run.result(), run.last_logged()
+        except ValueError as error:
+            line.update(state="refused", training=str(error))
+            continue
+        updates = run.max_update if result else int(logged.get("num_updates", 0))
         line["updates"] = f"{updates} of {run.max_update}"
         if result:
             cells = {cell["sequence_length"]: cell for cell in result["cells"] if cell["inference"] == "full"}
@@ -287,8 +294,7 @@ def print_status(runs: List[Run], refused: Dict[str, str]) -> None:
         elif updates:
             left = float(logged["wall"]) * (run.max_update / updates - 1)
             line["training"] = f"loss {float(logged['loss']):.3f} bits, {left / 60:.0f} min left"
-        lines.append(line)
-    print(pd.DataFrame(lines).fillna("").to_markdown(index=False))
+    print(pd.DataFrame(lines).to_markdown(index=False))
 
 
 def refusals(runs: List[Run]) -> Dict[str, str]:
@@ -346,14 +352,16 @@ def _count(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    seed = {"type": _count, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
     common.add_argument("--gpus", type=_count, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
     common.add_argument("--processes", type=parse_count, default=1, help="processes a run trains with on the CPU")
-    common.add_argument("--seed", type=_count, default=1, help="seed of initialisation, order and dropout (default: 1)")
     many = argparse.ArgumentParser(add_help=False)
-    many.add_argument("--seeds", type=parse_count, metavar="N", help="the seeds 1 to N, and their spread in the table")
+    seeds = many.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", type=parse_count, metavar="N", help="the seeds 1 to N, and their spread in the table")
+    seeds.add_argument("--seed", **seed)
     many.add_argument("--preset", required=True, help=", ".join(names("presets")))
     making = argparse.ArgumentParser(add_help=False)
     making.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
@@ -371,6 +379,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(names("presets")))
+        one.add_argument("--seed", **seed)
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
         one.add_argument("--dry-run", action="store_true", help="print the command and stop")
     return parser
@@ -440,12 +449,21 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
         return 0
     with run.locked() as lock:
         if args.command == "evaluate":
-            return run.evaluate(lock).wait()
-        run.result()
+            return _until_it_ends(run.evaluate(lock))
+        run.refuse_other_options()
         if run.is_trained():
             print(f"{short(run.checkpoint)} is trained to the end")
             return 0
-        return run.train(lock).wait()
+        return _until_it_ends(run.train(lock))
+
+
+def _until_it_ends(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # which a process that is not in the terminal's group does not get
+        process.terminate()
+        process.wait()
+        raise
 
 
 def _refuse_table_name(name: str) -> None:

@@ -13,7 +13,6 @@ import collections
 import csv
 import html
 import itertools
-import json
 import math
 import re
 import statistics
@@ -26,9 +25,9 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .runs import CONFIGS, PAPER, ROOT, load_preset, load_table
+from .evaluation import INFERENCES
+from .runs import PAPER, ROOT, load_preset, load_table, names, read_json
 
-INFERENCES = ("full", "non-overlapping")
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
 _NUMBERS = {*_CELL[1:], "seed", "low", "high", *_POSITION[1:]}
@@ -163,7 +162,7 @@ def make_table(name: str, title: str, lines: List[Line], paper: List[Line], mani
 
 def known_tables() -> Dict[str, str]:
     """The titles of configs/tables by name."""
-    return {path.stem: load_table(path.stem)[0] for path in sorted((CONFIGS / "tables").glob("*.yaml"))}
+    return {name: load_table(name)[0] for name in names("tables")}
 
 
 def read_tables(folder: Path) -> List[Table]:
@@ -173,21 +172,11 @@ def read_tables(folder: Path) -> List[Table]:
     tables = []
     for name in sorted(found, key=lambda name: (name not in titles, titles.get(name, name))):
         lines = _read(found[name], _CELL)
-        manifest = _read_json(folder / f"{name}.manifest.json") or {}
+        manifest = read_json(folder / f"{name}.manifest.json") or {}
         tables.append(
             make_table(name, titles.get(name, f"Sweep {name}"), lines, _paper(name, lines[0]["l_train"]), manifest)
         )
     return tables
-
-
-def _read_json(path: Path) -> Any:
-    """What the file holds, or None where there is no file."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
 
 
 def _about(run: Any) -> str:
@@ -306,7 +295,7 @@ def render(preset_name: str, results: Path) -> str:
         names = {row: labels[0] for labels, (row, _) in table1.runs.items()} if table1 else {}
         plots["positions"] = positions_plot(_read(folder / "positions.csv", _POSITION), names, styles)
     figures = _figures(folder / "figures")
-    claims = _read_json(folder / "claims.json")
+    claims = read_json(folder / "claims.json")
     made = {table.name for table in tables}
     parts = {(title, f"scripts/reproduce.sh {name}"): name in made for name, title in known_tables().items()}
     parts["The paper's claims", "scripts/claims.sh"] = bool(claims)

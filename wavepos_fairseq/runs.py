@@ -9,6 +9,7 @@ import argparse
 import collections
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
@@ -28,7 +30,7 @@ import torch
 import yaml
 
 from . import __version__
-from .evaluation import write_json
+from .evaluation import first_line, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -40,9 +42,9 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 class Preset:
     """configs/presets/NAME.yaml.
 
-    train holds fairseq-train's options without their dashes (``true`` for a switch); tokens_per_update counts all
-    devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens) at the most. slurm: what a
-    run asks of a cluster, besides its GPUs (see `slurm.submit`).
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
+    tokens_per_update counts all devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens)
+    at the most. slurm: what a run asks of a cluster, besides its GPUs (see `slurm.submit`).
     """
 
     name: str
@@ -171,7 +173,7 @@ class Run:
             *(short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", short(self.folder)),
             *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
-            *_as_options(self.preset.train),
+            *(word.replace("{run}", short(self.folder)) for word in _as_options(self.preset.train)),
             *("--seed", str(self.seed), *self.row.options),
         ]
 
@@ -185,25 +187,30 @@ class Run:
             *([] if self.gpus else ["--cpu"]),
         ]
 
+    def refuse_other_options(self) -> None:
+        """ValueError where the folder holds a training by another command or another version of this package."""
+        started = read_json(self.folder / "training.json")
+        if started is None:
+            return
+        there = {**_by_option(started["command"]), "version": started.get("version", __version__)}
+        here = {**_by_option(shlex.join(self.training_command())), "version": __version__}
+        differences = [
+            f"{option} {there.get(option, 'not given')} there, {here.get(option, 'not given')} here"
+            for option in {**there, **here}
+            if there.get(option) != here.get(option)
+        ]
+        if differences:
+            raise ValueError(
+                f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or "
+                "give another --runs"
+            )
+
     def result(self) -> Optional[Dict[str, Any]]:
         """What result.json holds, if it was made by these commands; None until the run is complete.
 
-        Raises ValueError where the folder holds a training by another command or another version of this package.
+        Raises ValueError as `refuse_other_options`.
         """
-        started = read_json(self.folder / "training.json")
-        if started:
-            there = {**_by_option(started["command"]), "version": started.get("version", __version__)}
-            here = {**_by_option(shlex.join(self.training_command())), "version": __version__}
-            differences = [
-                f"{option} {there.get(option, 'not given')} there, {here.get(option, 'not given')} here"
-                for option in {**there, **here}
-                if there.get(option) != here.get(option)
-            ]
-            if differences:
-                raise ValueError(
-                    f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or "
-                    "give another --runs"
-                )
+        self.refuse_other_options()
         result = read_json(self.folder / "result.json")
         evaluated = _by_option(shlex.join(self.evaluation_command()))
         return result if result and _by_option(result["evaluation_command"]) == evaluated else None
@@ -211,7 +218,8 @@ class Run:
     def resumed_at(self) -> int:
         """The updates that the checkpoint has made from which training goes on; 0 where there is none.
 
-        A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can.
+        A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can, and
+        kept as checkpoint_last.unreadable.
         """
         last = self.folder / "checkpoint_last.pt"
         older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
@@ -219,17 +227,19 @@ class Run:
             try:
                 state = torch.load(str(checkpoint), map_location="cpu")
                 updates = state["optimizer_history"][-1]["num_updates"]
-            except Exception as error:  # whatever torch raises on half a file
+            except (OSError, MemoryError):  # the machine's fault and not the file's
+                raise
+            except Exception as error:  # whatever else torch raises on half a file
                 print(f"{short(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
+                if checkpoint == last:
+                    last.replace(last.with_suffix(".unreadable"))
                 continue
             if checkpoint != last:
                 print(f"{short(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
-                part = last.with_name("checkpoint_last.part")
+                part = last.with_suffix(".part")
                 shutil.copyfile(checkpoint, part)
                 os.replace(part, last)
             return updates
-        with contextlib.suppress(FileNotFoundError):
-            last.unlink()
         return 0
 
     def is_trained(self) -> bool:
@@ -248,7 +258,7 @@ class Run:
         return next((logged for logged in map(_logged, reversed(lines)) if "num_updates" in logged), {})
 
     def state(self) -> str:
-        """``done``, ``running``, ``stopped`` (it goes on from its last checkpoint) or ``not started``."""
+        """``done``, ``running``, ``failed``, ``stopped`` or ``not started``; ValueError as `refuse_other_options`."""
         if self.result():
             return "done"
         if not (self.folder / "training.json").is_file():
@@ -258,31 +268,40 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return "running"
-        return "stopped"
+        return "failed" if (self.folder / "failed").is_file() else "stopped"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[int]:
-        """The run is this process's, and that of the processes which get the file descriptor; raises InUse."""
+    def locked(self, patience: float = 1.0, stop: Optional[threading.Event] = None) -> Iterator[int]:
+        """The run is this process's, and that of the processes which get the file descriptor.
+
+        Raises InUse after `patience` seconds in which another has it, KeyboardInterrupt once `stop` is set.
+        """
+        stop, ends = stop or threading.Event(), time.monotonic() + patience
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise InUse(f"{short(self.folder)} is in use by {file.read()}") from None
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > ends:
+                        file.seek(0)
+                        raise InUse(f"{short(self.folder)} is in use, by what {file.read()} started") from None
+                    if stop.wait(_SECONDS_BETWEEN_LOOKS):
+                        raise KeyboardInterrupt from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield file.fileno()
 
-    def train(self, lock: int, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+    def train(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[str]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command = self.training_command()
         write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
         modules = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}
         return _start(["-m", modules[command[0]], *command[1:]], lock, output, threads)
 
-    def evaluate(self, lock: int, output=None, threads: Optional[int] = None) -> "subprocess.Popen[str]":
+    def evaluate(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[str]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
@@ -302,24 +321,29 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
-def read_json(path: Path) -> Optional[Dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def read_json(path: Path) -> Optional[Any]:
+    """What the file holds, None where there is none; ValueError where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{short(path)} is no JSON file: {error}") from None
 
 
 def _by_option(command: str) -> Dict[str, str]:
-    """What a command gives to each option but the run's folder; ``data`` is what stands before the first."""
-    given, option = {"data": ""}, "data"
-    for word in shlex.split(command)[1:]:
+    """What a command gives to each option that its numbers depend on; ``data`` is what stands before the first."""
+    _, *words = shlex.split(command)
+    given, option = {"data": "", "--processes": "1"}, "data"
+    if "wavepos_fairseq.parallel" in words:
+        start = words.index("wavepos_fairseq.parallel")
+        given["--processes"], words = words[start - 2], words[start + 1 :]
+    for word in words:
         if word.startswith("--"):
             option = word
             given[option] = "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
-    return {option: text for option, text in given.items() if option not in ("--save-dir", "--path", "--output")}
+    places = ("--save-dir", "--tensorboard-logdir", "--path", "--output")
+    return {option: text for option, text in given.items() if option not in places}
 
 
 def _start(arguments: List[str], lock: int, output, threads: Optional[int]) -> "subprocess.Popen[bytes]":
@@ -350,52 +374,65 @@ def execute(
     run: Run,
     threads: Optional[int] = None,
     progress: Callable[[int, float], None] = lambda update, loss: None,
+    patience: float = 1.0,
     stop: Optional[threading.Event] = None,
 ) -> Dict[str, Any]:
     """Trains and evaluates what is not done yet and gives the result, which it writes to result.json.
 
-    progress(update, loss): called with what fairseq logs. stop: set by another thread, ends it with KeyboardInterrupt.
-    Raises InUse and RunFailed.
+    progress(update, loss): called with what fairseq logs. patience: seconds for which it waits for another process that
+    has the run. stop: set by another thread, ends it with KeyboardInterrupt. Raises InUse and RunFailed.
     """
+    stop, failed = stop or threading.Event(), run.folder / "failed"
+    with run.locked(patience, stop) as lock:
+        done = run.result()
+        if done:
+            return done
+        for left in [failed, *run.folder.glob("*.tmp")]:  # unfinished checkpoints
+            with contextlib.suppress(FileNotFoundError):
+                left.unlink()
+        try:
+            return _execute(run, lock, threads, progress, stop)
+        except RunFailed as error:
+            failed.write_text(str(error), encoding="utf-8")
+            raise
 
+
+def _execute(run: Run, lock: int, threads, progress, stop) -> Dict[str, Any]:
     def on_line(line: str) -> None:
         logged = _logged(line)
         if "num_updates" in logged:
             progress(int(logged["num_updates"]), float(logged["loss"]))
 
     def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
-        _follow(lambda output: start(lock, output, threads), run.folder / log, on_line, stop or threading.Event())
+        _follow(functools.partial(start, lock, threads), run.folder / log, on_line, stop)
 
-    with run.locked() as lock:
-        done = run.result()
-        if done:
-            return done
-        for unfinished in run.folder.glob("*.tmp"):  # checkpoints
-            unfinished.unlink()
-        if not run.is_trained():
-            follow(run.train, "train.log")
-        follow(run.evaluate, "evaluation.log")
-        evaluation = read_json(run.folder / "evaluation.json")
-        if not all(math.isfinite(cell["perplexity"]) for cell in evaluation["cells"]):
-            raise RunFailed("a perplexity that is not finite")
-        wall = run.last_logged().get("wall")
-        result = {
-            "row": run.row.name,
-            "seed": run.seed,
-            "commit": _commit(),
-            "training_command": shlex.join(run.training_command()),
-            "evaluation_command": shlex.join(run.evaluation_command()),
-            "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
-            **evaluation,
-        }
-        write_json(run.folder / "result.json", result)
-        return result
+    if not run.is_trained():
+        follow(run.train, "train.log")
+    follow(run.evaluate, "evaluation.log")
+    evaluation = read_json(run.folder / "evaluation.json")
+    for cell in evaluation["cells"]:
+        if not math.isfinite(cell["perplexity"]):
+            raise RunFailed(f"a perplexity that is not finite: {cell['inference']}, length {cell['sequence_length']}")
+    wall = run.last_logged().get("wall")
+    result = {
+        "row": run.row.name,
+        "seed": run.seed,
+        "commit": _commit(),
+        "training_command": shlex.join(run.training_command()),
+        "evaluation_command": shlex.join(run.evaluation_command()),
+        "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
+        **evaluation,
+    }
+    write_json(run.folder / "result.json", result)
+    return result
 
 
 def _logged(line: str) -> Dict[str, Any]:
-    """What fairseq logs with --log-format json, if the line is that."""
+    """What fairseq logs with --log-format json, if the line is that, and whole."""
     start = line.find('{"epoch"')
-    return json.loads(line[start:]) if start >= 0 else {}
+    with contextlib.suppress(ValueError):
+        return json.loads(line[start:]) if start >= 0 else {}
+    return {}
 
 
 def _follow(
@@ -408,7 +445,7 @@ def _follow(
     last: Deque[str] = collections.deque(maxlen=10)
     with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as lines:
         lines.seek(0, os.SEEK_END)
-        process = start(output)
+        process = start(output=output)
         ended, line = False, ""
         while not ended:
             ended = process.poll() is not None
@@ -424,7 +461,8 @@ def _follow(
         raise KeyboardInterrupt
     if process.returncode:
         lines_shown = "\n".join(last)
-        raise RunFailed(f"status {process.returncode}; the last lines of {short(log)}:\n{lines_shown}")
+        full = "" if shutil.disk_usage(log.parent).free > 2**20 else "no space is left on its disk; "
+        raise RunFailed(f"{full}status {process.returncode}; the last lines of {short(log)}:\n{lines_shown}")
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@ A run's result is the JSON that `evaluation` writes; a row of a table says by it
 what it is the result of. Of several seeds the tidy table has each, the others mean and standard deviation.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
@@ -44,15 +45,20 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per cell: the perplexity's mean, or the row's word, and its std, None where there is one seed only."""
+    """A line per cell: mean and std of the perplexity over the seeds that have one, as text, and their number.
+
+    Where none has one, the mean is the row's word, if any; where only one seed was asked for, std is None.
+    """
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
     groups = tidy(rows, l_train, lengths).groupby([*labels, *_CELL], sort=False).perplexity
-    cells = groups.agg(["mean", "std"]).reset_index()
+    cells = groups.agg(["mean", "std", "count"]).reset_index()
     several = len({row.seed for row in rows}) > 1
-    word = [words.get(cell[: len(labels)]) for cell in cells.itertuples(index=False, name=None)]
-    cells["std"] = [f"{std:.2f}" if several and not said else None for said, std in zip(word, cells["std"])]
-    cells["mean"] = [said or f"{mean:.2f}" for said, mean in zip(word, cells["mean"])]
+    cells["std"] = [f"{std:.2f}" if several and not math.isnan(std) else None for std in cells["std"]]
+    cells["mean"] = [
+        f"{mean:.2f}" if count else words.get(cell[: len(labels)], "")
+        for mean, count, cell in zip(cells["mean"], cells["count"], cells.itertuples(index=False, name=None))
+    ]
     return cells
 
 
@@ -86,9 +92,13 @@ def markdown(
     """
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *_CELL]
-    shown = [mean if std is None else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
-    lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
     seeds = sorted({row.seed for row in rows})
+    shown = [mean if std is None else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
+    shown = [
+        text if count in (0, len(seeds)) else f"{text} ({count} of {len(seeds)} seeds)"
+        for text, count in zip(shown, cells["count"])
+    ]
+    lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
     if paper is not None and paper.is_file() and corpus == PAPER_CORPUS:
