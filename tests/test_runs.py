@@ -83,16 +83,20 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
-def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturbed):
-    for updates in (5, 13):
+@pytest.mark.parametrize("processes, moments", [(1, (5, 13)), (2, (5,))])
+def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturbed, processes, moments):
+    run = replace(run, processes=processes)
+    for updates in moments:
         process = in_a_process(run)
         wait_for(lambda at=updates: int(run.last_logged().get("num_updates", 0)) >= at)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         wait_for(lambda: run.state() == "stopped")
         assert 0 < run.resumed_at() < LAST
-    assert numbers(runs.execute(run, threads=1)) == undisturbed
-    assert first_attempts(run) == 3
+    found = numbers(runs.execute(run, threads=1))
+    if processes == 1:  # two draw other dropout masks; test_parallel.py compares them
+        assert found == undisturbed
+    assert first_attempts(run) == processes * (len(moments) + 1)
 
 
 @pytest.mark.parametrize("broken", [["checkpoint_last.pt"], ["checkpoint_last.pt", "checkpoint_*_*.pt"]])
