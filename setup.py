@@ -33,6 +33,7 @@ setup(
         "jinja2",
         "plotly",
         "submitit",
+        "tensorboardX",
     ],
     extras_require={
         "test": [

@@ -10,4 +10,4 @@ echo "== ruff"
 "$PYTHON" -m ruff check .
 echo "== pytest"
 export OMP_NUM_THREADS=1 # a process for each core, and not threads as well
-exec "$PYTHON" -m pytest -n "$(nproc)" --dist loadfile "$@"
+exec "$PYTHON" -m pytest -n "$(nproc)" --dist loadfile --no-loadscope-reorder "$@"

@@ -41,6 +41,10 @@ PLAIN = {name: None for name in TINY if "adaptive" in name}
 PLAIN["--criterion"] = "cross_entropy"
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name != "test_runs.py")  # the longest file first: all workers end together
+
+
 class LargestTensor(TorchDispatchMode):
     """Records how many bytes the largest storage has that any operation gives back."""
 
