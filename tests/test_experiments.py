@@ -234,7 +234,7 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
         (["train", "demo"], "neither a row nor options are given"),
         (
             ["reproduce", "table9", "--preset", "demo"],
-            "table 'table9' is unknown; accepted are shift-direction, table1",
+            "table 'table9' is unknown; accepted are shift-direction, shift-direction-seeds, table1",
         ),
         (["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"], "--data no-such-folder: there is no"),
     ],
