@@ -25,5 +25,5 @@ help_if_asked "$@"
 
 case " $* " in
 *" --preset"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;
-*) exec "$PYTHON" -m wavepos_fairseq.figures "$@" ;;
+*) OMP_NUM_THREADS=1 exec "$PYTHON" -m wavepos_fairseq.figures "$@" ;; # the singular values' last digits hang on it
 esac
