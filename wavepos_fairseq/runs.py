@@ -294,14 +294,14 @@ class Run:
             file.flush()
             yield file.fileno()
 
-    def train(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[str]":
+    def train(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[bytes]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command = self.training_command()
         write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
         modules = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}
         return _start(["-m", modules[command[0]], *command[1:]], lock, output, threads)
 
-    def evaluate(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[str]":
+    def evaluate(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
