@@ -71,13 +71,13 @@ def page_of(results, preset=PRESET):
     return Page(report.render(preset, results))
 
 
-def means(path, l_train):
-    """The rows of a tidy CSV as (inference, labels): perplexities over the lengths, each the mean of its seeds."""
+def means(path, l_train, of="mean"):
+    """The rows of a tidy CSV as (inference, labels): over the lengths the mean (or std) of its seeds' perplexities."""
     csv = pd.read_csv(path)
     csv = csv[csv.l_train == l_train]
     keys = ["inference", *(name for name in csv if name not in (*CELL, "seed", "low", "high"))]
     return {
-        tuple(map(str, key)): row.groupby("sequence_length").perplexity.mean()
+        tuple(map(str, key)): row.groupby("sequence_length").perplexity.agg(of)
         for key, row in csv.groupby(keys, sort=False)
     }
 
@@ -128,14 +128,21 @@ def run_of(**entries):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_have_the_labels_and_all_numbers_of_the_csv_in_its_order(page, table):
+    mean, std = (means(RESULTS / PRESET / f"{table}.tidy.csv", 128, of) for of in ("mean", "std"))
     for inference in ("full", "non-overlapping"):
-        found = [[cell["b"] or cell["text"].split(" ±")[0] for cell in row] for row in page.body(table, inference)]
+        found = [[cell["b"] + cell["text"] for cell in row] for row in page.body(table, inference)]
         expected = [
-            [*labels, *("–" if np.isnan(mean) else f"{mean:.2f}" for mean in row)]
-            for (of, *labels), row in means(RESULTS / PRESET / f"{table}.tidy.csv", 128).items()
+            [*labels, *(printed(*cell) for cell in zip(row, std[(of, *labels)]))]
+            for (of, *labels), row in mean.items()
             if of == inference
         ]
         assert found == expected
+
+
+def printed(mean, std):
+    if np.isnan(mean):
+        return "–"
+    return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f}± {std:.2f}"
 
 
 @pytest.mark.parametrize("table, labels", [("table1", 2), ("table3", 3)])
