@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Draws figures, each as SVG and PNG: without --preset those of formulas, with it those of what was trained.
+# Draws figures, each as SVG and PNG: those of formulas, or with --preset or --path those of what was trained.
 #
-#   scripts/figures.sh [--output DIR] [NAME ...]      scripts/figures.sh figure4 basis-ricker
-#   scripts/figures.sh --preset PRESET [NAME ...]     scripts/figures.sh --preset wikitext2-cpu attention-haar
+#   scripts/figures.sh [--output DIR] [NAME ...]                  scripts/figures.sh figure4 basis-ricker
+#   scripts/figures.sh --preset PRESET [NAME ...]                 scripts/figures.sh --preset wikitext2-cpu positions
+#   scripts/figures.sh --path CHECKPOINT --data DIR [NAME ...]    any checkpoint that the evaluation takes
 #
 #   --output DIR    where those of formulas go (default: results/figures)
 #
@@ -13,6 +14,7 @@
 #   --runs DIR         where the runs are (default: runs)
 #   --results DIR      where the tables are (default: results); the figures go to RESULTS/PRESET/figures
 #   --data DIR         data-bin folder (default: data/CORPUS)
+#   --path CHECKPOINT  of one model, which is a row named after the checkpoint's folder, and its results RESULTS/ROW
 #   --text TEXT        attention-ROW shows this text, in the place of the validation set's beginning
 #   --threshold W      attention-ROW is black at weights of W or more (default: 1 / number of tokens)
 #
@@ -24,6 +26,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 help_if_asked "$@"
 
 case " $* " in
-*" --preset"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;
+*" --preset"* | *" --path"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;
 *) OMP_NUM_THREADS=1 exec "$PYTHON" -m wavepos_fairseq.figures "$@" ;; # the singular values' last digits hang on it
 esac

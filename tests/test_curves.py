@@ -110,7 +110,9 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
 
 def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
     results = ROOT / "results"
-    asked = argparse.Namespace(preset="wikitext2-cpu", results=results, names=["perplexity-table3"])
+    asked = argparse.Namespace(
+        path=None, preset="wikitext2-cpu", folder=results / "wikitext2-cpu", names=["perplexity-table3"]
+    )
     ((_, figure),) = curves.draw(asked)
     panels = titled(figure)
     cells = pd.read_csv(results / "wikitext2-cpu" / "table3.tidy.csv").query("inference == 'full'")
@@ -203,9 +205,11 @@ def test_a_text_for_subwords_is_divided_by_the_codes_of_the_data_bin(tmp_path):
     assert found == ["</s>", "s@@", "low", "lo@@", "t"]
 
 
-def test_a_text_that_no_axis_can_hold_is_refused(folders, capsys):
-    assert draw(folders, "--text", "w3 " * 64, "attention-alibi") == 2
-    assert "error: --text has 65 tokens with </s>; at most 64" in capsys.readouterr().err
+@pytest.mark.parametrize("words, numbered", [(63, False), (64, True)])
+def test_the_tokens_of_a_text_are_numbered_where_no_axis_can_hold_them(trained, data_bin, words, numbered):
+    figure = curves.row_map("alibi", trained("alibi"), data_bin, "w3 " * words, None)
+    ticks = [tick.get_text() for tick in figure.axes[-1].get_xticklabels()]
+    assert ticks == (["0", str(L_TRAIN), "65"] if numbered else ["</s>", *["w3"] * 63])
 
 
 # What is written
@@ -285,3 +289,15 @@ def test_a_text_is_a_figure_of_its_own_with_the_tokens_on_both_axes(folders, cap
     assert "attention-ricker-text.svg" in capsys.readouterr().out
     svg = (folders["--results"] / "demo" / "figures" / "attention-ricker-text.svg").read_text()
     assert svg.count("<!-- w26 -->") == 2 * 2 and svg.count("<!-- layer 2, head 2 -->") == 1
+
+
+def test_any_checkpoint_is_a_row_named_after_its_folder(folders, data_bin, tmp_path, capsys):
+    path = folders["--runs"] / "demo" / "haar" / "checkpoint_last.pt"  # of a run that has no result
+    words = ["--path", path, "--data", data_bin, "--results", tmp_path]
+    assert curves.main([str(word) for word in words]) == 0
+    names = ("positions", "receptive-field", "attention-haar")
+    assert {figure.stem for figure in (tmp_path / "haar" / "figures").iterdir()} == set(names)
+    assert set(pd.read_csv(tmp_path / "haar" / "attention.csv").row) == {"haar"}
+    with pytest.raises(SystemExit):
+        curves.main(["--path", str(path)])
+    assert "--path needs --data" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
 
     python -m wavepos_fairseq.curves --preset wikitext2-cpu [NAME ...]
+    python -m wavepos_fairseq.curves --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
 
 Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
 
@@ -9,18 +10,20 @@ Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
 - positions: the loss over the position in sequences of 5 L_train, which is written to RESULTS/PRESET/positions.csv;
 - receptive-field: how far each head looks in such sequences, which is written to RESULTS/PRESET/attention.csv;
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
-  and 8, over the first 2 L_train tokens of the validation set; or with ``--text``, over a text with its tokens on the
-  axes as in Figure 7.
+  and 8, over the first 2 L_train tokens of the validation set; or with ``--text``, over a text, a short one with its
+  tokens on the axes as in Figure 7.
 
-The preset ``paper`` stands for the paper's own tables, which have perplexities only.
+The preset ``paper`` stands for the paper's own tables, which have perplexities only. A checkpoint given by ``--path``
+is one row, named after its folder, and its results folder is RESULTS/ROW.
 """
 
 import argparse
+import functools
 import logging
 import math
 import sys
 from pathlib import Path
-from typing import Collection, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Collection, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import pandas as pd
@@ -43,7 +46,7 @@ MAP = "attention-"
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
 MARKERS = ("", "o", "s", "^")  # of the first six curves, the next six ...
 BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
-MOST_TOKENS = 64  # of a text on the axes
+MOST_TOKENS = 64  # that can be read on an axis; those of a longer text are numbered
 L_TRAIN = "$L_{train}$"
 METHODS = {row.name: row.labels["method"] for row in load_table("table1")[1]}
 
@@ -110,10 +113,12 @@ def positions(losses: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots()
-    styles = _styles(METHODS)
+    styles = _styles({**METHODS, **dict.fromkeys(losses.row)})
     for row, line in losses.groupby("row", sort=False):
         middle = (line.start + line.stop) / 2
-        axes.plot(middle, line.nll, label=METHODS[row], **styles[row], markersize=5, markevery=3, linewidth=1.4)
+        axes.plot(
+            middle, line.nll, label=METHODS.get(row, row), **styles[row], markersize=5, markevery=3, linewidth=1.4
+        )
     highest = min(losses.nll.max() + 0.05, losses.groupby("start").nll.min().max() + math.log(BROKEN))
     l_train, length = losses.l_train[0], losses.sequence_length[0]
     _mark_l_train(axes, l_train)
@@ -148,7 +153,7 @@ def receptive_field(heads: pd.DataFrame) -> Figure:
     lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
     lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length[0])
     _mark_l_train(lags, l_train)
-    lags.set_yticks(list(rows.values()), [METHODS[row] for row in rows])
+    lags.set_yticks(list(rows.values()), [METHODS.get(row, row) for row in rows])
     lags.set_ylim(len(rows) - 0.5, -0.5)
     shares.set(xlabel=f"share of the attention beyond\n{L_TRAIN} = {l_train} tokens", xlim=(-0.03, 1))
     figure.suptitle(f"queries beyond {L_TRAIN}: heads by number, layers 1 to {num_layers} from above", fontsize=12)
@@ -194,19 +199,13 @@ def attention_map(
 
 
 def encode(text: str, dictionary, data: Path) -> torch.Tensor:
-    """The tokens of a text after ``</s>``, divided as the data-bin's corpus was: int64 (tokens,).
-
-    Raises ValueError where there are more of them than can be read on an axis.
-    """
+    """The tokens of a text after ``</s>``, divided as the data-bin's corpus was: int64 (tokens,)."""
     words = wikitext_tokenizer()(text)
     codes = data / "bpe.codes"
     if codes.is_file():
         with codes.open(encoding="utf-8") as learned:
             words = subword_segmenter(learned)(words)
-    tokens = torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
-    if len(tokens) > MOST_TOKENS:
-        raise ValueError(f"--text has {len(tokens)} tokens with </s>; at most {MOST_TOKENS} can be read on an axis")
-    return tokens
+    return torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
 
 
 def read_table(folder: Path, table: str) -> Optional[pd.DataFrame]:
@@ -243,30 +242,41 @@ def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
 
     Raises ValueError for what is not there.
     """
-    results = args.results / args.preset
+    if args.path:
+        row = args.folder.name
+        yield from draw_checkpoints(
+            args, args.names or [*MEASURED, MAP + row], lambda rows: {row: args.path}, args.data
+        )
+        return
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
     names = args.names or [*PERPLEXITY, *from_runs]
     for name, (table, panel, curve) in PERPLEXITY.items():
-        cells = read_table(results, table) if name in names else None
+        cells = read_table(args.folder, table) if name in names else None
         if cells is not None:
             yield name, perplexity(cells if panel == "inference" else cells[cells.inference == "full"], panel, curve)
         elif name in args.names:
-            raise ValueError(f"{results} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
-    if set(names) <= set(PERPLEXITY):
-        return
-    preset = load_preset(args.preset)
-    data, runs = args.data or ROOT / "data" / preset.corpus, args.runs / preset.name
+            raise ValueError(f"{args.folder} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
+    if not set(names) <= set(PERPLEXITY):
+        preset = load_preset(args.preset)
+        runs = functools.partial(finished, args.runs / preset.name, preset.checkpoint)
+        yield from draw_checkpoints(args, names, runs, args.data or ROOT / "data" / preset.corpus)
+
+
+def draw_checkpoints(
+    args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
+) -> Iterator[Tuple[str, Figure]]:
+    """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
     measured = [name for name in MEASURED if name in names]
-    checkpoints = finished(runs, preset.checkpoint, METHODS) if measured else {}
+    checkpoints = runs(METHODS) if measured else {}
     for name in measured:
         file, measure, figure = MEASURED[name]
         lines = maps.table(measure, checkpoints, data)
-        results.mkdir(parents=True, exist_ok=True)
-        lines.to_csv(results / file, index=False)
+        args.folder.mkdir(parents=True, exist_ok=True)
+        lines.to_csv(args.folder / file, index=False)
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
-        for row, path in finished(runs, preset.checkpoint, rows).items():
+        for row, path in runs(rows).items():
             yield MAP + row + ("-text" if args.text else ""), row_map(row, path, data, args.text, args.threshold)
 
 
@@ -277,13 +287,15 @@ def row_map(row: str, path: Path, data: Path, text: Optional[str], threshold: Op
     tokens = encode(text, dictionary, data) if text else inputs_of(stream, dictionary)[: 2 * checkpoint.l_train]
     layers = maps.attention_inputs(checkpoint.model, tokens)
     weights = {number + 1: maps.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})}
-    names = [dictionary[token] for token in tokens] if text else None
+    names = [dictionary[token] for token in tokens] if text and len(tokens) <= MOST_TOKENS else None
     return attention_map(weights, threshold or 1 / len(tokens), checkpoint.l_train, METHODS.get(row, row), names)
 
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.curves", description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", required=True, help="whose tables and runs; paper: the paper's own tables")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
+    of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     parser.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
@@ -292,12 +304,15 @@ def main(arguments=None) -> int:
     accepted = f"{', '.join([*PERPLEXITY, *MEASURED])}, {MAP}ROW"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {accepted}, the last for the rows")
     args = parser.parse_args(arguments)
+    if args.path and not args.data:
+        parser.error("--path needs --data, the data-bin folder")
+    args.folder = args.results / (args.preset or args.path.resolve().parent.name)
     for name in args.names:
         if name not in PERPLEXITY and name not in MEASURED and not name.startswith(MAP):
             parser.error(f"{name!r} is unknown; accepted are {accepted}")
     for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
         logging.getLogger(library).setLevel(logging.WARNING)
-    output = args.results / args.preset / "figures"
+    output = args.folder / "figures"
     try:
         for name, figure in draw(args):
             output.mkdir(parents=True, exist_ok=True)
