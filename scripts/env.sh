@@ -1,12 +1,11 @@
-# Sourced by the scripts of this folder: where the project is (ROOT), which Python runs it (PYTHON), and how the
-# environment .venv is made.
+# Sourced by the scripts of this folder: where the project is (ROOT), which Python runs it (PYTHON, unless it is given),
+# and how the environment .venv is made.
 # shellcheck shell=bash
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-if [ -x "$ROOT/.venv/bin/python" ]; then
+if [ -z "${PYTHON:-}" ]; then
     PYTHON=$ROOT/.venv/bin/python
-else
-    PYTHON=$(command -v python3)
+    [ -x "$PYTHON" ] || PYTHON=$(command -v python3)
 fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
