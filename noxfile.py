@@ -1,7 +1,7 @@
 """The whole test suite under each Python for which there is a fairseq: nox -s tests-3.8 tests-3.11 tests-3.12
 
-3.8 has fairseq 0.12.2 itself, with PyTorch 2.0.1; 3.11 and 3.12 have the same code as ve-fairseq. scripts/test.sh, which
-CI runs, is the one of its Python, without nox. The interpreters must be on the PATH.
+3.8 has fairseq 0.12.2 itself, with PyTorch 2.0.1; 3.11 and 3.12 have the same code as ve-fairseq. scripts/test.sh,
+which CI runs, is the one of its Python, without nox. The interpreters must be on the PATH.
 """
 
 import nox
