@@ -3,6 +3,12 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DOCS = [  # a site that loads nothing from a network; MathJax comes as files, and without Django
+    'mkdocs; python_version >= "3.11"',
+    'mkdocs-material; python_version >= "3.11"',
+    'mkdocstrings[python]; python_version >= "3.11"',
+    'django-static-mathjax; python_version >= "3.11"',
+]
 VERSION = (HERE / "wavepos_fairseq" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 setup(
@@ -36,13 +42,16 @@ setup(
         "tensorboardX",
     ],
     extras_require={
+        "docs": DOCS,
         "test": [
+            *DOCS,
+            "markdown-it-py",
             "pytest",
             "pytest-xdist",
             "hypothesis",
             "ruff",
             # For the interpreter that runs the GPU kernel on a CPU; PyTorch for CUDA brings the one it needs.
             'triton; sys_platform == "linux" and python_version >= "3.11"',
-        ]
+        ],
     },
 )

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Builds the documentation as a site, which loads nothing from a network: site/index.html.
+#
+#   scripts/docs.sh [--site-dir DIR]      (default: site)
+#
+# A warning fails it: a link or an anchor that is not there, say. The pages can be read as files; their search needs a
+# server (python -m http.server -d site).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+help_if_asked "$@"
+
+export NO_MKDOCS_2_WARNING=1 # of the theme's authors, about a mkdocs that is not the pinned one
+exec "$PYTHON" -m mkdocs build --strict --config-file "$ROOT/mkdocs.yml" "$@"

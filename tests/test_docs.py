@@ -1,0 +1,301 @@
+"""README.md and docs/: the site builds without a warning and loads nothing, what the pages say to type is accepted."""
+
+import argparse
+import contextlib
+import csv
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from typing import Dict, List, NamedTuple
+
+import pytest
+from conftest import ROOT, run_module
+
+pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
+from fairseq import options  # noqa: E402
+from markdown_it import MarkdownIt  # noqa: E402
+
+from wavepos_fairseq import experiments  # noqa: E402
+from wavepos_fairseq.positions import position_names, position_options  # noqa: E402
+from wavepos_fairseq.positions.base import flag  # noqa: E402
+from wavepos_fairseq.runs import Run, fairseq_options, find_row, load_preset, load_table  # noqa: E402
+
+sys.path.insert(0, str(ROOT / "docs"))
+from hooks import expanded  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
+SHELL = ("", "sh", "bash")  # an indented block says nothing
+LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
+
+
+class Page(NamedTuple):
+    """What a page has in it, what it embeds included."""
+
+    files: Dict[str, str]  # blocks with a title, by it
+    python: List[str]  # the other blocks of Python
+    commands: List[List[str]]  # words of commands, in indented blocks and within the text
+    languages: List[str]  # of the blocks without a title
+    code: List[str]  # what stands in backticks within the text
+
+
+def read(path):
+    source = path.relative_to(ROOT).as_posix()
+    page = Page({}, [], [], [], [])
+    for token in MarkdownIt().enable("table").parse(expanded(path.read_text(encoding="utf-8"), source, "index.md")):
+        if token.type in ("fence", "code_block"):
+            language, *attributes = shlex.split(token.info) or [""]
+            titles = [word.split("=", 1)[1] for word in attributes if word.startswith("title=")]
+            if titles:
+                page.files[titles[0]] = token.content
+                continue
+            page.languages.append(language)
+            if language == "python":
+                page.python.append(token.content)
+            elif language in SHELL:
+                page.commands.extend(commands(token.content))
+        for child in token.children or []:
+            if child.type == "code_inline":
+                page.code.append(child.content)
+                page.commands.extend(commands(child.content))
+    return page
+
+
+def commands(text):
+    lines = text.replace("\\\n", " ").splitlines()
+    typed = [line for line in lines if re.match(r"(scripts/\w+\.sh|python|fairseq-train|pip)( |$)", line)]
+    return [shlex.split(line, comments=True) for line in typed]
+
+
+READ = {path: read(path) for path in PAGES}
+
+
+def by_page(pages):
+    return pytest.mark.parametrize("path", pages, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+# The site
+
+
+class Loaded(HTMLParser):
+    """What a browser fetches for a page by itself: all that has an address but links to follow."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.addresses = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        if tag != "a":
+            self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [str(ROOT / "scripts" / "docs.sh"), "--site-dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    for page in pages:
+        addresses = Loaded(page.read_text(encoding="utf-8")).addresses
+        assert addresses and not [address for address in addresses if re.match("(https?:)?//", address)], page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+@pytest.mark.parametrize("table", ["table1", "table3", "table4"])
+def test_the_results_page_has_the_numbers_of_the_csv(site, table):
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "results.html").read_text(encoding="utf-8")).split())
+    with (ROOT / "results" / "wikitext2-cpu" / f"{table}.csv").open(encoding="utf-8") as lines:
+        _, *rows = csv.reader(lines)
+    for _, *cells in rows:
+        assert " ".join(cells) in text
+
+
+# What the pages say to type
+
+
+@by_page(PAGES)
+def test_every_block_is_run_or_says_that_it_is_not(path):
+    assert set(READ[path].languages) <= set(LANGUAGES)
+    assert READ[path].files.items() <= READ[WALK].files.items()
+
+
+@by_page([path for path in PAGES if READ[path].python and path != WALK])
+def test_the_blocks_of_python_run_one_after_the_other(path):
+    variables = {}
+    for block in READ[path].python:
+        exec(compile(block, str(path), "exec"), variables)
+
+
+class Parsed(Exception):
+    """The command line was accepted; nothing is to be done."""
+
+
+def module_of(words):
+    """The module that a script or `python -m` runs, and its arguments."""
+    program, *arguments = words
+    if program == "python":
+        return arguments[1], arguments[2:]
+    found = re.findall(r'-m (\S+)(?: (\w+))? [^\n]*"\$@"', (ROOT / program).read_text(encoding="utf-8"))
+    assert found, f"{program} takes no arguments"
+    module, command = found[0 if "--preset" in arguments else -1]  # figures.sh has two
+    return module, [*filter(None, [command]), *arguments]
+
+
+def accept(words, monkeypatch):
+    """Has a command's own parser, and what checks its arguments, read the words; SystemExit where they are refused."""
+    if words[0] == "pip":
+        assert words[:4] == ["pip", "install", "-c", "constraints.txt"]
+    elif words[0] == "python" and words[1] != "-m":
+        script = (ROOT / words[1]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in script for word in words if word.startswith("--"))
+    elif words[0] == "fairseq-train":
+        importlib.import_module("wavepos_fairseq.models")
+        options.parse_args_and_arch(options.get_training_parser(), words[1:])
+    elif len(words) == 1:
+        assert (ROOT / words[0]).is_file()
+    else:
+        module, arguments = module_of(words)
+        if module == "wavepos_fairseq.experiments":
+            checked = arguments[0] in ("train", "evaluate")
+            status = experiments.main([*arguments, "--dry-run"] if checked else arguments)
+            assert status == 0, words
+        elif module.startswith("wavepos_fairseq."):
+            parse = argparse.ArgumentParser.parse_args
+            monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args: _raise(Parsed(parse(*args))))
+            importlib.import_module(module).main(arguments)
+
+
+def _raise(error):
+    raise error
+
+
+COMMANDS = dict.fromkeys(shlex.join(words) for path in PAGES if path != WALK for words in READ[path].commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_accepted(command, monkeypatch):
+    monkeypatch.setattr(experiments, "refusals", lambda runs: _raise(Parsed()))  # all arguments are read before it
+    with contextlib.suppress(Parsed):
+        accept(shlex.split(command), monkeypatch)
+
+
+def test_the_walk_does_what_it_says(tmp_path):
+    for folder in ("wavepos_fairseq", "configs"):
+        shutil.copytree(str(ROOT / folder), str(tmp_path / folder))
+    walk = READ[WALK]
+    for name, content in walk.files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    done = ["import pytest", "from wavepos_fairseq import experiments", "status = pytest.main(['-q', 'tests'])"]
+    for words in walk.commands:
+        module, arguments = module_of(words)
+        if module == "wavepos_fairseq.experiments":
+            command, *rest = arguments
+            arguments = ["status", *rest] if command == "reproduce" else arguments  # which trains nothing
+            arguments += ["--dry-run"] if command in ("train", "evaluate") else []
+            done.append(f"status = status or experiments.main({arguments})")
+    script = "\n".join([*walk.python, *done, "raise SystemExit(status)"])
+    (tmp_path / "walk.py").write_text(script, encoding="utf-8")
+    walked = run_module("walk", cwd=tmp_path)
+    assert walked.returncode == 0, walked.stdout
+    for expected in (
+        "1 passed",
+        "fairseq-train",
+        "--position-encoding window --window 32",
+        "| window-64 | not started |",
+    ):
+        assert expected in " ".join(walked.stdout.split()), walked.stdout
+
+
+# What the pages name
+
+
+@pytest.fixture(scope="module")
+def known_options():
+    """All options that fairseq-train, fairseq-eval-lm and the modules behind the scripts have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_: _raise(Parsed(parser)))
+        parsers = [experiments._parser(), options.get_eval_lm_parser()]
+        for module in ("data", "evaluation", "figures", "curves", "claims", "report"):
+            with pytest.raises(Parsed) as found:
+                importlib.import_module(f"wavepos_fairseq.{module}").main([])
+            parsers.append(found.value.args[0])
+    training = options.get_training_parser()
+    importlib.import_module("wavepos_fairseq.models")
+    chosen = "--task language_modeling --arch transformer_lm_wavelet --criterion adaptive_loss --lr-scheduler cosine"
+    options.parse_args_and_arch(training, ["data", *chosen.split()])  # which adds theirs
+    known = set(training._option_string_actions)
+    for parser in parsers:
+        for command in [parser, *[sub for action in parser._actions for sub in _commands(action)]]:
+            known.update(command._option_string_actions)
+    return known
+
+
+def _commands(action):
+    return action.choices.values() if isinstance(action, argparse._SubParsersAction) else []
+
+
+@by_page([path for path in PAGES if path != WALK])  # whose option is made there
+def test_every_option_that_a_page_names_exists(path, known_options):
+    named = {option for code in READ[path].code for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
+    assert named <= known_options
+
+
+def table_of(path, first):
+    """The cells of the table whose first one is `first`: its header, and its other lines by their first cell."""
+    for table in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
+        (name, *header), _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        if name == first:
+            return header, {line[0].strip("`"): line[1:] for line in lines}
+    raise AssertionError(f"{path} has no table that begins with {first!r}")
+
+
+def test_both_tables_of_representations_have_the_same_that_exist():
+    readme = table_of(ROOT / "README.md", "`--position-encoding`")[1]
+    assert sorted(readme) == sorted(table_of(ROOT / "docs/formula.md", "option")[1])
+    assert set(readme) <= set(position_names())  # which may have grown by a file
+
+
+def test_readme_has_the_options_of_each_representation():
+    for name, (*_, named) in table_of(ROOT / "README.md", "`--position-encoding`")[1].items():
+        read_by_it = [flag(option) for option, about in position_options().items() if name in about.readers]
+        assert sorted(re.findall("`(.*?)`", named)) == sorted(read_by_it), name
+
+
+def test_the_presets_are_as_the_page_says():
+    presets, lines = table_of(REPRODUCE, "preset")
+    for name, *said in zip(presets, *lines.values()):
+        preset = load_preset(name)
+        model = fairseq_options(Run(preset, find_row("nope"), ROOT, ROOT, preset.gpus, seed=1))
+        layers, heads = model.decoder_layers, model.decoder_attention_heads
+        assert said == [
+            preset.corpus,
+            str(preset.l_train),
+            ", ".join(map(str, preset.lengths)),
+            f"{layers} × {heads} × {model.decoder_embed_dim // heads}",
+            f"{preset.tokens_per_update:,}",
+            f"{preset.train['max-update']:,}",
+            str(preset.gpus),
+        ]
+
+
+def test_the_tables_have_as_many_rows_as_the_page_says():
+    for name, (said, _) in table_of(REPRODUCE, "table")[1].items():
+        assert said == str(len(load_table(name)[1])), name
