@@ -121,7 +121,7 @@ def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_or_by_none(run, ca
 def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkeypatch):
     run.folder.mkdir(parents=True)
     (run.folder / "checkpoint_last.pt").write_bytes(b"sound")
-    monkeypatch.setattr(runs.torch, "load", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         run.resumed_at()
     assert (run.folder / "checkpoint_last.pt").read_bytes() == b"sound"

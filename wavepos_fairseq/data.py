@@ -83,7 +83,7 @@ MIRRORS = ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.m
 USER_AGENT = f"wavepos-fairseq/{__version__}"  # the first mirror answers 403 to urllib's own
 TIMEOUT_SECONDS = 30
 ATTEMPTS_PER_MIRROR = 5
-MAX_BYTES = 2 << 30  # of an archive, and of the text in it; WikiText-103 has 0.5 GiB of text
+MAX_BYTES = 4 << 30  # of a download, and of the text in an archive; WikiText-103 has 0.5 GiB of text
 MIN_COUNT = 3  # WikiText: a word that train has fewer times than this becomes <unk>
 DEMO_MIN_TRAIN_TOKENS = 100_000
 PLAIN_WORD = re.compile(r"""["'(*`]*[A-Za-z]+(['’-][A-Za-z]+)*["')*`.,:;!?]*""")  # with its punctuation
@@ -303,35 +303,41 @@ def wikitext_archive(name: str, source: Union[str, Path, None], downloads: Path)
 
 
 def fetch(name: str, urls: Sequence[str], downloads: Path) -> Path:
-    """Download the archive of ``name`` from the first of ``urls`` that gives the right bytes.
+    """Download the archive of ``name`` to ``downloads/name.zip``, which has the right checksum (see `fetch_file`)."""
+    return fetch_file(downloads / f"{name}.zip", urls, lambda archive: check_md5(archive, WIKITEXT[name].md5))
 
-    What an interrupted run left in ``downloads/name.zip.part`` is continued; ``name.zip`` has the right checksum.
+
+def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None]) -> Path:
+    """Download ``file`` from the first of ``urls`` whose bytes pass ``check``, which raises DataError for others.
+
+    What an interrupted run left in ``file`` with .part at the end is continued.
     """
-    archive, part, md5 = downloads / f"{name}.zip", downloads / f"{name}.zip.part", WIKITEXT[name].md5
-    downloads.mkdir(exist_ok=True)
-    if archive.exists() and file_digest(archive, "md5") == md5:
-        say(f"{archive}: already downloaded")
-        return archive
+    part = file.with_name(f"{file.name}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(DataError, FileNotFoundError):
+        check(file)
+        say(f"{file}: already downloaded")
+        return file
     reasons = []
     for url in urls:
         try:
-            download_verified(url, part, md5)
-            part.replace(archive)
-            return archive
+            download_verified(url, part, check)
+            part.replace(file)
+            return file
         except (OSError, http.client.HTTPException, ValueError) as error:
             reasons.append(f"{url}: {error}")
             say(f"failed: {error}")
-    raise DataError("\n  ".join([f"{name} could not be downloaded; --from takes a local copy:", *reasons]))
+    raise DataError("\n  ".join([f"{file.stem} could not be downloaded; --from takes a local copy:", *reasons]))
 
 
-def download_verified(url: str, part: Path, md5: str) -> None:
-    """Download until ``part`` has that checksum, over dropped connections and wrong bytes of an earlier run."""
+def download_verified(url: str, part: Path, check: Callable[[Path], None]) -> None:
+    """Download until ``part`` passes the check, over dropped connections and wrong bytes of an earlier run."""
     for attempts_left in reversed(range(ATTEMPTS_PER_MIRROR)):
         had = file_size(part)
         try:
             download(url, part)
             try:
-                check_md5(part, md5)
+                check(part)
             except DataError:
                 part.unlink()
                 raise
@@ -366,7 +372,7 @@ def download(url: str, part: Path) -> None:
             for chunk in iter(lambda: response.read(1 << 16), b""):
                 size += len(chunk)
                 if size > MAX_BYTES:
-                    raise DataError(f"more than {MAX_BYTES:,} bytes: not WikiText")
+                    raise DataError(f"more than {MAX_BYTES:,} bytes: not what it is said to be")
                 output.write(chunk)
                 if total and sys.stdout.isatty() and time.monotonic() - said > 5:
                     said = time.monotonic()

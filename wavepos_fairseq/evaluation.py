@@ -12,21 +12,26 @@ before it, so the first input of a sequence is the last target of the one before
 """
 
 import argparse
+import ast
+import functools
 import json
 import logging
 import math
 import platform
+import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import __version__
+from . import __version__, checkpoints
+from .positions import position_names
 from .tables import write_whole
 
 INFERENCES = ("full", "non-overlapping")
@@ -41,15 +46,19 @@ class Checkpoint(NamedTuple):
     options: Dict[str, Any]
 
 
-def load_checkpoint(path: str, data: str) -> Checkpoint:
+def load_checkpoint(path: str, data: str, position_encoding: Optional[str] = None, trust: bool = False) -> Checkpoint:
     """The language model in the fairseq checkpoint `path`, for the dictionary of the data-bin folder `data`.
 
-    Raises ValueError where either does not exist, the file is no checkpoint of a language model, or the dictionary is
-    another than the model's.
-    """
-    from fairseq import checkpoint_utils, tasks
+    position_encoding: what a checkpoint of fairseq's own transformer_lm has, where that cannot be told from it. trust:
+    run code that the checkpoint carries (see `checkpoints`).
 
-    from . import models  # noqa: F401  (registers the architectures)
+    Raises ValueError where either does not exist, the file is no checkpoint of a language model, the dictionary is
+    another than the model's, or the representation is not to be told.
+    """
+    from fairseq import checkpoint_utils, tasks, utils
+    from fairseq.models import ARCH_MODEL_REGISTRY, transformer_lm
+
+    from .models.transformer_lm_wavelet import WaveletLanguageModel
 
     dictionary = Path(data, "dict.txt")
     if not dictionary.is_file():
@@ -57,26 +66,73 @@ def load_checkpoint(path: str, data: str) -> Checkpoint:
     if not Path(path).is_file():
         raise ValueError(f"--path {path}: there is no such file")
     try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        config = state["cfg"]
+        content = checkpoints.load(path, trust)
+        with mock.patch.object(torch, "load", return_value=content):  # fairseq brings it up to date
+            state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        config, weights = state["cfg"], state["model"]
+        task_name, architecture = getattr(config.task, "task", None) or config.task._name, config.model._name
+    except checkpoints.Refused as error:
+        raise ValueError(f"--path {path} {error}") from error
     except Exception as error:  # whatever torch and fairseq raise on a file that is something else
         raise ValueError(f"--path {path} is no fairseq checkpoint: {first_line(error)}") from error
-    if config.task._name != "language_modeling":
-        raise ValueError(f"--path {path} is a model for the task {config.task._name}, not a language model")
+    if task_name != "language_modeling":
+        raise ValueError(f"--path {path} is a model for the task {task_name}, not a language model")
+    if ARCH_MODEL_REGISTRY.get(architecture) not in (transformer_lm.TransformerLanguageModel, WaveletLanguageModel):
+        raise ValueError(f"--path {path} is a {architecture}; evaluated are transformer_lm and transformer_lm_wavelet")
     if config.task.get("add_bos_token"):
         raise ValueError(f"--path {path} was trained with --add-bos-token, which is not evaluated here")
     trained_on = Path(config.task.data, "dict.txt")
     if trained_on.is_file() and trained_on.read_bytes() != dictionary.read_bytes():
         raise ValueError(f"--path {path} was trained with another dictionary ({trained_on}) than {dictionary}")
+    _set_position_encoding(path, state, position_encoding)
     config.task.data = data
     task = tasks.setup_task(config.task)
+    embedded = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
+    types = sum(len(weight) for name, weight in weights.items() if embedded.fullmatch(name))
+    if types != len(task.dictionary):
+        known = len(task.dictionary)
+        raise ValueError(f"--path {path} does not fit {dictionary} with {known} types: the model has {types}")
+    # Some options, as adaptive_softmax_cutoff, fairseq runs as Python: here they are numbers, and no code.
+    literal = functools.partial(mock.patch.object, attribute="eval", new=ast.literal_eval, create=True)
     try:
-        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path], task=task, state=state)
-    except RuntimeError as error:  # of load_state_dict
-        types = len(task.dictionary)
-        raise ValueError(f"--path {path} does not fit {dictionary} with {types} types: {first_line(error)}") from error
+        with literal(utils), literal(transformer_lm):
+            model = task.build_model(config.model, from_checkpoint=True)
+        model.load_state_dict(weights, model_cfg=config.model)
+    except (AssertionError, RuntimeError, SyntaxError, ValueError) as error:  # of options, literals, load_state_dict
+        raise ValueError(f"--path {path}: {' '.join(str(error).split())}") from error
     options = {name: value for name, value in sorted(config.model.items()) if value is not None}
     return Checkpoint(model.eval(), task, config.task.tokens_per_sample, options)
+
+
+def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str]) -> None:
+    """Makes a checkpoint of fairseq's transformer_lm one of transformer_lm_wavelet where its options mislead.
+
+    The ALiBi release (github.com/ofirpress/attention_with_linear_biases, fairseq/models/transformer.py) makes fairseq's
+    sinusoidal embeddings and does not add them: neither options nor parameters differ from a model that has them. But
+    its transformer_lm has an option that fairseq's has not, max_tokens. It shows where the options are kept by parts
+    (``cfg``), and not in checkpoints that have all in one (``args``), where training has an option of that name.
+    """
+    model = state["cfg"].model
+    if "position_encoding" in model:
+        if given:
+            raise ValueError(f"--position-encoding {given}: --path {path} was trained with {model.position_encoding}")
+        return
+    if given is None:
+        if state.get("args") is not None and not model.decoder_learned_pos:
+            raise ValueError(
+                f"--path {path} is a transformer_lm of a fairseq that may have added sine waves or, as the ALiBi "
+                "release, biases; --position-encoding tells: alibi, sinusoidal, nope ..."
+            )
+        if "max_tokens" not in model:
+            return
+        given = "alibi"
+    from omegaconf import open_dict  # it comes with fairseq
+
+    with open_dict(state["cfg"]):
+        model._name, model.position_encoding = "transformer_lm_wavelet", given
+        state["cfg"].task.pop("max_tokens", None)  # for which model's option stands
+    for buffer in "_float_tensor", "weights":  # of sine waves, not learned
+        state["model"].pop(f"decoder.embed_positions.{buffer}", None)
 
 
 def first_line(error: Exception) -> str:
@@ -248,13 +304,21 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
+    parser.add_argument(
+        "--position-encoding",
+        choices=position_names(),
+        help="representation of a checkpoint of fairseq's own transformer_lm, where it does not tell",
+    )
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
+    )
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")
     args = parser.parse_args(arguments)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        checkpoint = load_checkpoint(args.path, args.data)
+        checkpoint = load_checkpoint(args.path, args.data, args.position_encoding, args.trust_checkpoint)
         stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
 
-import torch
 import yaml
 
-from . import __version__
+from . import __version__, checkpoints
 from .evaluation import first_line, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,8 +224,9 @@ class Run:
         older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
         for checkpoint in [last, *older] if last.is_file() else older:
             try:
-                state = torch.load(str(checkpoint), map_location="cpu")
-                updates = state["optimizer_history"][-1]["num_updates"]
+                updates = checkpoints.load(checkpoint)["optimizer_history"][-1]["num_updates"]
+            except checkpoints.Refused as error:
+                raise ValueError(f"{short(checkpoint)} {error}") from error
             except (OSError, MemoryError):  # the machine's fault and not the file's
                 raise
             except Exception as error:  # whatever else torch raises on half a file

@@ -1,0 +1,434 @@
+"""Checkpoints: read without running what they carry, and those of fairseq's transformer_lm and of the ALiBi release."""
+
+import argparse
+import copy
+import functools
+import http.server
+import io
+import json
+import math
+import os
+import pickle
+import threading
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import L_TRAIN, TINY, command_line, parse
+from fairseq import tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from wavepos_fairseq import alibi_release, checkpoints, evaluation, maps, runs
+from wavepos_fairseq.evaluation import load_checkpoint, load_stream
+
+ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6
+NUM_HEADS = 4
+
+
+class Calls:
+    """Pickled as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def save(state, path, new_format=ZIP):
+    torch.save(state, str(path), _use_new_zipfile_serialization=new_format)
+    return path
+
+
+def run(data, path, *words):
+    return evaluation.main([str(data), "--path", str(path), "--lengths", "20", "--cpu", *map(str, words)])
+
+
+# What a checkpoint may hold
+
+
+@pytest.fixture
+def evil(trained, tmp_path):
+    """evil(format): a trained checkpoint that makes the file `evil.marker` when it is unpickled."""
+    marker = tmp_path / "marker"
+
+    def make(new_format):
+        state = torch.load(trained("alibi"), map_location="cpu", weights_only=False)
+        state["extra_state"]["meter"] = Calls(os.system, f"touch {marker}")
+        return save(state, tmp_path / "checkpoint_last.pt", new_format)
+
+    make.marker = marker
+    return make
+
+
+def by_evaluation(path, data):
+    assert run(data, path) == 2
+
+
+def by_maps(path, data):
+    maps.open_checkpoint(path, data)
+
+
+def by_runs(path, data):
+    preset = runs.load_preset("demo")
+    runs.Run(preset, runs.find_row("alibi"), data, path.parent, gpus=0, seed=1).resumed_at()
+
+
+def by_alibi_release(path, data):
+    assert alibi_release.main(["512", "--from", str(path), "--data", str(data), "--cpu"]) == 2
+
+
+@pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
+@pytest.mark.parametrize("read", [by_evaluation, by_maps, by_runs, by_alibi_release])
+def test_what_a_checkpoint_carries_is_named_and_not_run(evil, data_bin, capsys, read, new_format):
+    path = evil(new_format)
+    try:
+        read(path, data_bin)
+        error = capsys.readouterr().err
+    except ValueError as raised:
+        error = str(raised)
+    assert f"{path.name} asks for posix.system" in error and "--trust-checkpoint" in error
+    assert path.is_file() and not evil.marker.exists()
+
+
+@pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
+def test_trusted_it_is_run_and_evaluated(evil, data_bin, new_format):
+    assert run(data_bin, evil(new_format), "--trust-checkpoint") == 0
+    assert evil.marker.exists()
+
+
+def _global(module, name):
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _stack_global(module, name):
+    return b"".join(pickle.SHORT_BINUNICODE + bytes([len(word)]) + word.encode() for word in (module, name)) + b"\x93"
+
+
+@pytest.mark.parametrize(
+    "module, name",
+    [
+        ("builtins", "eval"),
+        ("__builtin__", "getattr"),
+        ("functools", "partial"),
+        ("operator", "attrgetter"),
+        ("torch", "load"),
+        ("torch.storage", "_load_from_bytes"),
+        ("torch._utils", "_rebuild_wrapper_subclass"),
+        ("torch._utils", "sys.modules"),
+        ("argparse", "Namespace.__init__"),
+        ("numpy.core.multiarray", "fromfile"),
+        ("omegaconf", "OmegaConf"),
+        ("fairseq.utils", "eval_str_list"),
+    ],
+)
+@pytest.mark.parametrize("spell", [_global, _stack_global])
+def test_nothing_is_named_but_what_checkpoints_are_made_of(spell, module, name):
+    with pytest.raises(checkpoints.Refused, match=f"{module}.{name}"):
+        checkpoints.Unpickler(io.BytesIO(pickle.PROTO + b"\4" + spell(module, name) + b".")).load()
+
+
+@pytest.mark.parametrize("module, name", [("torch._utils", "_rebuild_tensor_v2"), ("argparse", "Namespace")])
+def test_functions_and_classes_keep_their_attributes(module, name):
+    setting = pickle.NONE + pickle.EMPTY_DICT + pickle.UNICODE + b"evil\n" + pickle.INT + b"1\n" + pickle.SETITEM
+    stream = pickle.PROTO + b"\2" + _global(module, name) + setting + pickle.TUPLE2 + pickle.BUILD + b"."
+    assert pickle.loads(stream).evil == 1  # what it does otherwise
+    found = pickle.loads(pickle.PROTO + b"\2" + _global(module, name) + b".")
+    del found.evil
+    with pytest.raises(checkpoints.Refused, match="attributes of a"):
+        checkpoints.Unpickler(io.BytesIO(stream)).load()
+    assert not hasattr(found, "evil")
+
+
+def test_a_torchscript_archive_is_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
+    with pytest.raises(checkpoints.Refused, match="TorchScript"):
+        checkpoints.load(tmp_path / "script.pt")
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_checkpoint_of_fairseq_train_is_read_whole(trained):
+    path = trained("t5")
+    assert same(checkpoints.load(path), torch.load(path, map_location="cpu", weights_only=False))
+
+
+@pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
+def test_options_numbers_and_parameters_are_read_as_they_were(data_bin, tmp_path, new_format):
+    args = parse(data_bin, *command_line(TINY))
+    state = {
+        "args": args,
+        "cfg": convert_namespace_to_omegaconf(args),
+        "float": np.float32(1.5),
+        "int": np.int64(-3),
+        "half": torch.nn.Parameter(torch.ones(2, dtype=torch.float16)),
+    }
+    read = checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+    assert isinstance(read["args"], argparse.Namespace) and isinstance(read["cfg"], DictConfig)
+    assert same({name: read[name] for name in state}, state) and read["float"].dtype == np.float32
+    assert isinstance(read["half"], torch.nn.Parameter)
+
+
+def test_a_numpy_scalar_of_objects_is_refused(tmp_path):
+    state = Calls(np.float64(1).__reduce__()[0], np.dtype(object), b"12345678")
+    with pytest.raises(ValueError, match="OBJECT"):
+        checkpoints.load(save(state, tmp_path / "state.pt"))
+
+
+def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin):
+    with mock.patch.object(torch, "load", wraps=torch.load) as reading:
+        load_checkpoint(trained("alibi"), str(data_bin))
+    assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler is checkpoints.Unpickler
+
+
+@pytest.mark.parametrize("option", ["adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters"])
+def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bin, tmp_path, option, capsys):
+    state = checkpoints.load(trained("alibi"))
+    reached = {"character_embeddings": option == "character_filters", "tie_adaptive_weights": False}
+    state["cfg"]["model"].update({**reached, option: f"__import__('os').system('touch {tmp_path}/marker')"})
+    assert run(data_bin, save(state, tmp_path / "code.pt")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --path") and "malformed node" in error
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("architecture", ["fconv_lm", "lightconv_lm", "nonsense"])
+def test_other_architectures_are_refused(trained, data_bin, tmp_path, architecture, capsys):
+    state = checkpoints.load(trained("alibi"))
+    state["cfg"]["model"]["_name"] = architecture
+    assert run(data_bin, save(state, tmp_path / "other.pt")) == 2
+    assert f"is a {architecture}; evaluated are transformer_lm" in capsys.readouterr().err
+
+
+# Checkpoints of fairseq's transformer_lm: the ALiBi release
+
+
+@pytest.fixture(scope="module")
+def release(data_bin):
+    """release(options): args, config and untrained model of a small transformer_lm_wiki103 that heeds no sine waves."""
+
+    @functools.lru_cache(maxsize=None)
+    def build(**changes):
+        changes = {"--" + name.replace("_", "-"): value for name, value in changes.items()}
+        words = {**TINY, "--arch": "transformer_lm_wiki103", "--decoder-attention-heads": NUM_HEADS, **changes}
+        args = parse(data_bin, *command_line({**words, "--criterion": "adaptive_loss", "--max-tokens": 256}))
+        config = convert_namespace_to_omegaconf(args)
+        built = copy.deepcopy(config)
+        built.model.no_token_positional_embeddings = not args.decoder_learned_pos
+        utils.set_torch_seed(1)
+        model = tasks.setup_task(built.task).build_model(built.model).eval()
+        torch.nn.init.normal_(model.decoder.layers[0].self_attn.q_proj.weight)  # attention that is not even
+        return args, config, model
+
+    return lambda **changes: copy.deepcopy(build(**changes))
+
+
+def by_args(args, config, model):
+    """A checkpoint as fairseq's trainer wrote it up to 2020."""
+    without = args.decoder_learned_pos or args.no_token_positional_embeddings
+    sine_waves = {} if without else {"decoder.embed_positions._float_tensor": torch.zeros(1)}
+    return {
+        "args": args,
+        "model": {**model.state_dict(), **sine_waves},
+        "optimizer_history": [
+            {
+                "criterion_name": "AdaptiveLoss",
+                "optimizer_name": "FairseqNAG",
+                "lr_scheduler_state": {"best": 4.5},
+                "num_updates": 286000,
+            }
+        ],
+        "extra_state": {"train_iterator": {"epoch": 206, "iterations_in_epoch": 0}, "val_loss": 4.5, "best": 4.5},
+        "last_optimizer_state": {"state": {}, "param_groups": []},
+    }
+
+
+def by_parts(args, config, model, container=True, marked=True):
+    """As it wrote it from 2021 on; the release's transformer_lm and task have an option max_tokens."""
+    for part in (config.model, config.task) if marked else ():
+        with open_dict(part):
+            part.max_tokens = args.max_tokens
+    written = OmegaConf.to_container(config, resolve=True) if container else config
+    return {**by_args(args, config, model), "args": None, "cfg": written}
+
+
+@torch.no_grad()
+def nll_with_bias(model, source, target):
+    """Of one sequence, by fairseq's own model with the bias of the ALiBi paper added to its causal mask."""
+    length = len(source)
+    slopes = torch.tensor([2 ** (-8 * head / NUM_HEADS) for head in range(1, NUM_HEADS + 1)])
+    keys_minus_queries = (torch.arange(length)[None, :] - torch.arange(length)[:, None]).float()
+    mask = slopes[:, None, None] * keys_minus_queries + torch.full((length, length), -math.inf).triu(1)
+    with mock.patch.object(model.decoder, "buffered_future_mask", lambda _: mask):
+        log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
+    return -log_probs.gather(1, target[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "made, given, new_format",
+    [
+        (by_args, "alibi", OLD),
+        (by_args, "alibi", ZIP),
+        (by_parts, None, ZIP),
+        (functools.partial(by_parts, container=False), None, OLD),
+    ],
+    ids=["args-old", "args-zip", "cfg-dict", "cfg-DictConfig"],
+)
+def test_the_alibi_release_has_the_losses_of_fairseqs_model_with_the_papers_bias(
+    release, data_bin, tmp_path, made, given, new_format
+):
+    *options, model = release()
+    checkpoint = load_checkpoint(
+        str(save(made(*options, model), tmp_path / "alibi.pt", new_format)), str(data_bin), given
+    )
+    assert checkpoint.l_train == L_TRAIN
+    stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
+    source = evaluation.inputs_of(stream, checkpoint.task.dictionary)
+    for length, piece in (20, 20), (L_TRAIN, L_TRAIN), (72, 72), (72, L_TRAIN):  # the last: non-overlapping
+        cuts = evaluation.pieces(len(stream), length, piece)
+        theirs = torch.cat([nll_with_bias(model, source[start:stop], stream[start:stop]) for start, stop in cuts])
+        for max_tokens in 1, 4096:
+            ours = evaluation.stream_nll(checkpoint.model, source, stream, cuts, max_tokens)
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+        (cell,) = evaluation.evaluate(checkpoint, stream, [length], ["full" if piece == length else "non-overlapping"])
+        assert cell["nll"] == pytest.approx(theirs.double().mean().item(), rel=1e-6)
+
+
+def nll_of(path, data_bin, encoding=None):
+    checkpoint = load_checkpoint(str(path), str(data_bin), encoding)
+    stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
+    return evaluation.evaluate(checkpoint, stream, [72], ["full"])[0]["nll"]
+
+
+def test_options_by_parts_without_the_mark_of_the_release_are_believed(release, data_bin, tmp_path):
+    args, config, model = release()
+    old = save(by_args(args, config, model), tmp_path / "old.pt")
+    alibi, sinusoidal, nope = (nll_of(old, data_bin, name) for name in ("alibi", "sinusoidal", "nope"))
+    assert len({round(nll, 4) for nll in (alibi, sinusoidal, nope)}) == 3
+    for without, expected in (False, sinusoidal), (True, nope):
+        args.no_token_positional_embeddings = config.model.no_token_positional_embeddings = without
+        path = save(by_parts(args, config, model, marked=False), tmp_path / "parts.pt")
+        assert nll_of(path, data_bin) == pytest.approx(expected, rel=1e-6)
+        assert nll_of(path, data_bin, "alibi") == alibi
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_where_it_cannot_be_told_the_option_is_asked_for(release, data_bin, tmp_path, capsys, without):
+    args, config, model = release()
+    args.no_token_positional_embeddings = without
+    assert run(data_bin, save(by_args(args, config, model), tmp_path / "old.pt")) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: --path") and "--position-encoding" in error
+
+
+@pytest.mark.parametrize("made", [by_args, functools.partial(by_parts, marked=False)], ids=["args", "cfg"])
+def test_learned_positions_are_fairseqs_own(release, data_bin, tmp_path, capsys, made):
+    path = save(made(*release(decoder_learned_pos=True)), tmp_path / "learned.pt")
+    assert load_checkpoint(str(path), str(data_bin)).model.decoder.embed_positions.weight.shape[0] > L_TRAIN
+    assert run(data_bin, path, "--position-encoding", "alibi") == 2
+    assert "--decoder-learned-pos" in capsys.readouterr().err
+
+
+def test_a_representation_with_other_parameters_is_refused(release, data_bin, tmp_path, capsys):
+    path = save(by_args(*release()), tmp_path / "old.pt")
+    assert run(data_bin, path, "--position-encoding", "t5") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: --path {path}") and "Missing key" in error
+
+
+def test_a_checkpoint_that_knows_its_representation_is_given_no_other(trained, data_bin, capsys):
+    assert run(data_bin, trained("rope"), "--position-encoding", "alibi") == 2
+    assert "was trained with rope" in capsys.readouterr().err
+
+
+# The script
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """served.url is a server on this machine, which gives the file `served.file` and drops its first connection."""
+    server = SimpleNamespace(file=tmp_path / "served.pt", ranges=[])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            content = server.file.read_bytes()
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start:] if server.ranges else content[: len(content) // 2])
+            server.ranges.append((self.path, start))
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(alibi_release, "ROOT", tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setattr(alibi_release, "MIRRORS", [f"http://127.0.0.1:{listening.server_port}/"])
+        yield server
+        listening.shutdown()
+
+
+def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served, release, data_bin, tmp_path, capsys):
+    save(by_args(*release(tokens_per_sample=512)), served.file, OLD)
+    words = ["512", "--data", str(data_bin), "--cpu"]
+    assert alibi_release.main(words) == 0
+    size = served.file.stat().st_size
+    assert served.ranges == [("/alibi_wt103_L512.pt", 0), ("/alibi_wt103_L512.pt", size // 2)]
+    assert (tmp_path / "data/.downloads/alibi_wt103_L512.pt").read_bytes() == served.file.read_bytes()
+    out = capsys.readouterr().out
+    assert f"{size:,} bytes, SHA-256" in out
+
+    cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
+    table = alibi_release.beside_the_paper(cells)
+    lengths = [length for length in runs.load_preset("wikitext103-512").lengths for _ in evaluation.INFERENCES]
+    assert table["sequence_length"].tolist() == lengths
+    of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
+    assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)
+    for cell, perplexity in zip(cells, table["perplexity"]):
+        assert perplexity == cell["perplexity"] and f"{perplexity:.2f}" in out
+
+    assert alibi_release.main(words) == 0 and len(served.ranges) == 2  # not downloaded again
+
+
+def test_a_length_that_the_paper_has_not_stands_alone():
+    cell = {"inference": "full", "l_train": 256, "sequence_length": 512, "perplexity": 20.0}
+    assert pd.isna(alibi_release.beside_the_paper([cell])["perplexity of the paper"]).all()
+
+
+def test_a_copy_that_is_not_there_is_refused(data_bin, tmp_path, capsys):
+    assert alibi_release.main(["512", "--from", str(tmp_path / "none.pt"), "--data", str(data_bin)]) == 2
+    assert "error: --from" in capsys.readouterr().err
+
+
+def test_a_page_in_the_place_of_the_release_is_refused(served, data_bin, capsys):
+    served.file.write_text("<html>This model has moved.</html>")
+    assert alibi_release.main(["512", "--data", str(data_bin)]) == 2
+    error = capsys.readouterr().err
+    assert "is no PyTorch file" in error and "--from takes a local copy" in error
+
+
+def test_a_release_for_another_dictionary_is_refused_with_both_sizes(release, data_bin, tmp_path, capsys):
+    state = by_args(*release())
+    tail = "decoder.embed_tokens.embeddings.2.0.weight"
+    state["model"][tail] = torch.cat((state["model"][tail], state["model"][tail][:5]))
+    path = save(state, tmp_path / "other.pt")
+    assert alibi_release.main(["512", "--from", str(path), "--data", str(data_bin), "--cpu"]) == 2
+    error = capsys.readouterr().err
+    assert f"does not fit {data_bin}/dict.txt with 64 types: the model has 69" in error

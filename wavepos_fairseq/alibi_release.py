@@ -1,0 +1,91 @@
+"""The ALiBi release's own models of WikiText-103, evaluated beside the ALiBi row of the paper's Table 1.
+
+    python -m wavepos_fairseq.alibi_release 512
+
+Press et al. (2022) trained them with the hyperparameters that the paper's rows have. The release gives no checksums:
+that the file is whole is known from its length alone, and its SHA-256 is printed.
+"""
+
+import argparse
+import json
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import pandas as pd
+import torch
+
+from . import evaluation
+from .data import DataError, fetch_file, file_digest, file_size, prepare, say
+from .runs import PAPER, ROOT, load_preset, short
+
+# From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
+MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)
+CELL = ["inference", "l_train", "sequence_length"]
+
+
+def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
+    """The model trained at `l_train`: the local copy, or downloaded from `MIRRORS`. DataError where there is none."""
+    name = f"alibi_wt103_L{l_train}.pt"
+    if copy is None:
+        path = fetch_file(ROOT / "data" / ".downloads" / name, [f"{mirror}{name}" for mirror in MIRRORS], check_format)
+    elif copy.is_file():
+        path = copy
+        check_format(path)
+    else:
+        raise DataError(f"--from {copy}: there is no such file")
+    say(f"{short(path)}: {file_size(path):,} bytes, SHA-256 {file_digest(path, 'sha256')} (the release gives none)")
+    return path
+
+
+def check_format(path: Path) -> None:
+    """DataError for what torch.save has not written, in its format or in that of before 1.6; nothing is unpickled."""
+    magic = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+    with path.open("rb") as file:
+        if file.read(len(magic)) != magic and not zipfile.is_zipfile(str(path)):
+            raise DataError(f"{path.name} is no PyTorch file, or not all of it")
+
+
+def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
+    """The evaluation's perplexities, and those of the paper's ALiBi row at the same L_train, length and inference."""
+    paper = pd.read_csv(PAPER / "table1.csv").query("method == 'ALiBi'")
+    measured = pd.DataFrame(cells)[[*CELL, "perplexity"]]
+    return measured.merge(paper[[*CELL, "perplexity"]], "left", on=CELL, suffixes=("", " of the paper"))
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m wavepos_fairseq.alibi_release",
+        description=__doc__.split("\n")[0],
+        epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("l_train", type=int, choices=[512, 1024], help="tokens it was trained on")
+    parser.add_argument("--from", dest="copy", type=Path, metavar="FILE", help="the checkpoint (default: downloaded)")
+    parser.add_argument("--data", type=Path, help="data-bin of WikiText-103 (default: data/wikitext-103, prepared)")
+    parser.add_argument("--output", type=Path, help="where the results go (default: runs/alibi-release/L_TRAIN.json)")
+    args, options = parser.parse_known_args(arguments)
+    preset = load_preset(f"wikitext103-{args.l_train}")
+    output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
+    try:
+        data = args.data or prepare(preset.corpus, dest=ROOT / "data")
+        checkpoint = released_checkpoint(args.l_train, args.copy)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    status = evaluation.main(
+        [
+            *(str(data), "--path", str(checkpoint), "--position-encoding", "alibi", "--output", str(output)),
+            *("--lengths", ",".join(map(str, preset.lengths)), *options),
+        ]
+    )
+    if status == 0:
+        cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
+        print(beside_the_paper(cells).to_markdown(index=False, floatfmt=".2f"))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
