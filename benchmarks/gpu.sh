@@ -3,7 +3,6 @@
 #
 #   benchmarks/gpu.sh [PYTHON]      results/benchmarks/attention-cuda.csv, training-cuda.csv
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case " $* " in
 *" --help "* | *" -h "*)
     sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
@@ -11,6 +10,15 @@ case " $* " in
     ;;
 esac
 python=${1:-python3}
+if [ $# -gt 1 ] || ! command -v -- "$python" >/dev/null; then
+    echo "error: gpu.sh takes the name of one Python, not ${*:-$python}" >&2
+    exit 2
+fi
+case $python in
+/*) ;;
+*/*) python=$PWD/$python ;;
+esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 "$python" -m pytest -q tests/test_triton.py

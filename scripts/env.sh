@@ -2,10 +2,16 @@
 # and how the environment .venv is made.
 # shellcheck shell=bash
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case $ROOT in
+*:*)
+    echo "error: $ROOT has a colon in it, at which Python divides PYTHONPATH; move the project elsewhere" >&2
+    exit 2
+    ;;
+esac
 
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=$ROOT/.venv/bin/python
-    [ -x "$PYTHON" ] || PYTHON=$(command -v python3)
+    [ -x "$PYTHON" ] || PYTHON=python3
 fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
@@ -17,6 +23,13 @@ help_if_asked() {
         exit 0
         ;;
     esac
+}
+
+no_arguments() {
+    if [ $# -gt 0 ]; then
+        echo "error: $(basename "$0") takes no arguments, not $1" >&2
+        exit 2
+    fi
 }
 
 # The first Python found for which there is a fairseq.

@@ -4,6 +4,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 help_if_asked "$@"
+no_arguments "$@"
 cd "$ROOT"
 
 ensure_venv

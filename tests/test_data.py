@@ -11,6 +11,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -82,21 +84,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
         behaviour = self.path.split("/")[1]
         if behaviour == "missing" or self.headers["User-Agent"].startswith("Python-urllib"):
             return self.send_error(404)
-        if behaviour == "moved":
+        moved = {
+            "moved": "/good/archive.zip",
+            "endless": "/endless/archive.zip",
+            "tofile": f"file://{__file__}",
+            "toftp": "ftp://127.0.0.1:9/archive.zip",
+            "tonowhere": "http://[",
+        }
+        if behaviour in moved:
             self.send_response(302)
-            self.send_header("Location", "/good/archive.zip")
+            self.send_header("Location", moved[behaviour])
             return self.end_headers()
         body = {"wrong": ARCHIVE[::-1], "page": b"<html>This dataset has moved.</html>"}.get(behaviour, ARCHIVE)
+        if behaviour == "nonsense":
+            return self.wfile.write(b"\0" * 100)
         start = int(re.match(r"bytes=(\d+)-$", wanted).group(1)) if wanted and behaviour != "norange" else 0
         if start >= len(body):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+            said = {"lying": start, "otherrange": 7, "norangesaid": None}.get(behaviour, start)
+            self.send_header("Content-Range", f"bytes {said}-{len(body) - 1}/{len(body)}")
+            start = 3 if behaviour == "lying" else start  # the bytes are others than it says
+        if behaviour != "nolength":
+            self.send_header("Content-Length", "x" if behaviour == "badlength" else str(len(body) - start))
         self.end_headers()
-        dropped = behaviour == "stuck" or (behaviour == "drop" and not start)
+        dropped = behaviour in ("stuck", "nolength") or (behaviour in ("drop", "stall") and not start)
         self.wfile.write(body[start : len(body) // 2] if dropped else body[start:])
+        if behaviour == "stall" and not start:
+            self.wfile.flush()
+            self.server.stop_stalling.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +126,10 @@ def module_patch():
 @pytest.fixture(scope="module")
 def running_server(module_patch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests = []
+    server.requests, server.stop_stalling = [], threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
+    server.stop_stalling.set()
     server.shutdown()
     server.server_close()
 
@@ -172,7 +190,7 @@ def provenance(data_bin):
 def test_data_bin_has_the_files_fairseq_reads_and_nothing_is_left_beside_it(wikitext_bin):
     files = {path.name for path in wikitext_bin.iterdir()}
     assert files == {*data.DATA_BIN_FILES, "preprocess.log"}
-    assert {path.name for path in wikitext_bin.parent.iterdir()} == {"wikitext-2", ".wikitext-2.lock", ".downloads"}
+    assert {path.name for path in wikitext_bin.parent.iterdir()} == {"wikitext-2", ".downloads"}
 
 
 def test_provenance_says_what_the_data_bin_was_made_from(wikitext_bin):
@@ -262,7 +280,7 @@ def test_interrupted_preprocess_leaves_nothing_behind(synthetic, monkeypatch, tm
     folder = write_files(tmp_path / "source", CORPUS, "wiki.{}.tokens")
     with pytest.raises(KeyboardInterrupt):
         data.prepare("wikitext-2", folder, tmp_path / "dest")
-    assert [path.name for path in (tmp_path / "dest").iterdir()] == [".wikitext-2.lock"]
+    assert not (tmp_path / "dest").exists()
 
 
 def test_failing_preprocess_shows_its_last_lines_and_leaves_nothing_behind(synthetic, monkeypatch, tmp_path, capsys):
@@ -277,7 +295,7 @@ def test_failing_preprocess_shows_its_last_lines_and_leaves_nothing_behind(synth
     error = capsys.readouterr().err
     assert error.startswith("error: fairseq-preprocess failed with status 3:")
     assert "to stdout" in error and "No module named fairseq_cli" in error
-    assert [path.name for path in (tmp_path / "dest").iterdir()] == [".wikitext-2.lock"]
+    assert not (tmp_path / "dest").exists()
 
 
 def test_a_second_process_waits_for_the_first(tmp_path, capsys):
@@ -294,6 +312,25 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys):
     thread.join(timeout=10)
     assert entered.is_set()
     assert "waiting for another process" in capsys.readouterr().out
+
+
+def test_many_take_turns_though_each_takes_its_lock_away(tmp_path):
+    lock, inside, most = tmp_path / "lock", [], []
+
+    def one():
+        for _ in range(20):
+            with data.one_at_a_time(lock):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 80 and not lock.exists()
 
 
 # Download
@@ -317,9 +354,11 @@ def test_a_verified_archive_is_not_downloaded_again(synthetic, server, tmp_path)
     assert server.requests == []
 
 
-def test_dropped_connection_is_resumed_where_it_dropped(synthetic, server, tmp_path):
-    assert fetch(server, tmp_path, "drop").read_bytes() == ARCHIVE
-    assert server.requests == [("/drop/archive.zip", None), ("/drop/archive.zip", f"bytes={len(ARCHIVE) // 2}-")]
+@pytest.mark.parametrize("behaviour", ["drop", "stall"])
+def test_dropped_or_stalled_connection_is_resumed_where_it_broke(synthetic, server, tmp_path, monkeypatch, behaviour):
+    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 0.5)
+    assert fetch(server, tmp_path, behaviour).read_bytes() == ARCHIVE
+    assert [wanted for _, wanted in server.requests] == [None, f"bytes={len(ARCHIVE) // 2}-"]
 
 
 def test_part_of_an_earlier_run_is_continued(synthetic, server, tmp_path):
@@ -328,9 +367,10 @@ def test_part_of_an_earlier_run_is_continued(synthetic, server, tmp_path):
     assert server.requests == [("/good/archive.zip", "bytes=100-")]
 
 
-def test_server_without_ranges_is_read_from_the_start(synthetic, server, tmp_path):
+@pytest.mark.parametrize("behaviour", ["norange", "otherrange", "lying"])
+def test_server_without_ranges_or_with_wrong_ones_is_read_from_the_start(synthetic, server, tmp_path, behaviour):
     (tmp_path / "wikitext-2.zip.part").write_bytes(ARCHIVE[:100])
-    assert fetch(server, tmp_path, "norange").read_bytes() == ARCHIVE
+    assert fetch(server, tmp_path, behaviour).read_bytes() == ARCHIVE
 
 
 def test_part_that_is_already_whole_is_taken(synthetic, server, tmp_path):
@@ -346,7 +386,11 @@ def test_wrong_bytes_of_an_earlier_run_are_thrown_away(synthetic, server, tmp_pa
     assert [wanted for _, wanted in server.requests] == [f"bytes={size}-", None]
 
 
-@pytest.mark.parametrize("bad", ["wrong", "page", "missing", "stuck"])
+BAD = ["wrong", "page", "missing", "stuck", "nolength", "badlength", "nonsense"]
+BAD += ["endless", "tofile", "toftp", "tonowhere"]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_next_mirror_is_tried_after_a_bad_one(synthetic, server, tmp_path, bad):
     assert fetch(server, tmp_path, bad, "good").read_bytes() == ARCHIVE
 
@@ -364,10 +408,24 @@ def test_error_names_each_mirror_with_its_reason_and_both_checksums(synthetic, s
     assert not (tmp_path / "wikitext-2.zip").exists()
 
 
-def test_download_of_more_than_the_bound_is_stopped(synthetic, server, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "behaviour, reason", [("endless", "infinite loop"), ("tofile", "not allowed"), ("toftp", "not allowed")]
+)
+def test_redirection_without_an_end_or_out_of_http_is_one_line_and_leaves_nothing(
+    synthetic, server, tmp_path, behaviour, reason
+):
+    with pytest.raises(data.DataError, match=reason) as raised:
+        fetch(server, tmp_path / "downloads", behaviour)
+    assert len(str(raised.value).splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("behaviour", ["good", "nolength"])
+def test_download_of_more_than_the_bound_is_stopped_and_not_kept(synthetic, server, tmp_path, monkeypatch, behaviour):
     monkeypatch.setattr(data, "MAX_BYTES", 10)
     with pytest.raises(data.DataError, match="more than 10 bytes"):
-        fetch(server, tmp_path, "good")
+        fetch(server, tmp_path / "downloads", behaviour)
+    assert list(tmp_path.iterdir()) == [] and len(server.requests) == 1
 
 
 def test_local_archive_with_another_checksum_is_refused(tmp_path):
@@ -414,6 +472,7 @@ def test_symbolic_link_is_refused(tmp_path):
 def test_encrypted_entry_is_refused():
     info = zipfile.ZipInfo("wiki.train.tokens")
     info.flag_bits |= 1
+    info.header_offset = 0
     with pytest.raises(data.DataError, match="'wiki.train.tokens' is encrypted"):
         data.choose_members([info])
 
@@ -452,6 +511,23 @@ def test_damaged_archive_is_an_error_that_names_it(tmp_path, content):
         unpack(tmp_path, content)
 
 
+def test_archive_with_any_one_byte_changed_or_cut_off_anywhere_gives_its_text_or_an_error(tmp_path):
+    (tmp_path / "text").mkdir()
+    damaged = [ARCHIVE[:at] for at in range(0, len(ARCHIVE), 9)]
+    damaged += [ARCHIVE[:at] + bytes([ARCHIVE[at] ^ 0xFF]) + ARCHIVE[at + 1 :] for at in range(len(ARCHIVE))]
+    refused = 0
+    for content in damaged:
+        (tmp_path / "archive.zip").write_bytes(content)
+        try:
+            data.unpack(tmp_path / "archive.zip", tmp_path / "text")
+        except data.DataError:
+            refused += 1
+        else:
+            for split, text in CORPUS.items():
+                assert (tmp_path / "text" / f"{split}.tokens").read_bytes() == text.encode()
+    assert refused > len(damaged) / 2
+
+
 # Text of one's own
 
 
@@ -479,6 +555,35 @@ def test_tokens_are_spelled_as_in_wikitext(tokenize, raw, wikitext):
 def test_lines_may_end_as_on_windows_and_blank_lines_stay(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n\r\n  \nTwo")
     assert list(data.read_paragraphs(tmp_path / "train.txt")) == ["One.", "", "", "Two"]
+
+
+SEPARATED = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\u00a0h"
+
+
+@pytest.mark.parametrize("raw", ["One.\rTwo.\r\rThree.\r", "One.\r\nTwo.\r\rThree.\n", f"{SEPARATED}\n"])
+def test_lines_end_where_fairseq_ends_them(tmp_path, raw):
+    from fairseq.file_chunker_utils import Chunker
+
+    (tmp_path / "train.txt").write_bytes(raw.encode())
+    with Chunker(str(tmp_path / "train.txt"), 0, -1) as lines:
+        assert list(data.read_paragraphs(tmp_path / "train.txt")) == [line.strip() for line in lines]
+
+
+def test_separators_of_unicode_are_spaces_between_words(tokenize):
+    assert tokenize(SEPARATED) == "a b c d e f g h"
+
+
+def test_a_long_line_is_one_line_of_the_data_bin_and_an_enormous_one_is_refused(text_folder, tmp_path, monkeypatch):
+    words = write_files(tmp_path / "long", {**TEXT, "valid": "heron " * 10_000}, "{}.txt")
+    made = provenance(data.prepare("text", words, tmp_path / "dest"))
+    assert (made["lines"]["valid"], made["tokens"]["valid"]) == (1, 10_001)
+    write_files(words, {"valid": "One.\n" + "heron " * 4_000_000}, "{}.txt")
+    tracemalloc.start()
+    with pytest.raises(data.DataError, match="valid.txt, line 2: more than 16,777,216 bytes"):
+        data.prepare("text", words, tmp_path / "other")
+    assert tracemalloc.get_traced_memory()[1] < 3 * data.MAX_LINE_BYTES
+    tracemalloc.stop()
+    assert not (tmp_path / "other").exists()
 
 
 def test_rare_words_become_unk_in_all_splits_without_bpe(word_bin):
@@ -600,7 +705,7 @@ def test_demo_on_a_python_without_docstrings_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "demo_documents", lambda: {"a": ["Some words of a tiny library."]})
     with pytest.raises(data.DataError, match="at least 100,000"):
         data.prepare("demo", dest=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # Words of the user
@@ -626,6 +731,7 @@ def text_with(**changed):
         (["text", "--from", "own"], text_with(train=""), "train.txt is empty"),
         (["text", "--from", "own"], text_with(valid=" \n\n"), "valid.txt is empty"),
         (["text", "--from", "own/train.txt"], TEXT, "--from own/train.txt: train.txt, valid.txt, test.txt missing"),
+        (["wikitext-2", "--from", "words"], {}, "wiki.valid.tokens, line 2: not UTF-8"),
         (["wikitext-2", "--from", "own/train.txt"], TEXT, "wrong checksum: expected MD5"),
         (["wikitext-2", "--from", "http://127.0.0.1:9/x.zip"], {}, "http://127.0.0.1:9/x.zip: <urlopen error"),
         (["wikitext-2", "--from", "http://[x"], {}, "http://[x: "),
@@ -639,12 +745,13 @@ def test_bad_input_is_one_error_status_2_and_nothing_under_the_name(
 ):
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path / "own", files, "{}.txt")
+    write_files(tmp_path / "words", {**CORPUS, "valid": b" a \n caf\xe9 \n"}, "wiki.{}.tokens")
     with pytest.raises(SystemExit) as stopped:
-        data.main([*arguments, "--dest", "dest"])
+        data.main([*arguments, "--dest", "dest/of/many"])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "error: " in error and message in error
-    assert [path for path in tmp_path.glob("dest/*") if not path.name.startswith(".")] == []
+    assert not (tmp_path / "dest").exists()
 
 
 def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):

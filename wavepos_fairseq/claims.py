@@ -17,13 +17,13 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
-import yaml
 
 from .evaluation import INFERENCES, write_json
-from .runs import CONFIGS, ROOT, Row, load_table
+from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
+from .tables import write_whole
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
@@ -70,18 +70,12 @@ Cells = Dict[Tuple[int, str, str, int], Dict[int, Cell]]  # by L_train, inferenc
 
 def load_claims(path: Path) -> List[Claim]:
     """The claims of a YAML file; ValueError where it is none, or names what does not exist."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected is a mapping of claims by their ids, not {type(content).__name__}")
     claims = []
-    for name, entry in content.items():
+    for name, entry in read_yaml(path).items():
         try:
             claims.append(_claim(name, entry))
         except ValueError as error:
-            raise ValueError(f"{path}, claim {name}: {error}") from None
+            raise ValueError(f"{short(path)}, claim {name}: {error}") from None
     return claims
 
 
@@ -93,18 +87,23 @@ def _claim(name: str, entry: Any) -> Claim:
     missing = [key for key in ("statement", "source", "table", "rows", "at") if key not in entry]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
-    for key, kind in (("rows", list), ("over", dict)):
-        if not isinstance(entry.get(key, kind()), kind):
-            raise ValueError(f"{key}: expected is a {kind.__name__}, not {entry[key]!r}")
+    _are("", entry, {"statement": str, "source": str, "table": str, "rows": list, "over": dict})
     over = entry.get("over", {})
     _accept("key of over", over, ["rows", "at"])
+    _are("over: ", over, {"rows": list})
     bounds = [entry[key] for key in ("at_least", "at_most") if key in entry]
-    if not bounds or not all(isinstance(bound, (int, float)) for bound in bounds):
+    if not bounds or not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in bounds):
         raise ValueError("at_least, at_most or both must be given, as numbers")
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
     _accept("inference", [entry.get("inference", "full")], INFERENCES)
     _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
     return Claim(name, **entry)
+
+
+def _are(where: str, given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(given.get(key, kind()), kind):
+            raise ValueError(f"{where}{key}: expected is a {kind.__name__}, not {given[key]!r}")
 
 
 def _accept(what: str, given: Sequence[str], accepted: Sequence[str]) -> None:
@@ -252,12 +251,12 @@ def main(arguments=None) -> int:
         if not folder.is_dir():
             raise ValueError(f"--preset {args.preset}: {folder} does not exist; scripts/reproduce.sh makes it")
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
-    except ValueError as error:
+        text = markdown(judged, f"The paper's statements, judged on {args.preset}")
+        write_json(folder / "claims.json", judged)
+        write_whole(folder / "claims.md", text)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = markdown(judged, f"The paper's statements, judged on {args.preset}")
-    write_json(folder / "claims.json", judged)
-    (folder / "claims.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 

@@ -37,6 +37,7 @@ from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
 from .runs import PAPER, ROOT, load_preset, load_table
+from .tables import write_whole
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -272,7 +273,7 @@ def draw_checkpoints(
         file, measure, figure = MEASURED[name]
         lines = maps.table(measure, checkpoints, data)
         args.folder.mkdir(parents=True, exist_ok=True)
-        lines.to_csv(args.folder / file, index=False)
+        write_whole(args.folder / file, lines.to_csv(index=False))
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
@@ -318,7 +319,7 @@ def main(arguments=None) -> int:
             output.mkdir(parents=True, exist_ok=True)
             for path in save(figure, output, name):
                 print(path, flush=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

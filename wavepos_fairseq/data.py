@@ -19,6 +19,7 @@ import http.client
 import io
 import json
 import logging
+import lzma
 import os
 import platform
 import re
@@ -84,6 +85,7 @@ USER_AGENT = f"wavepos-fairseq/{__version__}"  # the first mirror answers 403 to
 TIMEOUT_SECONDS = 30
 ATTEMPTS_PER_MIRROR = 5
 MAX_BYTES = 4 << 30  # of a download, and of the text in an archive; WikiText-103 has 0.5 GiB of text
+MAX_LINE_BYTES = 16 << 20  # a line is in memory as a whole, several times while it is tokenised
 MIN_COUNT = 3  # WikiText: a word that train has fewer times than this becomes <unk>
 DEMO_MIN_TRAIN_TOKENS = 100_000
 PLAIN_WORD = re.compile(r"""["'(*`]*[A-Za-z]+(['’-][A-Za-z]+)*["')*`.,:;!?]*""")  # with its punctuation
@@ -114,7 +116,6 @@ def prepare(
     files = source_files(name, source)
     source_sha256 = sha256_of(files)
     target = Path(dest) / name
-    target.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(target.with_name(f".{name}.lock")):
         if target.exists():
             check_same_request(target, name, bpe, source_sha256)
@@ -184,6 +185,8 @@ def make_data_bin(
     work: Path, name: str, source: Union[str, Path, None], files: Mapping[str, Path], bpe: Optional[int]
 ) -> None:
     """Make ``work/data-bin``; the text that fairseq-preprocess reads goes to ``work/text``."""
+    for path in files.values():  # all before the first is used, so that an error in the last comes at once
+        check_text(path)
     text, data_bin = work / "text", work / "data-bin"
     text.mkdir(parents=True)
     data_bin.mkdir()
@@ -325,8 +328,10 @@ def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None]) -
             part.replace(file)
             return file
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reasons.append(f"{url}: {error}")
+            reasons.append(f"{url}: {' '.join(str(error).split())}")  # urllib's on redirects have lines
             say(f"failed: {error}")
+    with contextlib.suppress(OSError):
+        file.parent.rmdir()  # unless part of the file is in it
     raise DataError("\n  ".join([f"{file.stem} could not be downloaded; --from takes a local copy:", *reasons]))
 
 
@@ -336,17 +341,27 @@ def download_verified(url: str, part: Path, check: Callable[[Path], None]) -> No
         had = file_size(part)
         try:
             download(url, part)
-            try:
-                check(part)
-            except DataError:
-                part.unlink()
-                raise
+            check(part)
             return
         except (OSError, http.client.HTTPException, DataError) as error:
+            if isinstance(error, DataError):
+                part.unlink(missing_ok=True)
             # Another attempt can end otherwise only if this one added bytes, or threw away those found at its start.
             if not attempts_left or file_size(part) == had:
                 raise
             say(f"{error}; trying again")
+
+
+class _HttpRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection to another scheme than HTTP; urllib's own goes on to ftp."""
+
+    def redirect_request(self, request, response, code, message, headers, url):
+        if not is_url(url):
+            raise urllib.error.URLError(f"redirection to {url} is not allowed")
+        return super().redirect_request(request, response, code, message, headers, url)
+
+
+_http = urllib.request.build_opener(_HttpRedirects)
 
 
 def download(url: str, part: Path) -> None:
@@ -357,7 +372,7 @@ def download(url: str, part: Path) -> None:
         request.add_header("Range", f"bytes={size}-")
     say(f"downloading {url}" + (f" from byte {size:,}" if size else ""))
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        response = _http.open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416 and size:  # nothing after these bytes: the checksum says whether they are the file
             return
@@ -367,9 +382,11 @@ def download(url: str, part: Path) -> None:
         size = size if continues else 0
         length = response.headers.get("Content-Length")
         total = size + int(length) if length else None
+        if total and total > MAX_BYTES:
+            raise DataError(f"{total:,} bytes, more than {MAX_BYTES:,} bytes: not what it is said to be")
         said = time.monotonic()
         with open(part, "ab" if continues else "wb") as output:
-            for chunk in iter(lambda: response.read(1 << 16), b""):
+            for chunk in iter(lambda: response.read1(1 << 16), b""):
                 size += len(chunk)
                 if size > MAX_BYTES:
                     raise DataError(f"more than {MAX_BYTES:,} bytes: not what it is said to be")
@@ -400,7 +417,7 @@ def unpack(archive: Path, folder: Path) -> None:
                         output.write(chunk)
     except DataError as error:
         raise DataError(f"{archive}: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeError) as error:
         raise DataError(f"{archive} is damaged, truncated or no zip archive: {error}") from error
 
 
@@ -412,6 +429,8 @@ def choose_members(members: Iterable[zipfile.ZipInfo]) -> Dict[str, zipfile.ZipI
         parts = member.filename.replace("\\", "/").split("/")
         if parts[0] == "" or ".." in parts or re.match("[A-Za-z]:", parts[0]):
             raise DataError(f"entry {member.filename!r} leads out of the archive")
+        if member.header_offset < 0:
+            raise DataError(f"entry {member.filename!r} lies outside of the archive")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DataError(f"entry {member.filename!r} is a symbolic link")
         if member.flag_bits & 1:
@@ -434,31 +453,36 @@ def choose_members(members: Iterable[zipfile.ZipInfo]) -> Dict[str, zipfile.ZipI
 
 
 def write_own_text(files: Mapping[str, Path], folder: Path) -> None:
-    """Tokenise {train,valid,test}.txt; all three are read once before, so that an error in the last comes at once."""
-    for path in files.values():
-        for _ in read_paragraphs(path):
-            pass
+    """Tokenise {train,valid,test}.txt."""
     tokenize = wikitext_tokenizer()
     for split, path in files.items():
         say(f"tokenising {path.name}")
         write_lines(map(tokenize, read_paragraphs(path)), folder / f"{split}.tokens")
 
 
+def check_text(path: Path) -> None:
+    """Raise DataError, with the line, unless the file is UTF-8 text with a word in it."""
+    if not sum(map(bool, read_paragraphs(path))):
+        raise DataError(f"{path} is empty")
+
+
 def read_paragraphs(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, stripped; a blank line is an empty string. Raises DataError for what is not text."""
-    empty = True
+    """The lines of a UTF-8 file, stripped; a blank line is an empty string. Raises DataError for what is not text.
+
+    As for fairseq, a line ends at LF, CR LF or CR, and nowhere else: what Unicode calls a separator is white space.
+    """
     with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(f"{path}, line {number}: more than {MAX_LINE_BYTES:,} bytes; accepted is a paragraph")
             if b"\0" in line:
                 raise DataError(f"{path}, line {number}: a NUL byte; accepted is UTF-8 text")
             try:
-                paragraph = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-            empty = empty and not paragraph
-            yield paragraph
-    if empty:
-        raise DataError(f"{path} is empty")
+            for paragraph in io.StringIO(text, newline=None):
+                yield paragraph.strip()
 
 
 def wikitext_tokenizer() -> Callable[[str], str]:
@@ -621,15 +645,38 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
         output.writelines(f"{line}\n" for line in lines)
 
 
+def is_open(path: Path, handle: IO[str]) -> bool:
+    """Whether it is still this file that the path leads to."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait for other processes in this block; the jobs of a cluster may all ask for the same corpus at once."""
+    """Wait for other processes in this block; the jobs of a cluster may all ask for the same corpus at once.
+
+    The lock's folders are made where missing; the lock, and what of these folders stays empty, is gone afterwards.
+    """
+    made = [folder for folder in lock.parents if not folder.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"waiting for another process ({lock} is locked)")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_open(lock, handle):
+            try:
+                yield
+            finally:
+                lock.unlink()
+                with contextlib.suppress(OSError):
+                    for folder in made:
+                        folder.rmdir()
+            return
+    with one_at_a_time(lock):  # the process before took its lock away, and another may have one of its own
         yield
 
 

@@ -51,6 +51,7 @@ from .runs import (
     load_table,
     names,
     read_json,
+    refuse_path,
     short,
 )
 
@@ -336,7 +337,7 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
     """A table names its corpus: ValueError where the data-bin was made from another."""
-    provenance = read_json(data / "provenance.json")
+    provenance = read_json(data / "provenance.json", "name")
     if provenance and provenance["name"] != preset.corpus:
         raise ValueError(f"--data {data} holds {provenance['name']}, but preset {preset.name} is for {preset.corpus}")
     if not provenance and preset.corpus in WIKITEXT:
@@ -404,7 +405,12 @@ def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
     gpus = preset.gpus if args.gpus is None else args.gpus
     batch_options(preset, gpus, args.processes)
     folder = args.runs / (preset.name if seed == 1 else f"{preset.name}-seed{seed}") / row.name
-    return Run(preset, row, args.data or ROOT / "data" / preset.corpus, folder, gpus, seed, args.processes)
+    data = args.data or ROOT / "data" / preset.corpus
+    for option, path, marks in (("--data", data, (":", "${", "\\'")), ("--runs", folder, ("${", "\\'"))):
+        read_otherwise = [mark for mark in marks if mark in short(path)]
+        if read_otherwise:
+            raise ValueError(f"{option} {short(path)}: fairseq takes no folder with {read_otherwise[0]} in its path")
+    return Run(preset, row, data, folder, gpus, seed, args.processes)
 
 
 def _all_runs(args: argparse.Namespace) -> int:
@@ -480,7 +486,8 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     if not words:
         raise ValueError("neither a row nor options are given: say which position representation to train")
     row, options = (Row("", {}, ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
-    name = run_name or "_".join(word.lstrip("-").replace("/", "-") for word in words)
+    name = "_".join(word.lstrip("-").replace("/", "-") for word in words) if run_name is None else run_name
+    refuse_path("--name", name)
     return Row(name, row.labels, (*row.options, *options))
 
 

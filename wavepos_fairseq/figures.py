@@ -7,7 +7,9 @@ trained: that is drawn by `curves`.
 
 import argparse
 import functools
+import io
 import math
+import sys
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
@@ -18,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .positions import Position, build_position, position_names
+from .tables import write_whole
 from .wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
 
 FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
@@ -187,7 +190,9 @@ def save(figure: Figure, folder: Path, name: str) -> List[Path]:
     """Writes name.svg and name.png, without a date, into `folder`; returns their paths."""
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     for path, metadata in zip(paths, ({"Date": None}, None)):
-        figure.savefig(path, metadata=metadata)
+        image = io.BytesIO()
+        figure.savefig(image, format=path.suffix[1:], metadata=metadata)
+        write_whole(path, image.getvalue())
     return paths
 
 
@@ -197,7 +202,7 @@ def figure_name(text: str) -> str:
     return text
 
 
-def main(arguments=None) -> None:
+def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.figures", description=__doc__.split("\n")[0])
     default = Path(__file__).resolve().parents[1] / "results" / "figures"
     parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
@@ -205,11 +210,16 @@ def main(arguments=None) -> None:
         "names", nargs="*", type=figure_name, metavar="NAME", help=f"default: all of {', '.join(FIGURES)}"
     )
     args = parser.parse_args(arguments)
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name in args.names or FIGURES:
-        for path in save(FIGURES[name](), args.output, name):
-            print(path)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        for name in args.names or FIGURES:
+            for path in save(FIGURES[name](), args.output, name):
+                print(path)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

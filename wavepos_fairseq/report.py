@@ -27,6 +27,7 @@ from plotly.offline import get_plotlyjs
 
 from .evaluation import INFERENCES
 from .runs import PAPER, ROOT, load_preset, load_table, names, read_json
+from .tables import write_whole
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
@@ -328,7 +329,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     output = args.output or args.results / args.preset / "report.html"
     try:
-        output.write_text(render(args.preset, args.results), encoding="utf-8")
+        write_whole(output, render(args.preset, args.results))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import fcntl
 import functools
+import io
 import json
 import logging
 import math
@@ -71,32 +72,131 @@ class Row:
     options: Tuple[str, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """No alias, of which a few lines make more than any memory holds, and no key twice or other than text."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Dict[str, Any]:
+    """The mapping that a YAML file holds; ValueError, with the line, where it is none or holds aliases."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        why = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
+        raise ValueError(f"{short(path)} cannot be read: {why}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{short(path)}: expected is a mapping, not {type(content).__name__}")
+    return content
+
+
+Accepted = Tuple[str, Callable[[Any], bool]]
+"""What a key accepts, in words and as a test."""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _are_options(value: Any) -> bool:
+    scalars = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(scalar, (str, int, float)) and scalar is not False for scalar in scalars)
+
+
+_TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
+_COUNT: Accepted = ("a whole number > 0", _is_count)
+_OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
+_PRESET: Dict[str, Accepted] = {
+    "corpus": _TEXT,
+    "l_train": _COUNT,
+    "lengths": ("a list of whole numbers > 0", lambda value: isinstance(value, list) and all(map(_is_count, value))),
+    "gpus": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
+    "tokens_per_update": _COUNT,
+    "tokens_per_device": _COUNT,
+    "checkpoint": _TEXT,
+    "train": _OPTIONS,
+    "evaluate": _OPTIONS,
+    "slurm": ("a mapping", lambda value: isinstance(value, dict)),
+}
+_TABLE: Dict[str, Accepted] = {
+    "title": _TEXT,
+    "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
+}
+
+
+def _check(content: Any, accepted: Dict[str, Accepted]) -> None:
+    """ValueError unless it is a mapping with these keys and no others, and each has what it accepts."""
+    if not isinstance(content, dict):
+        raise ValueError(f"expected is a mapping with {', '.join(accepted)}, not {content!r}")
+    for key in {**content, **accepted}:
+        if key not in accepted:
+            raise ValueError(f"{key} is unknown; accepted are {', '.join(accepted)}")
+        if key not in content:
+            raise ValueError(f"{key} is missing")
+        if not accepted[key][1](content[key]):
+            raise ValueError(f"{key} must be {accepted[key][0]}, not {content[key]!r}")
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors say where they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def load_preset(name: str) -> Preset:
-    """The preset `name`; ValueError where there is none, or where it is not evaluated at L_train."""
-    path = CONFIGS / "presets" / f"{name}.yaml"
-    if not path.is_file():
+    """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
+    if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
-    preset = Preset(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
+    path = CONFIGS / "presets" / f"{name}.yaml"
+    content = read_yaml(path)
+    with _named(short(path)):
+        _check(content, _PRESET)
+    preset = Preset(name=name, **content)
     if preset.l_train not in preset.lengths:
         raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
     return preset
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
-    """Title and rows of the table `name`; ValueError where there is none."""
-    path = CONFIGS / "tables" / f"{name}.yaml"
-    if not path.is_file():
+    """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
+    if name not in names("tables"):
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    rows = [
-        Row(row, {label: text for label, text in entry.items() if label != "options"}, _words(entry["options"]))
-        for row, entry in content["rows"].items()
-    ]
+    path = CONFIGS / "tables" / f"{name}.yaml"
+    content = read_yaml(path)
+    with _named(short(path)):
+        _check(content, _TABLE)
+    first = next(iter(content["rows"].values()))
+    labels = [label for label in first if label != "options"] if isinstance(first, dict) else []
+    rows = []
+    for row, entry in content["rows"].items():
+        with _named(f"{short(path)}, row {row}"):
+            refuse_path("the name", row)
+            _check(entry, dict.fromkeys([*labels, "options"], _TEXT))
+            rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
     return content["title"], rows
 
 
-def _words(options: str) -> Tuple[str, ...]:
-    return tuple(shlex.split(options))
+def refuse_path(what: str, name: str) -> None:
+    """ValueError unless the name can be that of a folder: no path, which would leave the folder that it is in."""
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"{what} {name!r} becomes a folder's: it must not be empty, '.' or '..', or contain /")
 
 
 def find_row(name: str) -> Row:
@@ -188,7 +288,7 @@ class Run:
 
     def refuse_other_options(self) -> None:
         """ValueError where the folder holds a training by another command or another version of this package."""
-        started = read_json(self.folder / "training.json")
+        started = read_json(self.folder / "training.json", "command")
         if started is None:
             return
         there = {**_by_option(started["command"]), "version": started.get("version", __version__)}
@@ -210,7 +310,7 @@ class Run:
         Raises ValueError as `refuse_other_options`.
         """
         self.refuse_other_options()
-        result = read_json(self.folder / "result.json")
+        result = read_json(self.folder / "result.json", "evaluation_command", "cells")
         evaluated = _by_option(shlex.join(self.evaluation_command()))
         return result if result and _by_option(result["evaluation_command"]) == evaluated else None
 
@@ -321,12 +421,16 @@ def short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
-def read_json(path: Path) -> Optional[Any]:
-    """What the file holds, None where there is none; ValueError where it is no JSON."""
+def read_json(path: Path, *keys: str) -> Optional[Any]:
+    """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{short(path)} is no JSON file: {error}") from None
+    missing = [] if content is None else [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{short(path)} is no JSON object with {', '.join(missing)}")
+    return content
 
 
 def _by_option(command: str) -> Dict[str, str]:
@@ -409,7 +513,7 @@ def _execute(run: Run, lock: int, threads, progress, stop) -> Dict[str, Any]:
     if not run.is_trained():
         follow(run.train, "train.log")
     follow(run.evaluate, "evaluation.log")
-    evaluation = read_json(run.folder / "evaluation.json")
+    evaluation = read_json(run.folder / "evaluation.json", "cells")
     for cell in evaluation["cells"]:
         if not math.isfinite(cell["perplexity"]):
             raise RunFailed(f"a perplexity that is not finite: {cell['inference']}, length {cell['sequence_length']}")
@@ -473,7 +577,7 @@ def _commit() -> str:
 def fairseq_options(run: Run) -> argparse.Namespace:
     """What fairseq-train understands of the run's options, its architecture's defaults among them.
 
-    Raises ValueError where the representation refuses them; fairseq itself prints its usage and exits.
+    Raises ValueError where fairseq, the representation or the model refuses them.
     """
     from fairseq import options
 
@@ -482,9 +586,12 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
     arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
-    try:
-        return options.parse_args_and_arch(options.get_training_parser(), arguments)
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            raise ValueError(stop.code.replace("error: ", "", 1)) from None
-        raise
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
+        try:
+            understood = options.parse_args_and_arch(options.get_training_parser(), arguments)
+        except SystemExit as stop:
+            why = stop.code if isinstance(stop.code, str) else said.getvalue()
+            raise ValueError(why.strip().rpartition("error: ")[2]) from None
+    if understood.tokens_per_sample < 1:
+        raise ValueError(f"--tokens-per-sample {understood.tokens_per_sample}: a sequence has at least 1 token")
+    return understood

@@ -1,0 +1,162 @@
+"""The shell scripts: from any folder, into any folder, and no further than the first step that fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import synthetic_text
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARK, CI = "benchmarks/gpu.sh", ".ci/run"
+SCRIPTS = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.sh") if path.name != "env.sh")
+STEPS = {  # what each step of the scripts that have several is given, in order
+    "scripts/quickstart.sh": ["wavepos_fairseq.data demo", "wavepos_fairseq.experiments reproduce table1"],
+    "scripts/test.sh": ["ruff check", "pytest"],
+    CI: ["ruff check", "pytest"],
+    BENCHMARK: ["pytest", "benchmarks/attention.py", "benchmarks/training.py"],
+}
+
+
+def run(script, *words, cwd, path=os.environ["PATH"]):
+    environment = {
+        **os.environ,
+        "PATH": str(path),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": "",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = ["/bin/bash", str(script), *map(str, words)]
+    return subprocess.run(command, cwd=str(cwd), env=environment, capture_output=True, text=True)
+
+
+def project_with(folder, python):
+    """The project's scripts in `folder`, as if it were installed; its Python, also python3, is a shell script."""
+    for name in ("scripts", ".ci", "benchmarks"):
+        shutil.copytree(str(ROOT / name), str(folder / name), ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name in ("setup.py", "constraints.txt", ".venv/installed"):
+        (folder / name).write_text("")
+    os.utime(str(folder / "setup.py"), (1, 1))
+    os.utime(str(folder / "constraints.txt"), (1, 1))
+    for name in ("python", "python3", "sbatch"):  # where there is sbatch, .ci/run installs nothing
+        (folder / ".venv/bin" / name).write_text(f"#!/bin/sh\n{python}\n", encoding="utf-8")
+        (folder / ".venv/bin" / name).chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """stub(script, words, failing=step): its status, stderr, and the calls of a Python that fails in that step."""
+    python = (
+        'printf "%s\\n" "$*" >>"$(dirname "$0")/calls"; case "$*" in *"$(cat "$(dirname "$0")/failing")"*) exit 7; esac'
+    )
+    project = project_with(tmp_path / "project", python)
+
+    def called(script, *words, failing="nothing"):
+        bin = project / ".venv/bin"
+        (bin / "failing").write_text(failing)
+        (bin / "calls").write_text("")
+        done = run(project / script, *words, cwd=tmp_path, path=f"{bin}:{os.environ['PATH']}")
+        return done, (bin / "calls").read_text().splitlines()
+
+    return called
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck on the PATH (Debian: shellcheck)")
+def test_shellcheck_has_nothing_to_say():
+    command = ["shellcheck", "scripts/env.sh", *SCRIPTS, BENCHMARK, CI]
+    done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, text=True)
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, BENCHMARK])
+def test_help_is_the_scripts_head_and_starts_nothing(stub, script):
+    head = [line for line in (ROOT / script).read_text(encoding="utf-8").splitlines() if line.startswith("#")][1]
+    for word in ("--help", "-h"):
+        done, calls = stub(script, word)
+        assert (done.returncode, calls, done.stderr) == (0, [], "")
+        assert done.stdout.startswith(head[2:])
+
+
+@pytest.mark.parametrize("script, steps", STEPS.items())
+def test_every_step_is_made_until_one_fails(stub, script, steps):
+    done, calls = stub(script)
+    assert done.returncode == 0 and len(calls) == len(steps)
+    assert all(step in call for step, call in zip(steps, calls))
+    for number, step in enumerate(steps):
+        done, calls = stub(script, failing=step)
+        assert done.returncode == 7 and len(calls) == number + 1
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in STEPS])
+def test_other_scripts_are_one_step_whose_status_is_theirs(stub, script):
+    done, calls = stub(script, "a b", "--preset", "x", failing="a b")
+    assert done.returncode == 7 and len(calls) == 1 and calls[0].endswith("a b --preset x")
+
+
+@pytest.mark.parametrize("script", ["scripts/quickstart.sh", BENCHMARK])
+def test_a_script_that_knows_no_options_says_so_and_starts_nothing(stub, script):
+    done, calls = stub(script, "--no-such-option")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "--no-such-option" in done.stderr
+
+
+def test_a_project_in_a_folder_with_a_colon_says_so(tmp_path):
+    project = project_with(tmp_path / "a:b", "exit 0")
+    done = run(project / "scripts/status.sh", "table1", "--preset", "demo", cwd=tmp_path)
+    assert done.returncode == 2 and "a:b has a colon in it" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_unknown_option_is_status_2_and_named_in_the_last_line(tmp_path):
+    done = run(ROOT / "scripts/prepare_data.sh", "demo", "--no-such-option", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("error: unrecognized arguments: --no-such-option")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_scripts_work_in_folders_with_spaces_and_other_letters_and_take_paths_from_where_one_stands(tmp_path):
+    pytest.importorskip("fairseq")
+    project = project_with(tmp_path / "my projéct, ü=1", f'exec {sys.executable} "$@"')
+    for name in ("wavepos_fairseq", "configs"):
+        shutil.copytree(str(ROOT / name), str(project / name), ignore=shutil.ignore_patterns("__pycache__"))
+    preset = yaml.safe_load((ROOT / "configs/presets/demo.yaml").read_text(encoding="utf-8"))
+    preset.update(corpus="text", l_train=32, lengths=[32, 64], tokens_per_update=64, tokens_per_device=64)
+    preset["train"].update({"max-update": 2, "warmup-updates": 1, "log-interval": 1})
+    preset["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
+    (project / "configs/presets/tiny.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    rows = {"ricker": {"method": "Wavelet Ricker", "options": "--position-encoding wavelet --wavelet ricker"}}
+    (project / "configs/tables/tiny.yaml").write_text(yaml.safe_dump({"title": "Tiny", "rows": rows}), encoding="utf-8")
+    here = tmp_path / "où l'on est"
+    (here / "mon texte").mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (here / f"mon texte/{split}.txt").write_text(synthetic_text(60, seed=len(split)), encoding="utf-8")
+    before = sorted(project.rglob("*"))
+
+    def said(script, *words):
+        done = run(project / "scripts" / script, *words, cwd=here)
+        assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+        return done.stdout
+
+    runs, results = ["--runs", "mes exécutions"], ["--results", "mes résultats"]
+    data = ["--data", "mes données/text"]
+    assert "ready" in said("prepare_data.sh", "text", "--from", "mon texte", "--dest", "mes données")
+    said("train.sh", "tiny", "ricker", *data, *runs)
+    assert (here / "mes exécutions/tiny/ricker/checkpoint_last.pt").is_file()
+    assert "on est/mes exécutions/tiny/ricker/" in said("evaluate.sh", "tiny", "ricker", *data, *runs, "--dry-run")
+    said("sweep.sh", "--preset", "tiny", "--wavelet", "ricker", *data, *runs, *results)
+    assert "ricker: is done" in said("reproduce.sh", "tiny", "--preset", "tiny", *data, *runs, *results)
+    assert "done" in said("status.sh", "tiny", "--preset", "tiny", *data, *runs)
+    said("figures.sh", "--preset", "tiny", "positions", *data, *runs, *results)
+    said("claims.sh", "--preset", "tiny", *results)
+    said("report.sh", "--preset", "tiny", *results)
+    made = {str(path.relative_to(here / "mes résultats/tiny")) for path in (here / "mes résultats/tiny").rglob("*.*")}
+    assert {"sweep.md", "tiny.tidy.csv", "claims.json", "report.html", "figures/positions.svg"} <= made
+    result = json.loads((here / "mes exécutions/tiny/ricker/result.json").read_text(encoding="utf-8"))
+    assert [cell["sequence_length"] for cell in result["cells"]] == [32, 32, 64, 64]
+    assert sorted(path for path in project.rglob("*") if "__pycache__" not in str(path)) == before
+    assert {path.name for path in here.iterdir()} == {"mon texte", "mes données", "mes exécutions", "mes résultats"}
