@@ -352,6 +352,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         ("wavelet", {"wavelet_shifts": "-1"}, "--wavelet-shifts '-1'.*accepted are numbers"),
         ("wavelet", {"wavelet_scales": "0.5^600*8"}, "^--wavelet-scales '0.5.600.8': too extreme for a double"),
         ("wavelet", {"wavelet_shifts": "2^600*16"}, "--wavelet-shifts '2.600.16': too extreme for a double"),
+        ("wavelet", {"wavelet_scales": "0.5^511*8"}, "'0.5.511.8': too extreme for a double"),  # from the lag 2 on
         ("rope", {"rope_theta": 0.0}, "--rope-theta 0.0: must be > 0"),
         ("rope", {"rope_theta": -1.0}, "--rope-theta -1.0: must be > 0"),
         ("rope", {"rope_theta": math.nan}, "--rope-theta nan: must be > 0"),

@@ -51,7 +51,7 @@ def reference_attention(
     query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights.
     Returns (B, H, L, d).
     """
-    _sizes(query, key, value)
+    _sizes(query, key, value, position)
     return F.dropout(attention_weights(query, key, position), dropout_p) @ value
 
 
@@ -80,7 +80,7 @@ def causal_attention(
 
 
 def _fast_attention(query, key, value, position, dropout_p, fused, recompute) -> Tensor:
-    num_queries, num_keys, head_dim = _sizes(query, key, value)
+    num_queries, num_keys, head_dim = _sizes(query, key, value, position)
     shape, dtype = query.shape, query.dtype
     learning = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (query, key, value, *position.parameters())
@@ -307,15 +307,19 @@ def _dropout(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
     return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
 
 
-def _sizes(query: Tensor, key: Tensor, value: Tensor):
+def _sizes(query: Tensor, key: Tensor, value: Tensor, position: Position):
     """L, S and d of arguments whose shapes fit; ValueError otherwise."""
-    num_queries, head_dim = query.shape[-2:]
-    num_keys = key.size(-2)
-    if key.shape != value.shape or query.shape[:-2] != key.shape[:-2] or head_dim != key.size(-1):
+    shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
+    fit = len({(len(shape), *shape[:2], *shape[3:]) for shape in shapes}) == 1 and key.shape == value.shape
+    if query.dim() != 4 or not fit:
+        raise ValueError(f"query (B, H, L, d), key and value (B, H, S, d) do not fit: {', '.join(map(str, shapes))}")
+    _, num_heads, num_queries, head_dim = query.shape
+    if (num_heads, head_dim) != (position.num_heads, position.head_dim):
         raise ValueError(
-            f"query (B, H, L, d), key and value (B, H, S, d) do not fit: {tuple(query.shape)}, {tuple(key.shape)}, "
-            f"{tuple(value.shape)}"
+            f"{num_heads} heads of {head_dim} dimensions do not fit a {type(position).__name__} that was built for "
+            f"{position.num_heads} heads of {position.head_dim}"
         )
+    num_keys = key.size(2)
     if num_queries > num_keys:
         raise ValueError(f"{num_queries} queries for {num_keys} keys: the queries are the last positions of the keys")
     return num_queries, num_keys, head_dim

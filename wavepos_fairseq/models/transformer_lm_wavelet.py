@@ -136,6 +136,10 @@ class PositionalDecoder(TransformerDecoder):
             layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
         return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
+    def buffered_future_mask(self, tensor):
+        """None, where the base class keeps L x L numbers: `causal_attention` needs no mask."""
+        return None
+
 
 def _option(args, name):
     """An option, or its default: a command line half parsed has only what was given, a checkpoint what there was."""

@@ -82,7 +82,8 @@ class WaveletPosition(FixedRelativePosition):
                 f"--wavelet-shifts 0..{head_dim // num_scales - 1}"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
-        if not wavelet_basis(*self.head, 2).isfinite().all():
+        far = [2.0**24 + shift for shift in shifts]  # x = (t - b) / a grows with the lag, and no lag is larger
+        if not wavelet_basis(wavelet, scales, far, "future", 1).isfinite().all():
             raise ValueError(f"{as_given}: too extreme for a double")
         self.table = (wavelet_basis, self.head)
 

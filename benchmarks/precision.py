@@ -1,0 +1,123 @@
+"""Training in fp16 and bf16 beside fp32: whether it stays finite, and the loss that it ends with (fp32's is 1).
+
+    python benchmarks/precision.py [DATA_BIN] [--quick] [--device cuda]
+
+fairseq-train trains the demo preset's model for 1,000 updates of 256 tokens, with each representation in each precision
+and the same batches in all; the checkpoint's loss on the validation set is evaluated in fp32. A run that was finished
+before, in the folder --runs, is not trained again.
+
+fairseq's own --fp16 and --bf16 do not run on a CPU: it flattens the gradients of fp16 and sees to its overflows with
+functions for CUDA, and reads --bf16 as a TPU. `train` has it do the same without.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import fairseq_cli.train
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from measure import machine, report
+
+import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
+from wavepos_fairseq.evaluation import evaluate, load_checkpoint, load_stream, write_json
+from wavepos_fairseq.positions import position_names
+from wavepos_fairseq.runs import ROOT, Row, Run, load_preset
+
+RESULTS = ROOT / "results" / "benchmarks"
+PRECISIONS = ("fp32", "fp16", "bf16")
+PRESET = dataclasses.replace(load_preset("demo"), tokens_per_update=256)
+
+
+class Log(logging.Handler):
+    """What fairseq logs of each update, by name, and how many updates it left out because a gradient overflowed."""
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.updates, self.overflows = [], 0
+
+    def emit(self, record):
+        if record.name == "train_inner":
+            self.updates.append({name: float(value) for name, value in json.loads(record.getMessage()).items()})
+        self.overflows += "gradient overflow" in str(record.msg)
+
+    @property
+    def finite(self):
+        return all(math.isfinite(update[name]) for update in self.updates for name in ("loss", "gnorm"))
+
+
+def train(words, precision):
+    """The log of fairseq-train with these arguments, in fp32, fp16 or bf16."""
+    config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+    config.common.fp16, config.common.bf16 = precision == "fp16", precision == "bf16"
+    config.common.fp16_no_flatten_grads = config.common.cpu
+    log, stay = Log(), mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor)
+    logging.getLogger("fairseq").setLevel(logging.INFO)
+    with mock.patch.object(logging.getLogger(), "handlers", [log]):
+        with stay if config.common.cpu else contextlib.nullcontext():
+            fairseq_cli.train.main(config)
+    return log
+
+
+def measure(name, precision, args):
+    """The row of one run."""
+    folder = args.runs / f"{name}-{precision}"
+    shutil.rmtree(str(folder), ignore_errors=True)  # what was interrupted begins anew
+    run = Run(PRESET, Row(name, {}, ("--position-encoding", name)), args.data, folder, int(args.device == "cuda"), 1)
+    words = [*run.training_arguments(), "--max-update", str(args.updates), "--log-interval", "1"]
+    log = train(words, precision)
+    checkpoint = load_checkpoint(str(run.checkpoint), str(args.data))
+    stream = load_stream(str(args.data), "valid", checkpoint.task.dictionary)
+    (cell,) = evaluate(checkpoint, stream, [PRESET.l_train], ["full"])
+    return {
+        "position_encoding": name,
+        "precision": precision,
+        "finite": log.finite and math.isfinite(cell["nll"]),
+        "validation_loss": round(cell["nll"], 4),
+        "overflows": log.overflows,
+        "loss_scale": int(log.updates[-1]["loss_scale"]) if precision == "fp16" else "",
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="?", type=Path, default=ROOT / "data" / "demo", metavar="DATA_BIN")
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true", help="30 updates of nope and wavelet")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "precision", help="default: runs/precision")
+    parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/precision-DEVICE.csv)")
+    args = parser.parse_args()
+    output = (args.output or RESULTS / f"precision-{args.device}.csv").resolve()
+    args.data, args.runs = args.data.resolve(), args.runs.resolve()
+    warnings.simplefilter("ignore")  # what fairseq sets off in hydra and PyTorch
+    os.chdir(str(ROOT))  # where --user-dir is found
+    if args.quick:
+        args.updates = 30
+    args.runs /= f"{args.device}-{args.updates}"
+    rows = []
+    for name in ("nope", "wavelet") if args.quick else position_names():
+        losses = {}
+        for precision in PRECISIONS:
+            done = args.runs / f"{name}-{precision}.json"
+            if not done.is_file():
+                write_json(done, measure(name, precision, args))
+                print(f"{name} in {precision} done", flush=True)
+            row = json.loads(done.read_text())
+            losses[precision] = row["validation_loss"]
+            rows.append({**row, "ratio": round(losses[precision] / losses["fp32"], 4)})
+    title = f"{args.updates} updates of {PRESET.tokens_per_update} tokens; {machine(args.device)}"
+    report(title, rows, output)
+
+
+if __name__ == "__main__":
+    main()

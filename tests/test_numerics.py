@@ -1,0 +1,122 @@
+"""Numbers one can rely on: half precision, memory at great lengths, and what a perplexity must not depend on."""
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, TRAINING, command_line
+from test_attention import gain, value_and_gradients
+from test_model import random_tokens, spread
+
+from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.evaluation import pieces, stream_nll, token_nll
+from wavepos_fairseq.positions import Position, build_position, position_names
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """benchmark("precision"): the module benchmarks/precision.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return lambda name: __import__(name)
+
+
+# Half precision
+
+
+def large(name, magnitude, dtype):
+    """A representation, what it learns drawn at random, and inputs so large, in numbers that dtype holds."""
+    torch.manual_seed(1)
+    position = build_position(name, head_dim=64, num_heads=2)
+    for parameter in position.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return position.to(dtype), [(magnitude * torch.randn(1, 2, 100, 64)).to(dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", position_names())
+def test_inputs_in_the_thousands_give_finite_values_and_gradients_in_half_precision(name, dtype):
+    position, inputs = large(name, 1000, dtype)
+    assert all(tensor.isfinite().all() for tensor in value_and_gradients(causal_attention, inputs, position, dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", position_names())
+def test_scores_in_the_thousands_err_in_half_precision_by_no_more_than_twice_what_plain_attention_does(name, dtype):
+    position, inputs = large(name, 30, dtype)
+    inputs[0] /= 2 ** round(math.log2(gain(position, *(tensor.double() for tensor in inputs[:2]))))
+
+    def errors(attend, position):
+        exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
+        found = value_and_gradients(attend, inputs, position, dtype)
+        return [(one - other).norm() / other.norm() for one, other in zip(found[:4], exact)]
+
+    plain = errors(lambda *inputs: F.scaled_dot_product_attention(*inputs[:3], is_causal=True), Position(64, 2))
+    ours = errors(causal_attention, position)
+    assert all(one <= 2 * other + torch.finfo(dtype).eps for one, other in zip(ours, plain))
+
+
+@pytest.mark.parametrize("name", ["wavelet", "transformer-xl"])
+def test_twenty_updates_in_half_precision_end_within_a_percent_of_fp32(benchmark, data_bin, tmp_path, name):
+    train = benchmark("precision").train
+
+    def last_losses(precision):
+        changes = {"--position-encoding": name, "--save-dir": tmp_path, "--no-save": True}
+        words = [str(data_bin), "--task", "language_modeling", "--tokens-per-sample", "32"]
+        log = train([*words, *command_line({**TINY, **TRAINING, **changes})], precision)
+        assert log.finite and len(log.updates) == 20
+        return sum(update["loss"] for update in log.updates[-5:])
+
+    assert [last_losses("fp16"), last_losses("bf16")] == pytest.approx(2 * [last_losses("fp32")], rel=0.01)
+
+
+# Great lengths
+
+
+def test_a_sequence_of_16384_tokens_takes_memory_for_a_block_of_queries_and_not_for_all(benchmark, build):
+    model, length = build({"--position-encoding": "wavelet", "--decoder-layers": "1"}), 16384
+    tokens = random_tokens(1, length + 1)
+    found = []
+
+    @torch.no_grad()
+    def score():
+        found.append(token_nll(model, tokens[:, :-1], tokens[:, 1:]))
+
+    assert benchmark("measure").peak_bytes(score, "cpu") < length * length * 4 / 10
+    assert found[0].isfinite().all()
+
+
+# What a perplexity does not depend on
+
+
+def perplexity(model, max_tokens=100, threads=1, implementation="blockwise"):
+    """At length 70, of 300 random tokens."""
+    tokens, before = random_tokens(301), torch.get_num_threads()
+    for layer in model.decoder.layers:
+        layer.self_attn.attend = functools.partial(causal_attention, implementation=implementation)
+    torch.set_num_threads(threads)
+    try:
+        losses = stream_nll(model, tokens[:-1], tokens[1:], pieces(300, 70, 70), max_tokens)
+    finally:
+        torch.set_num_threads(before)
+    return math.exp(losses.double().mean())
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_a_perplexity_depends_neither_on_the_batch_nor_on_the_threads_nor_on_the_implementation(build, name):
+    model = spread(build({"--position-encoding": name}))
+    ours = pytest.approx(perplexity(model), rel=1e-5)
+    assert perplexity(model, max_tokens=1) == ours
+    assert perplexity(model, max_tokens=10**6) == ours
+    assert perplexity(model, threads=2) == ours
+    assert perplexity(model, implementation="reference") == ours
+
+
+def test_a_perplexity_is_that_of_the_triton_kernel(build):
+    triton = pytest.importorskip("test_triton")  # which makes the interpreter work, where there is no GPU
+    model = spread(build({"--position-encoding": "wavelet"})).to(triton.DEVICE)
+    assert perplexity(model, implementation="triton") == pytest.approx(perplexity(model), rel=1e-5)
