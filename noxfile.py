@@ -13,5 +13,5 @@ nox.options.default_venv_backend = "venv"  # its pip for 3.8 still reads the met
 def tests(session):
     session.install("-c", "constraints.txt", "-e", ".[test]")
     python = f"{session.bin}/python"  # the scripts' too, for they would take the one of .venv
-    workers = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+    workers = ["-n", "auto", "--dist", "loadfile"]
     session.run("pytest", *workers, *session.posargs, env={"PYTHON": python, "OMP_NUM_THREADS": "1"})
