@@ -27,6 +27,7 @@ def run(script, *words, cwd, path=os.environ["PATH"]):
         **os.environ,
         "PATH": str(path),
         "OMP_NUM_THREADS": "1",
+        "PYTHON": "",  # the project's
         "PYTHONPATH": "",
         "PYTHONWARNINGS": "ignore",
     }
