@@ -96,8 +96,13 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
     if factors is not None:
         projection, rows = factors
         scale = 1 / math.sqrt(head_dim)
-        lagged = (query * scale if projection is None else query @ (projection * scale)).flatten(0, 1)
-        basis = (rows if rows.dim() == 3 else rows[None]).transpose(1, 2)
+        lagged = query * scale if projection is None else query @ (projection * scale)
+        basis = rows.transpose(-2, -1)  # (r, T) or (H, r, T)
+    if num_queries == 1 and not fused:
+        mask = _slots_of_one_query(lagged, basis, bias, num_keys)
+        return F.scaled_dot_product_attention(rotated_query, rotated_key, value, mask, dropout_p).to(dtype)
+    if basis is not None:
+        lagged, basis = lagged.flatten(0, 1), basis if basis.dim() == 3 else basis[None]
     heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
     seed = int(torch.randint(2**31, ())) if dropout_p else 0
     if fused:
@@ -107,6 +112,16 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
     else:
         attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, keep=learning and not recompute)
     return attended.view(shape).to(dtype)
+
+
+def _slots_of_one_query(lagged, basis, bias, num_keys) -> Optional[Tensor]:
+    """Slots p and b of the last query, which sees all keys: a mask (B or 1, H, 1, S) to add, or None."""
+    slots = None if bias is None else bias[None, :, None]
+    if lagged is not None:
+        near = lagged @ basis
+        far = F.pad(near, (0, num_keys - near.size(-1)))
+        slots = far if slots is None else far + slots
+    return None if slots is None else slots.flip(-1)
 
 
 def _chosen(implementation: str, query: Tensor) -> str:

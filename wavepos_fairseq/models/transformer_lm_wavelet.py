@@ -8,9 +8,11 @@ names. A representation with nothing learned has exactly the parameters of ``tra
 import dataclasses
 import functools
 import sys
+from types import SimpleNamespace
 from typing import Optional
 from unittest import mock
 
+import numpy
 import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture, transformer_lm
@@ -22,6 +24,9 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
 from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import build_position, position_class, position_names, position_options
+
+if not hasattr(numpy, "compat"):  # gone from NumPy 2, but fairseq cuts prompts into batches with numpy.compat.long
+    numpy.compat = SimpleNamespace(long=int)
 
 
 def _option_field(option):

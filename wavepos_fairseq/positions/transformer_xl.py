@@ -7,7 +7,7 @@ no part of it. `trans-xl` is what the paper's table calls by that name.
 """
 
 import math
-from typing import Tuple
+from typing import Callable, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -29,28 +29,36 @@ class TransformerXLPosition(Position):
         self.projection = nn.Parameter(torch.zeros(num_heads, head_dim, num_heads * head_dim))  # W_R
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
-        self._kept = (None, None)  # what the vectors depend on, and the vectors, while nothing is learned
+        self._kept = {}  # by name what a table of the lags depends on, and the table, while nothing is learned
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and self.projection.requires_grad:
-            return self._projected(num_lags, like)
-        num_rows, weight = power_of_two(num_lags), self.projection
-        key = (num_rows, like.dtype, like.device, weight.data_ptr(), weight._version)
-        if self._kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = (key, self._projected(num_rows, like))
-        return self._kept[1][:, :num_lags]
+        return self._while_fixed(self._vectors, num_lags, like)
 
-    def _projected(self, num_lags: int, like: Tensor) -> Tensor:
+    def bias(self, num_lags: int, like: Tensor) -> Tensor:
+        return self._while_fixed(self._biases, num_lags, like)
+
+    def _vectors(self, num_lags: int, like: Tensor) -> Tensor:
         waves = self._waves(num_lags, like)
         return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
 
-    def bias(self, num_lags: int, like: Tensor) -> Tensor:
+    def _biases(self, num_lags: int, like: Tensor) -> Tensor:
         projected = self.position_bias.to(like) @ self.projection.to(like)  # (H, 1, H d)
         return (projected @ self._waves(num_lags, like).T)[:, 0] / math.sqrt(self.head_dim)
+
+    def _while_fixed(self, compute: Callable[[int, Tensor], Tensor], num_lags: int, like: Tensor) -> Tensor:
+        """compute(num_lags, like), (H, num_lags, ...), kept for the next calls while nothing is learned."""
+        weights = (self.projection, self.position_bias)
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            return compute(num_lags, like)
+        num_rows = power_of_two(num_lags)
+        key = (num_rows, like.dtype, like.device, *((weight.data_ptr(), weight._version) for weight in weights))
+        if self._kept.get(compute.__name__, (None,))[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[compute.__name__] = (key, compute(num_rows, like))
+        return self._kept[compute.__name__][1][:, :num_lags]
 
     def _waves(self, num_lags: int, like: Tensor) -> Tensor:
         return cached_table(num_lags, sine_waves, (self.num_heads * self.head_dim,), like.dtype, like.device)

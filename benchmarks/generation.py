@@ -1,0 +1,84 @@
+"""Tokens a second of generation with a cache, beside fairseq's own transformer_lm of the same size.
+
+    python benchmarks/generation.py [--quick] [--sizes wikitext2-cpu,512x512] [--device cuda --fp16]
+
+Every model generates 1,000 tokens greedily, again and again, taking turns after every 100; the table has the first and
+the last 100 of them. A ratio is of tokens a second in one turn, fairseq's transformer_lm with its sinusoidal positions
+being 1.
+"""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from measure import by_turns, machine, ratios, report
+from training import BASELINE, RESULTS, SIZES, Trainee
+
+from wavepos_fairseq.positions import position_names
+
+NEW_TOKENS, TURN = 1000, 100
+TURNS = NEW_TOKENS // TURN
+EOS = 2
+
+
+class Writer:
+    """A model and the text that it is writing, which starts anew after NEW_TOKENS."""
+
+    def __init__(self, model):
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+        self.restart()
+
+    def restart(self):
+        self.tokens, self.state = torch.full((1, 1), EOS, device=self.device), {}
+
+    @torch.no_grad()
+    def turn(self):
+        if self.tokens.size(1) > NEW_TOKENS:
+            self.restart()
+        for _ in range(TURN):
+            output = self.model(self.tokens, incremental_state=self.state)
+            chosen = self.model.get_normalized_probs(output, log_probs=True).argmax(-1)
+            self.tokens = torch.cat((self.tokens, chosen), dim=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="how often the 1,000 tokens are generated")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--fp16", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the first size, one round")
+    parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/generation-DEVICE.csv)")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    rows = []
+    for size in args.sizes.split(",")[: 1 if args.quick else None]:
+        archs = {BASELINE: "--arch transformer_lm"}
+        for name in position_names():
+            shown = "wavelet (Ricker)" if name == "wavelet" else name
+            archs[shown] = f"--arch transformer_lm_wavelet --position-encoding {name}"
+        writers = {name: Writer(Trainee(arch, size, args.device, args.fp16).model) for name, arch in archs.items()}
+        runs = {name: writer.turn for name, writer in writers.items()}
+        seconds = by_turns(runs, TURNS * (1 if args.quick else args.rounds), args.device)
+        # The first turn of all warms up and is not in there.
+        for part, start in (("first", TURNS - 1), ("last", TURNS - 2)):
+            found = ratios({name: times[start::TURNS] for name, times in seconds.items()}, BASELINE)
+            for name, row in found.items():
+                speed = {"tokens_per_second": round(1000 * TURN / row["milliseconds"])}
+                fraction = {
+                    "ratio": round(1 / row["ratio"], 3),
+                    "ratio_first_quartile": round(1 / row["ratio_third_quartile"], 3),
+                    "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
+                }
+                rows.append({"size": size, "tokens": f"{part} {TURN}", "model": name, **speed, **fraction})
+                rows[-1]["rounds"] = row["rounds"]
+    title = f"Tokens a second of {NEW_TOKENS} generated; {machine(args.device)}"
+    report(title, rows, args.output or RESULTS / f"generation-{args.device}.csv")
+
+
+if __name__ == "__main__":
+    main()
