@@ -39,6 +39,7 @@ setup(
         "jinja2",
         "plotly",
         "submitit",
+        'submitit<1.5.4; python_version < "3.9"',  # which finds no executor there
         "tensorboardX",
     ],
     extras_require={

@@ -59,11 +59,15 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
         result = run()
     del result
     taken = most = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+    for event in sorted(profile.profiler.kineto_results.events(), key=_started):
         if event.name() == "[memory]":
             taken += event.nbytes()
             most = max(most, taken)
     return most
+
+
+def _started(event) -> float:
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()  # PyTorch 2.0
 
 
 def machine(device: str) -> str:

@@ -41,6 +41,15 @@ PLAIN = {name: None for name in TINY if "adaptive" in name}
 PLAIN["--criterion"] = "cross_entropy"
 
 
+PYTORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+HALVES = [
+    pytest.param(
+        torch.float16, marks=pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp16 products on CPUs")
+    ),
+    torch.bfloat16,
+]
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_runs.py")  # the longest file first: all workers end together
 

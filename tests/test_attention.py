@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LargestTensor
+from conftest import HALVES, PYTORCH, LargestTensor
 
 from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention, reference_attention
@@ -445,7 +445,7 @@ def test_recomputing_the_weights_changes_nothing(variant, dropout_p):
     assert all(torch.equal(one, other) for one, other in zip(kept, anew))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("variant", ["ricker past", "haar past", "alibi", "trans-xl", "t5", "every slot"])
 def test_half_precision_at_4096_errs_no_more_than_twice_what_plain_attention_does(variant, dtype):
     inputs = [tensor.to(dtype) for tensor in draw(4096, 4096, 64, num_heads=1, batch=1)]
@@ -560,6 +560,8 @@ def kept_for_backward(attend, position, inputs):
 @pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
 def test_causal_attention_makes_no_tensor_larger_than_a_blocks_scores_and_keeps_half_of_them_all(variant):
     position, inputs = build(variant, 64, 2), draw(1024, 1024, 64, batch=1)
+    if PYTORCH < (2, 2) and position.relative(1, inputs[0]) is None and position.bias(1, inputs[0]) is None:
+        pytest.skip("without p and b it is PyTorch's own attention, which forms all scores on CPUs before 2.2")
     with torch.no_grad():
         assert largest_tensor(causal_attention, position, inputs, learn=False) <= 2 * 65 * (1024 + 64 + 1)
     assert largest_tensor(causal_attention, position, inputs) <= 2 * 65 * (1024 + 64 + 1)

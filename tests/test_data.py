@@ -770,7 +770,8 @@ def test_script_passes_its_arguments_on_from_any_folder(tmp_path):
     python.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
     command = ["bash", str(project / "scripts/prepare_data.sh"), "text", "--from", "my text", "--dest", "here"]
-    output = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, check=True).stdout.decode()
-    where, *arguments = output.splitlines()
+    environment = {**os.environ, "PYTHON": ""}
+    done = subprocess.run(command, cwd=str(tmp_path), env=environment, stdout=subprocess.PIPE, check=True)
+    where, *arguments = done.stdout.decode().splitlines()
     assert where == str(tmp_path)
     assert arguments == ["-m", "wavepos_fairseq.data", "--dest", f"{project}/data", *command[2:]]

@@ -405,7 +405,11 @@ def unpack(archive: Path, folder: Path) -> None:
     The archive decides on no path, and on no more than `MAX_BYTES` bytes.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
+        try:
+            opened = zipfile.ZipFile(archive)
+        except OSError as error:  # of Python 3.8, which seeks wherever the archive says
+            raise zipfile.BadZipFile(str(error)) from error
+        with opened:
             members = choose_members(opened.infolist())
             room = MAX_BYTES
             for split, member in members.items():

@@ -28,6 +28,8 @@ try:
     import triton.language as tl
 except ImportError:
     triton = None
+if triton is not None and int(triton.__version__.split(".")[0]) < 3:
+    triton = None  # it lacks what the kernel is written in
 
 MAX_HEAD_DIM = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -36,7 +38,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 def why_not(query: Tensor) -> str | None:
     """What keeps `triton_attention` from running with such a query, (..., L, d), or None where it can."""
     if triton is None:
-        return "Triton is not installed"
+        return "Triton 3 is not installed"
     if query.dtype not in DTYPES:
         return f"the tensors are {query.dtype}; accepted are torch.float16, torch.bfloat16 and torch.float32"
     if query.size(-1) > MAX_HEAD_DIM:
