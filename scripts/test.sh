@@ -9,6 +9,6 @@ ensure_venv
 echo "== ruff"
 "$PYTHON" -m ruff check .
 echo "== pytest"
-workers=$(nproc) # asked before the next line, which nproc heeds too
-export OMP_NUM_THREADS=1 # a process for each core, and not threads as well
+workers=$(($(nproc) + 1)) # one more than cores, for many tests wait; asked before the next line, which nproc heeds too
+export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
