@@ -322,13 +322,10 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
 
     checkpoint = folder / "runs" / "small" / "alibi" / "checkpoint_last.pt"
     trained_at = checkpoint.stat().st_mtime_ns
-    assert experiments.main(arguments) == 1
-    assert "[1/3] alibi: is done" in capsys.readouterr().out
-    assert checkpoint.stat().st_mtime_ns == trained_at
-
     assert experiments.main([*arguments, "--seeds", "2"]) == 1
     printed = capsys.readouterr().out
     assert "[1/6] alibi: is done" in printed and "[4/6] alibi seed 2: training" in printed
+    assert checkpoint.stat().st_mtime_ns == trained_at
     both = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert float(both.loc[("full", "ALiBi")]["24 std"]) > 0
     tidy = pd.read_csv(folder / "results" / "small" / "table1.tidy.csv")
