@@ -42,12 +42,8 @@ PLAIN["--criterion"] = "cross_entropy"
 
 
 PYTORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
-HALVES = [
-    pytest.param(
-        torch.float16, marks=pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp16 products on CPUs")
-    ),
-    torch.bfloat16,
-]
+needs_fp16 = pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp16 products on CPUs")
+HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 
 def pytest_collection_modifyitems(items):

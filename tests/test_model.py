@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import L_TRAIN, PLAIN, PLUGIN, PYTORCH, TINY, command_line, parse, run_module
+from conftest import L_TRAIN, PLAIN, PLUGIN, TINY, command_line, needs_fp16, parse, run_module
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -133,7 +133,7 @@ def test_padding_on_the_left_is_refused(build, encoding):
         build({"--position-encoding": encoding})(tokens)
 
 
-@pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp16 products on CPUs")
+@needs_fp16
 @pytest.mark.parametrize("encoding", position_names())
 def test_half_precision_gives_nearly_the_scores_of_fp32(build, encoding):
     model = build({**PLAIN, "--position-encoding": encoding})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALVES, PYTORCH, TINY, TRAINING, command_line
+from conftest import HALVES, TINY, TRAINING, command_line, needs_fp16
 from test_attention import gain, value_and_gradients
 from test_model import random_tokens, spread
 
@@ -58,7 +58,7 @@ def test_scores_in_the_thousands_err_in_half_precision_by_no_more_than_twice_wha
     assert all(one <= 2 * other + torch.finfo(dtype).eps for one, other in zip(ours, plain))
 
 
-@pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp16 products on CPUs")
+@needs_fp16
 @pytest.mark.parametrize("name", ["wavelet", "transformer-xl"])
 def test_twenty_updates_in_half_precision_end_within_a_percent_of_fp32(benchmark, data_bin, tmp_path, name):
     train = benchmark("precision").train
