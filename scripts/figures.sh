@@ -15,6 +15,7 @@
 #   --results DIR      where the tables are (default: results); the figures go to RESULTS/PRESET/figures
 #   --data DIR         data-bin folder (default: data/CORPUS)
 #   --path CHECKPOINT  of one model, which is a row named after the checkpoint's folder, and its results RESULTS/ROW
+#   --position-encoding, --trust-checkpoint    as python -m wavepos_fairseq.evaluation takes them
 #   --text TEXT        attention-ROW shows this text, in the place of the validation set's beginning
 #   --threshold W      attention-ROW is black at weights of W or more (default: 1 / number of tokens)
 #

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# How far the runs of a table are: done, running, stopped or not started, updates, time left, perplexities so far.
+# How far the runs of a table, or a sweep, are: done, running, stopped or not started, time left, perplexities so far.
 #
 #   scripts/status.sh TABLE --preset PRESET [--seeds N] [--runs DIR]     scripts/status.sh table1 --preset wikitext2-cpu
+#   scripts/status.sh --preset PRESET --wavelet X ... [--scales X ...]   the grid as given to scripts/sweep.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 help_if_asked "$@"

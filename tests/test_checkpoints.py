@@ -22,7 +22,7 @@ from fairseq import tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wavepos_fairseq import alibi_release, checkpoints, evaluation, maps, runs
+from wavepos_fairseq import alibi_release, checkpoints, curves, evaluation, maps, runs
 from wavepos_fairseq.evaluation import load_checkpoint, load_stream
 
 ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6
@@ -99,6 +99,15 @@ def test_what_a_checkpoint_carries_is_named_and_not_run(evil, data_bin, capsys, 
 def test_trusted_it_is_run_and_evaluated(evil, data_bin, new_format):
     assert run(data_bin, evil(new_format), "--trust-checkpoint") == 0
     assert evil.marker.exists()
+
+
+def test_trusted_it_is_run_and_drawn(evil, data_bin, tmp_path):
+    path = evil(ZIP)
+    figure = f"attention-{path.parent.name}"
+    words = [figure, "--path", str(path), "--data", str(data_bin), "--results", str(tmp_path)]
+    assert curves.main(words) == 2 and not evil.marker.exists()
+    assert curves.main([*words, "--trust-checkpoint"]) == 0 and evil.marker.exists()
+    assert (tmp_path / path.parent.name / "figures" / f"{figure}.svg").is_file()
 
 
 def _global(module, name):

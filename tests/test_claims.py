@@ -238,6 +238,14 @@ def test_table_made_before_there_were_seeds_and_intervals_is_of_one_seed(tmp_pat
     assert (seed, cell.value) == (1, 90) and math.isnan(cell.low) and math.isnan(cell.high)
 
 
+@pytest.mark.parametrize("table, columns", [("table1", "l_train, perplexity"), ("attention", "l_train, beyond")])
+def test_a_table_without_its_columns_is_named_with_them(tmp_path, table, columns):
+    lines = [{"row": "ricker", "method": "Wavelet", "position": "rel", "inference": "full", "sequence_length": 1}]
+    pd.DataFrame(lines).to_csv(tmp_path / f"{table}.csv", index=False)
+    with pytest.raises(ValueError, match=f"{table}.csv has no column {columns}$"):
+        claims.load_cells(tmp_path, table)
+
+
 @pytest.mark.parametrize("num_shifts", [8, 16])
 def test_row_is_found_whatever_the_width_of_the_heads(tmp_path, num_shifts):
     cell = {"wavelet": "Ricker", "scale_exponents": "0..7", "num_shifts": num_shifts, "inference": "full"}

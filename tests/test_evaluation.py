@@ -256,6 +256,13 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(data_bin, tmp_path,
     assert line.startswith("error: --path") and "other.pt is no fairseq checkpoint" in line
 
 
+def test_an_output_that_cannot_be_written_is_one_line(trained, data_bin, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(data_bin, trained("nope"), "--lengths", "20", "--output", tmp_path / "file" / "result.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: [Errno ") and str(tmp_path / "file") in line
+
+
 def edited(path, target, edit):
     state = torch.load(path, map_location="cpu", weights_only=False)
     edit(state)

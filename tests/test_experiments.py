@@ -218,6 +218,19 @@ def test_combinations_of_a_sweep_that_come_to_the_same_are_one_run_and_others_ne
     assert rows[0].name != rows[1].name and all(len(row.name) < 200 for row in rows)
 
 
+def test_the_status_of_a_sweep_is_asked_for_by_its_grid(tmp_path, capsys):
+    status = ["status", "--preset", "demo", "--runs", str(tmp_path)]
+    assert experiments.main([*status, "--wavelet", "ricker", "db5", "--shifts", "1..2"]) == 0
+    shown = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [[word.strip() for word in line] for line in shown] == [
+        ["ricker_shifts-1..2", "not started"],
+        ["db5_shifts-1..2", "not started"],
+    ]
+    for both_or_none in ([], ["table1", "--wavelet", "ricker"]):
+        assert experiments.main([*status, *both_or_none]) == 2
+        assert "a table or, of a sweep, its grid" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["table1", "a/b", "../escape", "", ".hidden"])
 def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, capsys):
     arguments = ["sweep", "--preset", "demo", "--wavelet", "ricker", "--results", str(tmp_path), "--name", name]

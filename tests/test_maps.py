@@ -1,5 +1,6 @@
 """The numbers of wavepos_fairseq/maps.py, beside fairseq's own weights, closed forms and the evaluation."""
 
+import functools
 import math
 from unittest import mock
 
@@ -196,7 +197,8 @@ def test_a_bin_is_the_mean_of_the_losses_at_its_positions_in_each_sequence(load)
 
 
 def test_a_table_names_the_row_l_train_and_length_of_each_line(trained, data_bin):
-    table = maps.table(maps.receptive_field, {"one": trained("nope"), "two": trained("alibi")}, data_bin)
+    opened = functools.partial(maps.open_checkpoint, data=data_bin)
+    table = maps.table(maps.receptive_field, {"one": trained("nope"), "two": trained("alibi")}, opened)
     assert list(table.columns) == "row l_train sequence_length layer head mean_lag lag95 beyond".split()
     assert list(table.row) == ["one"] * 4 + ["two"] * 4
     assert set(table.l_train) == {L_TRAIN} and set(table.sequence_length) == {LENGTH}

@@ -117,20 +117,22 @@ def _rows(table: str) -> List[Row]:
 
 
 def load_cells(folder: Path, table: str) -> Cells:
-    """The numbers of a results folder's table; none where it is missing."""
+    """The numbers of a results folder's table; none where it is missing, ValueError where a column is."""
     paths = [folder / f"{table}.tidy.csv", folder / f"{table}.csv"]  # the paper's tables are tidy by their plain name
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return {}
     rows = _rows(table)
     if table == ATTENTION:
-        heads = pd.read_csv(path).groupby(["row", "l_train", "sequence_length"], as_index=False)
+        columns = ["row", "l_train", "sequence_length"]
+        heads = _read_csv(path, [*columns, "beyond"]).groupby(columns, as_index=False)
         lines = heads.beyond.mean().rename(columns={"beyond": "value"}).assign(inference="full")
     else:
         # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
         labels = [label for label, text in rows[0].labels.items() if not text.startswith("d/")]
         names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
-        lines = pd.read_csv(path, dtype=dict.fromkeys(labels, str)).rename(columns={"perplexity": "value"})
+        lines = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"], labels)
+        lines = lines.rename(columns={"perplexity": "value"})
         lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
     lines = lines.assign(**{key: math.nan for key in ("seed", "low", "high") if key not in lines}).fillna({"seed": 1})
     cells: Cells = defaultdict(dict)
@@ -138,6 +140,15 @@ def load_cells(folder: Path, table: str) -> Cells:
         where = (line.l_train, line.inference, line.row, line.sequence_length)
         cells[where][int(line.seed)] = Cell(line.value, line.low, line.high)
     return dict(cells)
+
+
+def _read_csv(path: Path, columns: List[str], texts: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV that has these columns, some of which are texts; ValueError where it has not."""
+    lines = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    missing = [column for column in columns if column not in lines]
+    if missing:
+        raise ValueError(f"{short(path)} has no column {', '.join(missing)}")
+    return lines
 
 
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:

@@ -31,10 +31,11 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from torch import Tensor
 
 from . import maps
 from .data import subword_segmenter, wikitext_tokenizer
-from .evaluation import inputs_of
+from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
 from .runs import PAPER, ROOT, load_preset, load_table
 from .tables import write_whole
@@ -267,23 +268,28 @@ def draw_checkpoints(
     args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
     """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
+    opened = functools.partial(
+        maps.open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
+    )
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(METHODS) if measured else {}
     for name in measured:
         file, measure, figure = MEASURED[name]
-        lines = maps.table(measure, checkpoints, data)
+        lines = maps.table(measure, checkpoints, opened)
         args.folder.mkdir(parents=True, exist_ok=True)
         write_whole(args.folder / file, lines.to_csv(index=False))
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
         for row, path in runs(rows).items():
-            yield MAP + row + ("-text" if args.text else ""), row_map(row, path, data, args.text, args.threshold)
+            figure = row_map(row, *opened(path), data, args.text, args.threshold)
+            yield MAP + row + ("-text" if args.text else ""), figure
 
 
-def row_map(row: str, path: Path, data: Path, text: Optional[str], threshold: Optional[float]) -> Figure:
+def row_map(
+    row: str, checkpoint: Checkpoint, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
+) -> Figure:
     """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
-    checkpoint, stream = maps.open_checkpoint(path, data)
     dictionary = checkpoint.task.dictionary
     tokens = encode(text, dictionary, data) if text else inputs_of(stream, dictionary)[: 2 * checkpoint.l_train]
     layers = maps.attention_inputs(checkpoint.model, tokens)
@@ -300,6 +306,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     parser.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
+    add_reading_options(parser)
     parser.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
     parser.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
     accepted = f"{', '.join([*PERPLEXITY, *MEASURED])}, {MAP}ROW"

@@ -294,6 +294,18 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """--position-encoding and --trust-checkpoint of `load_checkpoint`."""
+    parser.add_argument(
+        "--position-encoding",
+        choices=position_names(),
+        help="representation of a checkpoint of fairseq's own transformer_lm, where it does not tell",
+    )
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
+    )
+
+
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.evaluation", description=__doc__.split("\n")[0])
     parser.add_argument("data", metavar="DATA_BIN", help="folder made by fairseq-preprocess (scripts/prepare_data.sh)")
@@ -304,25 +316,23 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
-    parser.add_argument(
-        "--position-encoding",
-        choices=position_names(),
-        help="representation of a checkpoint of fairseq's own transformer_lm, where it does not tell",
-    )
-    parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
-    )
+    add_reading_options(parser)
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")
     args = parser.parse_args(arguments)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
-        checkpoint = load_checkpoint(args.path, args.data, args.position_encoding, args.trust_checkpoint)
-        stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
-    except ValueError as error:
+        _evaluate_file(args)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _evaluate_file(args: argparse.Namespace) -> None:
+    checkpoint = load_checkpoint(args.path, args.data, args.position_encoding, args.trust_checkpoint)
+    stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     checkpoint.model.to(device, torch.float16 if args.fp16 else torch.float32)
 
@@ -350,7 +360,6 @@ def main(arguments=None) -> int:
             "cells": cells,
         }
         write_json(args.output, result)
-    return 0
 
 
 def versions() -> Dict[str, str]:

@@ -3,6 +3,7 @@
     python -m wavepos_fairseq.experiments reproduce table1 --preset wikitext2-cpu --data DIR
     python -m wavepos_fairseq.experiments sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     python -m wavepos_fairseq.experiments status table1 --preset wikitext2-cpu
+    python -m wavepos_fairseq.experiments status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     python -m wavepos_fairseq.experiments train wikitext103-512 ricker --gpus 4 --dry-run
 
 The runs (see `runs`) of seed 1 are the folders RUNS/PRESET/ROW, those of seed 2 RUNS/PRESET-seed2/ROW. One that has a
@@ -369,14 +370,16 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
     making.add_argument("--jobs", type=parse_count, default=1, help="runs side by side, threads divided (default: 1)")
     table = commands.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
-    status = commands.add_parser("status", parents=[common, many], help="how far a table's runs are")
-    for command in (table, status):
-        command.add_argument("table", help=", ".join(names("tables")))
+    table.add_argument("table", help=", ".join(names("tables")))
     sweep = commands.add_parser("sweep", parents=[common, many, making], help="train and evaluate a grid of wavelets")
     sweep.add_argument("--name", dest="table", default="sweep", help="the table's name (default: sweep)")
-    for axis, option in _AXES.items():
-        text = f"what {option} takes, once or more ({_EXAMPLES[axis]})"
-        sweep.add_argument(f"--{axis}", nargs="+", metavar="X", required=axis == "wavelet", help=text)
+    status = commands.add_parser("status", parents=[common, many], help="how far the runs of a table or a sweep are")
+    status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; of a sweep not it, but the grid")
+    for command in (sweep, status):
+        for axis, option in _AXES.items():
+            text = f"what {option} takes, once or more ({_EXAMPLES[axis]})"
+            required = command is sweep and axis == "wavelet"
+            command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
     for name in ("train", "evaluate"):
         one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(names("presets")))
@@ -417,7 +420,10 @@ def _all_runs(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset)
     if args.command == "sweep":
         _refuse_table_name(args.table)
-        grid = {axis: getattr(args, axis) for axis in _AXES if getattr(args, axis)}
+    grid = {axis: getattr(args, axis) for axis in _AXES if getattr(args, axis, None)}
+    if bool(grid) == bool(args.table) and args.command == "status":
+        raise ValueError("say which runs: a table or, of a sweep, its grid (--wavelet ...)")
+    if grid:
         title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
     else:
         title, rows = load_table(args.table)

@@ -12,7 +12,7 @@ The attention weights are `attention.attention_weights` of what the attention of
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 from unittest import mock
 
 import pandas as pd
@@ -117,21 +117,28 @@ def loss_by_position(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, A
     ]
 
 
-def open_checkpoint(path: Path, data: Path) -> Tuple[Checkpoint, Tensor]:
-    """A checkpoint, on the GPU where there is one, and the validation set; ValueError as in `evaluation`."""
-    checkpoint = load_checkpoint(str(path), str(data))
+def open_checkpoint(
+    path: Path, data: Path, position_encoding: Optional[str] = None, trust: bool = False
+) -> Tuple[Checkpoint, Tensor]:
+    """`evaluation.load_checkpoint`, on the GPU where there is one, and the validation set."""
+    checkpoint = load_checkpoint(str(path), str(data), position_encoding, trust)
     checkpoint.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return checkpoint, load_stream(str(data), "valid", checkpoint.task.dictionary)
 
 
 def table(
-    measure: Callable[[Checkpoint, Tensor], List[Dict[str, Any]]], checkpoints: Mapping[str, Path], data: Path
+    measure: Callable[[Checkpoint, Tensor], List[Dict[str, Any]]],
+    checkpoints: Mapping[str, Path],
+    opened: Callable[[Path], Tuple[Checkpoint, Tensor]],
 ) -> pd.DataFrame:
-    """What `receptive_field` or `loss_by_position` gives for each checkpoint, after the checkpoint's name as `row`."""
+    """What `receptive_field` or `loss_by_position` gives for each checkpoint, after the checkpoint's name as `row`.
+
+    opened: `open_checkpoint`, with the data of all of them.
+    """
     lines = []
     for row, path in checkpoints.items():
         print(f"{measure.__name__}: {row}", file=sys.stderr, flush=True)
-        checkpoint, stream = open_checkpoint(path, data)
+        checkpoint, stream = opened(path)
         every = {"row": row, "l_train": checkpoint.l_train, "sequence_length": REACH * checkpoint.l_train}
         lines += [{**every, **line} for line in measure(checkpoint, stream)]
     return pd.DataFrame(lines)
