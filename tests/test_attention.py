@@ -500,6 +500,29 @@ def test_torch_compile_changes_nothing():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_second_derivatives_are_those_of_the_reference_and_refused_elsewhere(recompute):
+    position = build_position("wavelet", head_dim=16, num_heads=2)
+    x = torch.randn(1, 2, 9, 16, dtype=torch.float64, requires_grad=True)
+
+    def second(implementation):
+        attended = causal_attention(x, x, x, position, implementation=implementation, recompute=recompute)
+        (gradient,) = torch.autograd.grad(attended.square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+
+    second("reference")
+    assert x.grad.any()
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second("blockwise")
+
+
+@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, math.nan])
+def test_a_dropout_that_is_no_probability_or_drops_all_is_refused(dropout_p):
+    x = torch.zeros(1, 2, 3, 16)
+    with pytest.raises(ValueError, match=f"dropout_p {dropout_p}: accepted is a probability"):
+        causal_attention(x, x, x, build_position("nope", head_dim=16, num_heads=2), dropout_p)
+
+
 def test_an_unknown_implementation_is_refused_and_the_reference_can_be_had():
     inputs, position = draw(9, 9, 16), build("ricker past", 16, 2)
     with pytest.raises(ValueError, match="--attention-implementation 'flash' is unknown; accepted are auto, blockwise"):

@@ -325,7 +325,7 @@ def test_files_and_printed_table_have_every_claim_and_the_numbers_behind_it(tmp_
     assert all(judgement["statement"] in printed for judgement in judged.values())
     rises = judged["ricker-does-not-rise"]
     assert rises["verdict"] == "does not hold" and len(rises["numbers"]) == 2
-    line = "ricker 100.50 at 500, ricker 90.00 at 100: 1.1167 ± 0.0000 (spread unknown), claimed at most 1; 1 of 2"
+    line = "ricker 100.50 at 500, ricker 90.00 at 100: 1.1167 (spread unknown), claimed at most 1; 1 of 2"
     assert line in printed
     assert "table1 has no numbers (full, L_train 100) of haar" in judged["haar-does-not-rise"]["reason"]
     assert "there is no table4.csv" in judged["rbio1.1-does-not-rise"]["reason"]

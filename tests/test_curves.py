@@ -248,6 +248,30 @@ def test_a_table_that_is_not_there_is_an_error_only_where_it_is_asked_for(drawn,
     assert "has no table3.tidy.csv; scripts/reproduce.sh table3 makes it" in capsys.readouterr().err
 
 
+def test_of_one_checkpoint_only_its_own_figures_are_accepted(capsys):
+    for name in ("perplexity", "attention-ricker"):
+        with pytest.raises(SystemExit) as stop:
+            curves.main(["--path", "runs/own/checkpoint_last.pt", "--data", "data", name])
+        assert stop.value.code == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{name!r} is unknown; accepted are positions, receptive-field, attention-own" in said
+
+
+@pytest.mark.parametrize("threshold", ["0", "-1", "nan"])
+def test_a_threshold_is_a_weight(threshold, capsys):
+    with pytest.raises(SystemExit):
+        curves.main(["--preset", "demo", f"--threshold={threshold}"])
+    assert f"--threshold {float(threshold)}: accepted are weights > 0" in capsys.readouterr().err
+
+
+def test_fairseqs_own_model_shows_its_attention_as_a_model_of_this_package(trained, data_bin, tmp_path, capsys):
+    path = trained(None, {"--arch": "transformer_lm"})
+    words = ["--path", str(path), "--data", str(data_bin), "--results", str(tmp_path), "receptive-field"]
+    assert curves.main(words) == 2
+    assert "error: fairseq's own transformer_lm does not show its attention; " in capsys.readouterr().err
+    assert curves.main([*words, "--position-encoding", "sinusoidal"]) == 0
+
+
 def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys):
     with pytest.raises(SystemExit) as stop:
         draw(folders, "figure4")

@@ -249,11 +249,34 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
             "table 'table9' is unknown; accepted are shift-direction, shift-direction-seeds, table1",
         ),
         (["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"], "--data no-such-folder: there is no"),
+        (["train", "wikitext103-512", "ricker", "--gpus", "0", "--dry-run"], "--fp16 trains on GPUs only"),
     ],
 )
 def test_unknown_names_are_refused_with_what_is_accepted(arguments, message, capsys):
     assert experiments.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "one", "4294967296"])
+def test_a_seed_that_no_generator_takes_is_refused(seed, capsys):
+    with pytest.raises(SystemExit) as stop:
+        experiments.main(["status", "table1", "--preset", "demo", f"--seed={seed}"])
+    assert stop.value.code == 2 and seed in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
+    monkeypatch.setattr(experiments.os, "cpu_count", lambda: 16)
+    assert experiments.shares_of_the_machine(4, 0, 2) == 4 * [{"OMP_NUM_THREADS": "2"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7,GPU-1")
+    assert experiments.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
+    shares = experiments.shares_of_the_machine(2, 2, 1)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["3,5", "6,7"]
+    with pytest.raises(ValueError, match="--jobs 2 with --gpus 3 take 6 GPUs, and there are 5"):
+        experiments.shares_of_the_machine(2, 3, 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(experiments.torch.cuda, "device_count", lambda: 8)
+    shares = experiments.shares_of_the_machine(8, 1, 1)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == list("01234567")
 
 
 def test_options_make_a_run_of_their_own(capsys):

@@ -309,6 +309,24 @@ def test_what_transformer_xl_keeps_in_inference_follows_its_weights_and_is_not_k
     assert position.relative(9, like=FP64).requires_grad and position.bias(9, like=FP64).requires_grad
 
 
+@pytest.mark.parametrize("between", ["a step of learning", "eval()"])
+def test_what_transformer_xl_keeps_is_not_that_of_weights_written_by_way_of_their_data(between):
+    position = build_position("transformer-xl", head_dim=16, num_heads=2)
+    for parameter in position.parameters():
+        nn.init.normal_(parameter)
+    with torch.no_grad():
+        before = [position.relative(9, like=FP64), position.bias(9, like=FP64)]
+    if between == "eval()":
+        position.projection.data.mul_(2)
+        position.eval()
+    else:  # as fairseq's optimizers make it
+        position.relative(9, like=FP64)
+        position.projection.data.mul_(2)
+    with torch.no_grad():
+        after = [position.relative(9, like=FP64), position.bias(9, like=FP64)]
+    torch.testing.assert_close(after, [2 * before[0], 2 * before[1]])
+
+
 @pytest.mark.parametrize("name", position_names())
 def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
     position, x = build_position(name, head_dim=24, num_heads=2), torch.randn(1, 2, 5, 24)

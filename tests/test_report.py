@@ -157,10 +157,17 @@ def test_paper_s_number_is_of_the_same_row_at_the_same_multiple_of_l_train(page,
     assert {row: numbers for row, numbers in found.items() if any(numbers)} == expected
 
 
-def test_paper_s_number_is_of_the_same_l_train_where_the_paper_has_it(results):
-    write_table(results, "table1", ricker(lengths=[1024, 1524, 3024, 5024], l_train=1024), preset="wikitext103-1024")
-    row = page_of(results, "wikitext103-1024").body("table1", "full")[0]
+@pytest.mark.parametrize("preset, l_train", [("wikitext103-1024", 1024), ("wikitext2-cpu-256", 256)])
+def test_paper_s_number_is_of_the_l_train_whose_multiples_the_lengths_are(results, preset, l_train):
+    lengths = [length * l_train // 1024 for length in (1024, 1524, 3024, 5024)]
+    write_table(results, "table1", ricker(lengths=lengths, l_train=l_train), preset=preset)
+    row = page_of(results, preset).body("table1", "full")[0]
     assert [cell["small"] for cell in row[2:]] == ["18.26", "17.13", "17.14", "17.44"]  # Table 1, as printed
+
+
+def test_a_seed_that_was_made_alone_has_a_page(results):
+    write_table(results, "table1", ricker(seed=3), {"rows": {"ricker seed 3": run_of()}}, preset=f"{PRESET}-seed3")
+    assert ABOUT in page_of(results, f"{PRESET}-seed3").text
 
 
 def test_lowest_number_of_a_column_is_bold_and_no_other(results):

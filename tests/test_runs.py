@@ -23,6 +23,7 @@ from wavepos_fairseq import experiments, runs, slurm
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
 LAST = 24
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def undisturbed(preset, data, tmp_path_factory):
     """The cells of the run that nothing befalls."""
     row = runs.Row("ricker", {"method": "Ricker"}, ("--position-encoding", "wavelet"))
     folder = tmp_path_factory.mktemp("runs") / "ricker"
-    found = numbers(runs.execute(runs.Run(preset, row, data, folder, gpus=0, seed=1), threads=1))
+    found = numbers(runs.execute(runs.Run(preset, row, data, folder, gpus=0, seed=1), ONE_THREAD))
     assert list((folder / "tensorboard" / "train_inner").glob("events.*"))
     return found
 
@@ -71,10 +72,10 @@ def first_attempts(run):
 
 def in_a_process(run):
     """Makes the run in a process of its own."""
-    program = "import pickle, sys; from wavepos_fairseq import runs; runs.execute(pickle.load(sys.stdin.buffer), 1)"
+    program = "import pickle, sys; from wavepos_fairseq import runs; runs.execute(*pickle.load(sys.stdin.buffer))"
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdin=subprocess.PIPE)
-    pickle.dump(run, process.stdin)
+    pickle.dump((run, ONE_THREAD), process.stdin)
     process.stdin.close()
     return process
 
@@ -96,7 +97,7 @@ def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturb
         process.wait()
         wait_for(lambda: run.state() == "stopped")
         assert 0 < run.resumed_at() < LAST
-    found = numbers(runs.execute(run, threads=1))
+    found = numbers(runs.execute(run, ONE_THREAD))
     if processes == 1:  # two draw other dropout masks; test_parallel.py compares them
         assert found == undisturbed
     assert first_attempts(run) == len(moments) + 1
@@ -148,7 +149,7 @@ def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lo
     with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {parent.pid} on .* started"):
         runs.execute(run)
     wait_for(lambda: run.state() == "stopped")
-    assert numbers(runs.execute(run, threads=1)) == undisturbed
+    assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
     assert first_attempts(run) == 1
 
 
@@ -190,18 +191,18 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_lost(run, undisturbed):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # no checkpoint is as small as that
     try:
-        with pytest.raises(runs.RunFailed, match="File too large"):
-            runs.execute(run, threads=1)
+        with pytest.raises(runs.RunFailed, match=f"^File too large in {run.folder}; status 1"):
+            runs.execute(run, ONE_THREAD)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert numbers(runs.execute(run, threads=1)) == undisturbed
+    assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
     assert not list(run.folder.glob("*.tmp"))
 
 
 def test_stopped_it_ends_its_processes_at_once(run):
     stop = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        runs.execute(run, threads=1, progress=lambda update, loss: stop.set(), stop=stop)
+        runs.execute(run, ONE_THREAD, progress=lambda update, loss: stop.set(), stop=stop)
     assert run.state() == "stopped"  # nobody holds the lock
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import slurm
+from wavepos_fairseq import experiments, slurm
 
 NAME = "wavepos-test"
 
@@ -56,10 +56,17 @@ def test_an_unknown_or_missing_resource_is_refused_by_name(tmp_path):
         slurm.submit({}, tmp_path, NAME, {})
 
 
-def test_without_slurm_the_launcher_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="there is no sbatch on the PATH"):
-        slurm.submit({}, tmp_path, NAME, {"timeout_min": 5})
+def test_without_slurm_the_launcher_says_so_before_the_data_are_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(experiments, "_data_bin", lambda *_: pytest.fail("data"))
+    words = ["reproduce", "table1", "--preset", "demo", "--launcher", "slurm"]
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    for path, said in (("empty", "there is no sbatch on the PATH"), ("", "squeue fails: no controller")):
+        monkeypatch.setenv("PATH", str(tmp_path / path))
+        assert experiments.main(words) == 2
+        assert f"error: --launcher slurm: {said}" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Iterator, NamedTuple, Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .positions import Position
 
@@ -70,9 +71,12 @@ def causal_attention(
     implementation: one of IMPLEMENTATIONS; recompute: whether the backward pass of ``blockwise`` computes the weights
     anew, instead of keeping the B H L S / 2 of them.
 
-    Returns (B, H, L, d). Raises ValueError for other shapes and for an implementation that cannot run here.
+    Returns (B, H, L, d). Raises ValueError for other shapes, for a dropout_p that is not in [0, 1) and for an
+    implementation that cannot run here. Second derivatives are those of ``reference`` only; the others refuse.
     """
     implementation = _chosen(implementation, query)
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p {dropout_p}: accepted is a probability, from 0 to less than 1")
     with torch.autocast(query.device.type, enabled=False):
         if implementation == "reference":
             return reference_attention(query, key, value, position, dropout_p)
@@ -211,6 +215,7 @@ class _Blockwise(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_output):
         query, key, value, lagged, basis, bias, output, *kept = ctx.saved_tensors
         dropout_p, seed = ctx.dropout

@@ -223,13 +223,20 @@ def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
 def markdown(judged: List[Dict[str, Any]], title: str) -> str:
     """A line for each judgement, with the numbers that decide it."""
     counts = Counter(judgement["verdict"] for judgement in judged)
+    deciding = [(judgement["verdict"], number) for judgement in judged for number in judgement.get("numbers", [])[:1]]
+    unknown = Counter(verdict for verdict, number in deciding if number["spread_known_by"] == "unknown")
+    shown = [
+        f"{counts[verdict]} {verdict}" + (f" (of {unknown[verdict]} the spread is unknown)" if unknown[verdict] else "")
+        for verdict in (*reversed(VERDICTS), "not judged")
+    ]
     lines = [
         f"# {title}",
         "",
-        ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*reversed(VERDICTS), "not judged")) + ".",
+        ", ".join(shown) + ".",
         "The numbers are the comparison that decides: the one nearest to the bound or, where the claim does not hold,",
         "farthest on its wrong side; and how many of all its comparisons come out the same (all are in claims.json).",
-        "± is the spread: two standard deviations over the seeds, or the bootstrap's, or 0 where neither is known.",
+        "± is the spread: two standard deviations over the seeds, or the bootstrap's. Where neither is known, two",
+        "numbers decide, however near they are.",
         "",
         "| claim | L_train | verdict | numbers |",
         "|---|---|---|---|",
@@ -243,12 +250,13 @@ def markdown(judged: List[Dict[str, Any]], title: str) -> str:
 
 def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
     number, agree = numbers[0], sum(number["verdict"] == numbers[0]["verdict"] for number in numbers)
-    known_by = {"seeds": f"{len(number['seeds'])} seeds", "bootstrap": "bootstrap", "unknown": "spread unknown"}
+    known_by = {"seeds": f"{len(number['seeds'])} seeds"}.get(number["spread_known_by"], number["spread_known_by"])
+    spread = "(spread unknown)" if known_by == "unknown" else f"± {number['spread']:.4f} ({known_by})"
     text = f"{number['row']} at {number['sequence_length']}: "
     if "over_row" in number:
         text = f"{number['row']} {number['value']:.2f} at {number['sequence_length']}, "
         text += f"{number['over_row']} {number['over_value']:.2f} at {number['over_length']}: "
-    text += f"{number['ratio']:.4f} ± {number['spread']:.4f} ({known_by[number['spread_known_by']]}), claimed {bounds}"
+    text += f"{number['ratio']:.4f} {spread}, claimed {bounds}"
     return f"{text}; {agree} of {len(numbers)}"
 
 

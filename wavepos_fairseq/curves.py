@@ -37,7 +37,7 @@ from . import maps
 from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
-from .runs import PAPER, ROOT, load_preset, load_table
+from .runs import PAPER, ROOT, load_table, preset_of
 from .tables import write_whole
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
@@ -259,8 +259,8 @@ def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
     if not set(names) <= set(PERPLEXITY):
-        preset = load_preset(args.preset)
-        runs = functools.partial(finished, args.runs / preset.name, preset.checkpoint)
+        preset = preset_of(args.preset)
+        runs = functools.partial(finished, args.runs / args.preset, preset.checkpoint)
         yield from draw_checkpoints(args, names, runs, args.data or ROOT / "data" / preset.corpus)
 
 
@@ -309,15 +309,19 @@ def main(arguments=None) -> int:
     add_reading_options(parser)
     parser.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
     parser.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
-    accepted = f"{', '.join([*PERPLEXITY, *MEASURED])}, {MAP}ROW"
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {accepted}, the last for the rows")
+    accepted = [*PERPLEXITY, *MEASURED, f"{MAP}ROW"]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(accepted)}")
     args = parser.parse_args(arguments)
     if args.path and not args.data:
         parser.error("--path needs --data, the data-bin folder")
     args.folder = args.results / (args.preset or args.path.resolve().parent.name)
+    if args.path:
+        accepted = [*MEASURED, f"{MAP}{args.folder.name}"]
     for name in args.names:
-        if name not in PERPLEXITY and name not in MEASURED and not name.startswith(MAP):
-            parser.error(f"{name!r} is unknown; accepted are {accepted}")
+        if name not in accepted and (args.path or not name.startswith(MAP)):
+            parser.error(f"{name!r} is unknown; accepted are {', '.join(accepted)}")
+    if args.threshold is not None and not args.threshold > 0:
+        parser.error(f"--threshold {args.threshold}: accepted are weights > 0")
     for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
         logging.getLogger(library).setLevel(logging.WARNING)
     output = args.folder / "figures"

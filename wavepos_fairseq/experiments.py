@@ -18,6 +18,7 @@ import itertools
 import math
 import os
 import platform
+import queue
 import re
 import shlex
 import signal
@@ -31,8 +32,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import pandas as pd
+import torch
 
-from . import tables
+from . import slurm, tables
 from .data import WIKITEXT, check_counts, count, prepare
 from .evaluation import parse_count, write_json
 from .positions import build_position
@@ -127,14 +129,14 @@ class Progress:
         self.updates: Dict[str, int] = {}
         self.lock = threading.Lock()
 
-    def update(self, run: str, update: int, loss: Optional[float] = None) -> None:
-        """`run` has made so many updates, at a loss in bits; without a loss it had made them before."""
+    def update(self, run: str, update: int, loss: float) -> None:
+        """`run` has made so many updates, at a loss in bits."""
         with self.lock:
             self.at_start.setdefault(run, update)
             self.updates[run] = update
             now = time.monotonic()
             made = sum(self.updates.values()) - sum(self.at_start.values())
-            if loss is None or not made or now - self.shown < _SECONDS_BETWEEN_LINES:
+            if not made or now - self.shown < _SECONDS_BETWEEN_LINES:
                 return
             self.shown = now
             left = (self.num_runs * self.max_update - sum(self.updates.values())) * (now - self.started) / made
@@ -157,15 +159,18 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
     outcomes = _so_far(runs, refused)
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
     progress = Progress(len(missing), runs[0].max_update)
-    threads = max(1, (os.cpu_count() or 1) // (jobs * runs[0].processes))
+    shares = queue.SimpleQueue()
+    for share in shares_of_the_machine(jobs, runs[0].gpus, runs[0].processes):
+        shares.put(share)
     stop = threading.Event()
     others: List[int] = []
 
     def one(number: int, patience: float) -> None:
         run, label = runs[number], f"[{number + 1}/{len(runs)}] {runs[number].label}"
         print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
+        share = shares.get()
         try:
-            outcome = execute(run, threads, functools.partial(progress.update, run.label), patience, stop)
+            outcome = execute(run, share, functools.partial(progress.update, run.label), patience, stop)
         except InUse as error:
             print(f"{label}: {error}; the others first", flush=True)
             others.append(number)
@@ -174,6 +179,8 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
         else:
             outcomes[number] = outcome
             _print_success(label, outcome)
+        finally:
+            shares.put(share)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -188,15 +195,32 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
     return outcomes
 
 
+def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
+    """For each of the jobs that run side by side, the environment that gives it threads and GPUs of its own.
+
+    Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
+    """
+    threads = max(1, (os.cpu_count() or 1) // (jobs * processes))
+    shares = [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
+    if gpus and jobs > 1:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
+        if len(devices) < jobs * gpus:
+            needed = f"--jobs {jobs} with --gpus {gpus} take {jobs * gpus} GPUs"
+            raise ValueError(f"{needed}, and there are {len(devices)}; fewer jobs wait for one another")
+        for number, share in enumerate(shares):
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
+    return shares
+
+
 def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
     """As `make`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
-    from . import slurm
-
     outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
     if runs[0].gpus:
         resources.setdefault("gpus_per_node", runs[0].gpus)
     by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
-    make_one = functools.partial(execute, threads=resources.get("cpus_per_task"), patience=math.inf)
+    threads = {"OMP_NUM_THREADS": str(resources["cpus_per_task"])} if "cpus_per_task" in resources else {}
+    make_one = functools.partial(execute, environment=threads, patience=math.inf)
     tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
     for label, failure in slurm.finished(slurm.submit(tasks, folder, name, resources), name):
         run = runs[by_label[label]]
@@ -351,10 +375,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> int:
+    if _count(text) >= 2**32:  # which NumPy's generator takes no more
+        raise argparse.ArgumentTypeError(f"{text} is no seed: accepted are 0 to {2**32 - 1}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    seed = {"type": _count, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
+    seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
@@ -434,6 +464,8 @@ def _all_runs(args: argparse.Namespace) -> int:
     if args.command == "status":
         print_status(runs, refused)
         return 0
+    if args.launcher == "slurm":
+        slurm.refuse_without_cluster()  # before the data are made
     data = _data_bin(args.data, preset)
     _refuse_other_corpus(data, preset)
     runs = [replace(run, data=data) for run in runs]

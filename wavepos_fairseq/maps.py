@@ -32,10 +32,18 @@ Inputs = Tuple[Tensor, Tensor, Position]  # query and key (1, H, L, d), and the 
 
 @torch.no_grad()
 def attention_inputs(model: torch.nn.Module, tokens: Tensor) -> List[Inputs]:
-    """What the attention of each layer, from the first on, is given when the model reads the tokens (L,)."""
+    """What the attention of each layer, from the first on, is given when the model reads the tokens (L,).
+
+    Raises ValueError for a model without this package's attention, which fairseq's own transformer_lm is.
+    """
     from .models.transformer_lm_wavelet import PositionalSelfAttention  # here, for it needs fairseq
 
     layers = [module for module in model.modules() if isinstance(module, PositionalSelfAttention)]
+    if not layers:
+        raise ValueError(
+            "fairseq's own transformer_lm does not show its attention; --position-encoding sinusoidal (or nope, with "
+            "--no-token-positional-embeddings) reads its checkpoint as a transformer_lm_wavelet"
+        )
     with contextlib.ExitStack() as stack:
         spies = [stack.enter_context(mock.patch.object(layer, "attend", wraps=layer.attend)) for layer in layers]
         model.decoder(tokens[None].to(next(model.parameters()).device), features_only=True)

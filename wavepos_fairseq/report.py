@@ -19,14 +19,14 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from .evaluation import INFERENCES
-from .runs import PAPER, ROOT, load_preset, load_table, names, read_json
+from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
 from .tables import write_whole
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
@@ -92,12 +92,17 @@ def _read(path: Path, required: Iterable[str]) -> List[Line]:
     return [{name: float(text or "nan") if name in _NUMBERS else text for name, text in line.items()} for line in lines]
 
 
-def _paper(name: str, l_train: float) -> List[Line]:
-    """The paper's cells of that table, of this L_train or else its smallest."""
+def _paper(name: str, multiples: Set[float]) -> List[Line]:
+    """The paper's cells of that table, of the L_train at which most of its lengths are these multiples of it."""
     path = PAPER / f"{name}.csv"
-    lines = _read(path, _CELL) if path.is_file() else []
-    published = {line["l_train"] for line in lines}
-    return [line for line in lines if line["l_train"] == (l_train if l_train in published else min(published))]
+    published: Dict[float, List[Line]] = collections.defaultdict(list)
+    for line in _read(path, _CELL) if path.is_file() else []:
+        published[line["l_train"]].append(line)
+    return max(published.values(), key=lambda lines: len(multiples & _multiples(lines)), default=[])
+
+
+def _multiples(lines: List[Line]) -> Set[float]:
+    return {line["sequence_length"] / line["l_train"] for line in lines}
 
 
 def _key(labels: Iterable[Tuple[str, str]], inference: str, multiple: float) -> tuple:
@@ -143,7 +148,9 @@ def make_table(name: str, title: str, lines: List[Line], paper: List[Line], mani
         }
         for inference in INFERENCES
     }
-    runs = {name: run for name, run in manifest.get("rows", {}).items() if " seed " not in name}  # of the first seed
+    by_label = {tuple(label.partition(" seed ")[::2]): run for label, run in manifest.get("rows", {}).items()}
+    first_seed = next((seed for _, seed in by_label), "")
+    runs = {name: run for (name, seed), run in by_label.items() if seed == first_seed}
     if runs and len(runs) != len(rows):
         raise ValueError(
             f"{name}.manifest.json has {len(runs)} rows and {name}.tidy.csv {len(rows)}: make the table again"
@@ -175,7 +182,7 @@ def read_tables(folder: Path) -> List[Table]:
         lines = _read(found[name], _CELL)
         manifest = read_json(folder / f"{name}.manifest.json") or {}
         tables.append(
-            make_table(name, titles.get(name, f"Sweep {name}"), lines, _paper(name, lines[0]["l_train"]), manifest)
+            make_table(name, titles.get(name, f"Sweep {name}"), lines, _paper(name, _multiples(lines)), manifest)
         )
     return tables
 
@@ -280,17 +287,16 @@ def _figures(folder: Path) -> Dict[str, str]:
 
 def render(preset_name: str, results: Path) -> str:
     """The page of results/PRESET; ValueError where there is no such preset or folder, or a file in it is not sound."""
-    preset = load_preset(preset_name)
-    folder = results / preset.name
+    preset, folder = preset_of(preset_name), results / preset_name
     if not folder.is_dir():
-        raise ValueError(f"--preset {preset.name}: there is no folder {folder}; scripts/reproduce.sh makes it")
+        raise ValueError(f"--preset {preset_name}: there is no folder {folder}; scripts/reproduce.sh makes it")
     tables = read_tables(folder)
     styles: Styles = collections.defaultdict(itertools.cycle(_STYLES).__next__)
     plots: Dict[str, Plot] = {}
     table1 = next((table for table in tables if table.name == "table1"), None)
     if table1:
         plots["ours"] = perplexity_plot(table1, styles)
-        paper = _paper("table1", table1.l_train)
+        paper = _paper("table1", {length / table1.l_train for length in table1.lengths})
         plots["paper"] = perplexity_plot(make_table("table1", "Table 1", paper, [], {}), styles)
     if (folder / "positions.csv").is_file():
         names = {row: labels[0] for labels, (row, _) in table1.runs.items()} if table1 else {}

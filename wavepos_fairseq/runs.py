@@ -15,17 +15,19 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import yaml
 
@@ -172,6 +174,11 @@ def load_preset(name: str) -> Preset:
     if preset.l_train not in preset.lengths:
         raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
     return preset
+
+
+def preset_of(folder: str) -> Preset:
+    """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
+    return load_preset(re.sub(r"-seed\d+$", "", folder))
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
@@ -394,18 +401,18 @@ class Run:
             file.flush()
             yield file.fileno()
 
-    def train(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[bytes]":
+    def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command = self.training_command()
         write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
         modules = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}
-        return _start(["-m", modules[command[0]], *command[1:]], lock, output, threads)
+        return _start(["-m", modules[command[0]], *command[1:]], lock, environment, output)
 
-    def evaluate(self, lock: int, threads: Optional[int] = None, output=None) -> "subprocess.Popen[bytes]":
+    def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
-        return _start(self.evaluation_command()[1:], lock, output, threads)
+        return _start(self.evaluation_command()[1:], lock, environment, output)
 
 
 def _as_options(settings: Dict[str, Any]) -> List[str]:
@@ -450,18 +457,16 @@ def _by_option(command: str) -> Dict[str, str]:
     return {option: text for option, text in given.items() if option not in places}
 
 
-def _start(arguments: List[str], lock: int, output, threads: Optional[int]) -> "subprocess.Popen[bytes]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
+def _start(arguments: List[str], lock: int, environment: Mapping[str, str], output) -> "subprocess.Popen[bytes]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
+    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=output,
         stderr=output and subprocess.STDOUT,
         cwd=ROOT,
-        env=environment,
+        env={**inherited, **environment},
         pass_fds=[lock],  # the run stays locked while this process lives, even if the one that started it is killed
     )
 
@@ -476,15 +481,16 @@ class RunFailed(RuntimeError):
 
 def execute(
     run: Run,
-    threads: Optional[int] = None,
+    environment: Mapping[str, str] = {},
     progress: Callable[[int, float], None] = lambda update, loss: None,
     patience: float = 1.0,
     stop: Optional[threading.Event] = None,
 ) -> Dict[str, Any]:
     """Trains and evaluates what is not done yet and gives the result, which it writes to result.json.
 
-    progress(update, loss): called with what fairseq logs. patience: seconds for which it waits for another process that
-    has the run. stop: set by another thread, ends it with KeyboardInterrupt. Raises InUse and RunFailed.
+    environment: what its processes get besides this one's. progress(update, loss): called with what fairseq logs.
+    patience: seconds for which it waits for another process that has the run. stop: set by another thread, ends it with
+    KeyboardInterrupt. Raises InUse and RunFailed.
     """
     stop, failed = stop or threading.Event(), run.folder / "failed"
     with run.locked(patience, stop) as lock:
@@ -495,20 +501,20 @@ def execute(
             with contextlib.suppress(FileNotFoundError):
                 left.unlink()
         try:
-            return _execute(run, lock, threads, progress, stop)
+            return _execute(run, lock, environment, progress, stop)
         except RunFailed as error:
             failed.write_text(str(error), encoding="utf-8")
             raise
 
 
-def _execute(run: Run, lock: int, threads, progress, stop) -> Dict[str, Any]:
+def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]:
     def on_line(line: str) -> None:
         logged = _logged(line)
         if "num_updates" in logged:
             progress(int(logged["num_updates"]), float(logged["loss"]))
 
     def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
-        _follow(functools.partial(start, lock, threads), run.folder / log, on_line, stop)
+        _follow(functools.partial(start, lock, environment), run.folder / log, on_line, stop)
 
     if not run.is_trained():
         follow(run.train, "train.log")
@@ -565,8 +571,18 @@ def _follow(
         raise KeyboardInterrupt
     if process.returncode:
         lines_shown = "\n".join(last)
-        full = "" if shutil.disk_usage(log.parent).free > 2**20 else "no space is left on its disk; "
+        full = _why_full(log.parent)
         raise RunFailed(f"{full}status {process.returncode}; the last lines of {short(log)}:\n{lines_shown}")
+
+
+def _why_full(folder: Path) -> str:
+    """Why no more can be written there, if so: in the log, which lies there too, that is not said."""
+    try:
+        with tempfile.TemporaryFile(dir=str(folder)) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        return f"{error.strerror} in {short(folder)}; "
+    return ""
 
 
 def _commit() -> str:
@@ -592,6 +608,8 @@ def fairseq_options(run: Run) -> argparse.Namespace:
         except SystemExit as stop:
             why = stop.code if isinstance(stop.code, str) else said.getvalue()
             raise ValueError(why.strip().rpartition("error: ")[2]) from None
+    if understood.cpu and understood.fp16:
+        raise ValueError("--fp16 trains on GPUs only, and this is for the CPU (--gpus 0)")
     if understood.tokens_per_sample < 1:
         raise ValueError(f"--tokens-per-sample {understood.tokens_per_sample}: a sequence has at least 1 token")
     return understood

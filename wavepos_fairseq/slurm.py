@@ -26,21 +26,26 @@ _RESOURCES += ("nodelist", "exclude", "exclusive", "gres", "array_parallelism", 
 _RESOURCES += ("setup", "srun_args", "comment", "additional_parameters")
 
 
+def refuse_without_cluster() -> None:
+    """ValueError unless Slurm is here and answers."""
+    if shutil.which("sbatch") is None:
+        raise ValueError("--launcher slurm: there is no sbatch on the PATH here; accepted is --launcher local")
+    _states("")
+
+
 def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mapping[str, Any]) -> Dict[str, submitit.Job]:
     """Submits the tasks as one job array called `name`, and gives their jobs by the tasks' names.
 
     Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: where
     submitit keeps its pickles and logs, on a disk that all nodes see. resources: submitit's parameters for Slurm, say
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
-    Raises ValueError for others, and where Slurm is missing or refuses.
+    Raises ValueError for others, and where Slurm refuses (see `refuse_without_cluster`).
     """
     unknown = sorted(set(resources) - set(_RESOURCES))
     if unknown:
         raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
     if "timeout_min" not in resources:
         raise ValueError("slurm: timeout_min is missing, the minutes after which Slurm stops a job and it is requeued")
-    if shutil.which("sbatch") is None:
-        raise ValueError("--launcher slurm: there is no sbatch on the PATH here; accepted is --launcher local")
     queued = [submitit.SlurmJob(folder, job_id) for job_id in _states(name)]
     jobs = {job.submission().function.name: job for job in queued if job.paths.submitted_pickle.exists()}
     new = [_Resumable(task_name, task) for task_name, task in tasks.items() if task_name not in jobs]
@@ -61,7 +66,8 @@ def _states(name: str) -> Dict[str, str]:
     command = ["squeue", "--me", "--name", name, "--array", "--noheader", "--format=%i %T"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"slurm: squeue fails: {done.stderr}")
+        why = done.stderr.strip().splitlines()[-1:]
+        raise ValueError(f"--launcher slurm: squeue fails: {' '.join(why)}; accepted is --launcher local")
     return dict(line.split() for line in done.stdout.splitlines())
 
 

@@ -31,6 +31,10 @@ class TransformerXLPosition(Position):
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
         self._kept = {}  # by name what a table of the lags depends on, and the table, while nothing is learned
 
+    def train(self, mode: bool = True) -> "TransformerXLPosition":
+        self._kept.clear()  # for weights exchanged by way of their data, as averages of them are
+        return super().train(mode)
+
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
 
@@ -52,6 +56,7 @@ class TransformerXLPosition(Position):
         """compute(num_lags, like), (H, num_lags, ...), kept for the next calls while nothing is learned."""
         weights = (self.projection, self.position_bias)
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            self._kept.clear()  # fairseq's optimizers write to weight.data, which leaves the key as it was
             return compute(num_lags, like)
         num_rows = power_of_two(num_lags)
         key = (num_rows, like.dtype, like.device, *((weight.data_ptr(), weight._version) for weight in weights))
