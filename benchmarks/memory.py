@@ -1,0 +1,56 @@
+"""Memory for one long sequence through the layers of a model, which is to grow with its length and not with its square.
+
+    python benchmarks/memory.py [--quick] [--lengths 8192,16384,32768] [--device cuda --fp16]
+
+The model is of the size of wikitext2-cpu, in evaluation, without the softmax over the words. A growth is the peak at a
+length over that at the length before. Lengths are left out that would take more than 4 GiB if it grew with the square.
+"""
+
+import argparse
+import functools
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from measure import machine, peak_bytes, report
+from training import BASELINE, RESULTS, VOCABULARY, Trainee
+
+from wavepos_fairseq.positions import position_names
+
+MOST = 4 * 2**30
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lengths", default="8192,16384,32768", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--fp16", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="lengths 1024 and 2048")
+    parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/memory-DEVICE.csv)")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    lengths = [int(length) for length in ("1024,2048" if args.quick else args.lengths).split(",")]
+    archs = {name: f"--arch transformer_lm_wavelet --position-encoding {name}" for name in position_names()}
+    rows = []
+    for name, arch in {BASELINE: "--arch transformer_lm", **archs}.items():
+        arch += f" --max-target-positions {max(lengths)}"
+        decoder = Trainee(arch, "wikitext2-cpu", args.device, args.fp16).model.eval().decoder
+        before = None  # length and peak
+        for length in lengths:
+            if before and before[1] * (length / before[0]) ** 2 > MOST:
+                break
+            tokens = torch.randint(4, VOCABULARY, (1, length), device=args.device)
+            with torch.inference_mode():
+                peak = peak_bytes(functools.partial(decoder, tokens, features_only=True), args.device)
+            growth = round(peak / before[1], 3) if before else ""
+            rows.append({"model": name, "length": length, "peak_mib": round(peak / 2**20, 1), "growth": growth})
+            before = length, peak
+        print(f"{name} done", flush=True)
+    title = f"Peak memory, weights not counted; {machine(args.device)}"
+    report(title, rows, args.output or RESULTS / f"memory-{args.device}.csv")
+
+
+if __name__ == "__main__":
+    main()
