@@ -421,6 +421,20 @@ def test_a_length_that_the_paper_has_not_stands_alone():
     assert pd.isna(alibi_release.beside_the_paper([cell])["perplexity of the paper"]).all()
 
 
+@pytest.mark.parametrize(
+    "words, error",
+    [
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+        (["--max-tokens", "x"], "argument --max-tokens: 'x' is no whole number > 0"),
+    ],
+)
+def test_a_wrong_option_of_the_evaluation_is_refused_before_anything_is_downloaded(monkeypatch, capsys, words, error):
+    monkeypatch.setattr(alibi_release, "prepare", lambda *_, **__: pytest.fail("the corpus was prepared"))
+    with pytest.raises(SystemExit, match="2"):
+        alibi_release.main(["512", *words])
+    assert capsys.readouterr().err.endswith(f"\npython -m wavepos_fairseq.alibi_release: error: {error}\n")
+
+
 def test_a_copy_that_is_not_there_is_refused(data_bin, tmp_path, capsys):
     assert alibi_release.main(["512", "--from", str(tmp_path / "none.pt"), "--data", str(data_bin)]) == 2
     assert "error: --from" in capsys.readouterr().err

@@ -99,13 +99,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if behaviour == "nonsense":
             return self.wfile.write(b"\0" * 100)
         start = int(re.match(r"bytes=(\d+)-$", wanted).group(1)) if wanted and behaviour != "norange" else 0
-        if start >= len(body):
+        if start and behaviour == "unsatisfied":
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            return self.end_headers()
+        if start >= len(body) or (start and behaviour == "unsaid"):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
             said = {"lying": start, "otherrange": 7, "norangesaid": None}.get(behaviour, start)
             self.send_header("Content-Range", f"bytes {said}-{len(body) - 1}/{len(body)}")
             start = 3 if behaviour == "lying" else start  # the bytes are others than it says
+            body = body[: start + 50] if behaviour == "pieces" else body
         if behaviour != "nolength":
             self.send_header("Content-Length", "x" if behaviour == "badlength" else str(len(body) - start))
         self.end_headers()
@@ -384,6 +389,35 @@ def test_wrong_bytes_of_an_earlier_run_are_thrown_away(synthetic, server, tmp_pa
     (tmp_path / "wikitext-2.zip.part").write_bytes(b"x" * size)
     assert fetch(server, tmp_path, "good").read_bytes() == ARCHIVE
     assert [wanted for _, wanted in server.requests] == [f"bytes={size}-", None]
+
+
+@pytest.mark.parametrize(
+    "behaviour, size, said",
+    [
+        ("unsatisfied", 100, f"100 of {len(ARCHIVE)} bytes"),
+        ("unsaid", 100, "does not tell the file's length"),
+        ("pieces", 100, f"{100 + 50 * data.ATTEMPTS_PER_MIRROR} of {len(ARCHIVE)} bytes"),
+        ("nolength", 0, "does not tell the file's length"),
+    ],
+)
+def test_without_a_checksum_a_file_is_taken_at_the_length_that_is_told_and_no_other(
+    server, tmp_path, behaviour, size, said
+):
+    part, archive = tmp_path / "archive.zip.part", tmp_path / "archive.zip"
+    part.write_bytes(ARCHIVE[:size])
+    with pytest.raises(data.DataError, match=said):
+        data.fetch_file(archive, [server.url(behaviour)], Path.stat, by_length=True)
+    assert not archive.exists() and len(part.read_bytes()) >= size
+    data.fetch_file(archive, [server.url("good")], Path.stat, by_length=True)
+    assert archive.read_bytes() == ARCHIVE and not part.exists()
+
+
+@pytest.mark.parametrize("behaviour", ["unsatisfied", "otherrange"])
+def test_without_a_checksum_too_many_bytes_or_others_are_no_part_of_the_file(server, tmp_path, behaviour):
+    size = len(ARCHIVE) + 100 if behaviour == "unsatisfied" else 100
+    (tmp_path / "archive.zip.part").write_bytes(b"x" * size)
+    archive = data.fetch_file(tmp_path / "archive.zip", [server.url(behaviour)], Path.stat, by_length=True)
+    assert archive.read_bytes() == ARCHIVE
 
 
 BAD = ["wrong", "page", "missing", "stuck", "nolength", "badlength", "nonsense"]

@@ -1,12 +1,13 @@
 """README.md and docs/: the site builds without a warning and loads nothing, what the pages say to type is accepted."""
 
 import argparse
-import contextlib
+import ast
 import csv
 import importlib
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -31,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
+COMMAND = re.compile(r"(scripts/\w+\.sh|python|fairseq-train|fairseq-interactive|pip|nox)( |$)")
 
 
 class Page(NamedTuple):
@@ -39,13 +41,14 @@ class Page(NamedTuple):
     files: Dict[str, str]  # blocks with a title, by it
     python: List[str]  # the other blocks of Python
     commands: List[List[str]]  # words of commands, in indented blocks and within the text
+    others: List[str]  # lines of indented blocks that are no commands
     languages: List[str]  # of the blocks without a title
     code: List[str]  # what stands in backticks within the text
 
 
 def read(path):
     source = path.relative_to(ROOT).as_posix()
-    page = Page({}, [], [], [], [])
+    page = Page({}, [], [], [], [], [])
     for token in MarkdownIt().enable("table").parse(expanded(path.read_text(encoding="utf-8"), source, "index.md")):
         if token.type in ("fence", "code_block"):
             language, *attributes = shlex.split(token.info) or [""]
@@ -58,6 +61,7 @@ def read(path):
                 page.python.append(token.content)
             elif language in SHELL:
                 page.commands.extend(commands(token.content))
+                page.others.extend(line for line in lines(token.content) if line and not COMMAND.match(line))
         for child in token.children or []:
             if child.type == "code_inline":
                 page.code.append(child.content)
@@ -65,10 +69,12 @@ def read(path):
     return page
 
 
+def lines(text):
+    return [re.sub(r"^echo [^|]*\| ", "", line) for line in text.replace("\\\n", " ").splitlines()]
+
+
 def commands(text):
-    lines = text.replace("\\\n", " ").splitlines()
-    typed = [line for line in lines if re.match(r"(scripts/\w+\.sh|python|fairseq-train|pip)( |$)", line)]
-    return [shlex.split(line, comments=True) for line in typed]
+    return [shlex.split(line, comments=True) for line in lines(text) if COMMAND.match(line)]
 
 
 READ = {path: read(path) for path in PAGES}
@@ -133,6 +139,9 @@ def test_the_results_page_has_the_numbers_of_the_csv(site, table):
 def test_every_block_is_run_or_says_that_it_is_not(path):
     assert set(READ[path].languages) <= set(LANGUAGES)
     assert READ[path].files.items() <= READ[WALK].files.items()
+    for line in READ[path].others:
+        first = re.match(r"\w[\w/.]*|", line).group()
+        assert line.startswith("score[m, n] = ") or (first and (ROOT / first).exists()), line
 
 
 @by_page([path for path in PAGES if READ[path].python and path != WALK])
@@ -158,27 +167,50 @@ def module_of(words):
 
 
 def accept(words, monkeypatch):
-    """Has a command's own parser, and what checks its arguments, read the words; SystemExit where they are refused."""
-    if words[0] == "pip":
-        assert words[:4] == ["pip", "install", "-c", "constraints.txt"]
-    elif words[0] == "python" and words[1] != "-m":
-        script = (ROOT / words[1]).read_text(encoding="utf-8")
+    """Has a command's own parser, and what checks its arguments, read the words; SystemExit where they are refused.
+
+    Nothing else is done: a module is stopped where it has read all, and one that goes on has no network or processes.
+    """
+    program, *arguments = words
+    if program == "pip":
+        assert arguments[:3] == ["install", "-c", "constraints.txt"]
+        pinned = re.findall("^[^=#]+(?===)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(word in (*pinned, "-e") or re.fullmatch(r"\.(\[\w+\])?", word) for word in arguments[3:])
+    elif program == "nox":
+        noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+        pythons, session = re.search(r"python=(.*)\)\ndef (\w+)", noxfile).groups()
+        assert arguments[0] == "-s"
+        assert set(arguments[1:]) <= {f"{session}-{version}" for version in ast.literal_eval(pythons)}
+    elif program == "python" and arguments[0] != "-m":
+        script = (ROOT / arguments[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in script for word in words if word.startswith("--"))
-    elif words[0] == "fairseq-train":
+    elif program in FAIRSEQ:
         importlib.import_module("wavepos_fairseq.models")
-        options.parse_args_and_arch(options.get_training_parser(), words[1:])
-    elif len(words) == 1:
-        assert (ROOT / words[0]).is_file()
+        options.parse_args_and_arch(FAIRSEQ[program](), arguments)
+    elif not arguments:
+        assert (ROOT / program).is_file()
     else:
         module, arguments = module_of(words)
+        assert module.startswith("wavepos_fairseq."), f"what reads the words of {module}?"
+        main = importlib.import_module(module).main
+        for owner, name in ((socket, "create_connection"), (subprocess, "Popen")):
+            monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{module} does more than to read its words"))
+        if arguments[0] in ("train", "evaluate"):
+            assert main(["train", *arguments[1:], "--dry-run"]) == 0  # evaluate takes the same, and leaves it unread
+            return
         if module == "wavepos_fairseq.experiments":
-            checked = arguments[0] in ("train", "evaluate")
-            status = experiments.main([*arguments, "--dry-run"] if checked else arguments)
-            assert status == 0, words
-        elif module.startswith("wavepos_fairseq."):
+            monkeypatch.setattr(experiments, "refusals", lambda runs: _raise(Parsed()))
+        else:
             parse = argparse.ArgumentParser.parse_args
             monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args: _raise(Parsed(parse(*args))))
-            importlib.import_module(module).main(arguments)
+        with pytest.raises(Parsed):
+            main(arguments)
+
+
+FAIRSEQ = {
+    "fairseq-train": options.get_training_parser,
+    "fairseq-interactive": options.get_interactive_generation_parser,
+}
 
 
 def _raise(error):
@@ -186,13 +218,22 @@ def _raise(error):
 
 
 COMMANDS = dict.fromkeys(shlex.join(words) for path in PAGES if path != WALK for words in READ[path].commands)
+OF_EACH_PROGRAM = {command.split()[0]: command for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_accepted(command, monkeypatch):
-    monkeypatch.setattr(experiments, "refusals", lambda runs: _raise(Parsed()))  # all arguments are read before it
-    with contextlib.suppress(Parsed):
-        accept(shlex.split(command), monkeypatch)
+    accept(shlex.split(command), monkeypatch)
+
+
+@pytest.mark.parametrize("command", OF_EACH_PROGRAM.values())
+def test_a_wrong_option_is_noticed(command, monkeypatch):
+    with pytest.raises((SystemExit, AssertionError)):
+        accept([*shlex.split(command), "--no-such-option"], monkeypatch)
+
+
+def test_commands_of_all_programs_are_found():
+    assert {"pip", "nox", *FAIRSEQ} < set(OF_EACH_PROGRAM)
 
 
 def test_the_walk_does_what_it_says(tmp_path):

@@ -30,7 +30,8 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
     """The model trained at `l_train`: the local copy, or downloaded from `MIRRORS`. DataError where there is none."""
     name = f"alibi_wt103_L{l_train}.pt"
     if copy is None:
-        path = fetch_file(ROOT / "data" / ".downloads" / name, [f"{mirror}{name}" for mirror in MIRRORS], check_format)
+        urls = [f"{mirror}{name}" for mirror in MIRRORS]
+        path = fetch_file(ROOT / "data" / ".downloads" / name, urls, check_format, by_length=True)
     elif copy.is_file():
         path = copy
         check_format(path)
@@ -69,18 +70,17 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     preset = load_preset(f"wikitext103-{args.l_train}")
     output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
+    options = ["--output", str(output), "--lengths", ",".join(map(str, preset.lengths)), *options]
+    evaluating = evaluation.parser()
+    evaluating.error = parser.error
+    evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
     try:
         data = args.data or prepare(preset.corpus, dest=ROOT / "data")
         checkpoint = released_checkpoint(args.l_train, args.copy)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    status = evaluation.main(
-        [
-            *(str(data), "--path", str(checkpoint), "--position-encoding", "alibi", "--output", str(output)),
-            *("--lengths", ",".join(map(str, preset.lengths)), *options),
-        ]
-    )
+    status = evaluation.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
     if status == 0:
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
         print(beside_the_paper(cells).to_markdown(index=False, floatfmt=".2f"))

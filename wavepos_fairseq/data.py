@@ -310,10 +310,11 @@ def fetch(name: str, urls: Sequence[str], downloads: Path) -> Path:
     return fetch_file(downloads / f"{name}.zip", urls, lambda archive: check_md5(archive, WIKITEXT[name].md5))
 
 
-def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None]) -> Path:
+def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None], by_length: bool = False) -> Path:
     """Download ``file`` from the first of ``urls`` whose bytes pass ``check``, which raises DataError for others.
 
-    What an interrupted run left in ``file`` with .part at the end is continued.
+    What an interrupted run left in ``file`` with .part at the end is continued. by_length: the check has no checksum,
+    so that the length, which the server must tell, is all that shows the file to be whole.
     """
     part = file.with_name(f"{file.name}.part")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -324,7 +325,7 @@ def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None]) -
     reasons = []
     for url in urls:
         try:
-            download_verified(url, part, check)
+            download_verified(url, part, check, by_length)
             part.replace(file)
             return file
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -335,12 +336,12 @@ def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None]) -
     raise DataError("\n  ".join([f"{file.stem} could not be downloaded; --from takes a local copy:", *reasons]))
 
 
-def download_verified(url: str, part: Path, check: Callable[[Path], None]) -> None:
+def download_verified(url: str, part: Path, check: Callable[[Path], None], by_length: bool) -> None:
     """Download until ``part`` passes the check, over dropped connections and wrong bytes of an earlier run."""
     for attempts_left in reversed(range(ATTEMPTS_PER_MIRROR)):
         had = file_size(part)
         try:
-            download(url, part)
+            download(url, part, by_length)
             check(part)
             return
         except (OSError, http.client.HTTPException, DataError) as error:
@@ -364,8 +365,11 @@ class _HttpRedirects(urllib.request.HTTPRedirectHandler):
 _http = urllib.request.build_opener(_HttpRedirects)
 
 
-def download(url: str, part: Path) -> None:
-    """Append to ``part`` what it lacks of ``url``; start over where the server cannot continue."""
+def download(url: str, part: Path, by_length: bool) -> None:
+    """Append to ``part`` what it lacks of ``url``; start over where the server cannot continue.
+
+    Raises OSError where bytes are missing of the length that the server tells or, by_length, where it tells none.
+    """
     size = file_size(part)
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
     if size:
@@ -374,29 +378,41 @@ def download(url: str, part: Path) -> None:
     try:
         response = _http.open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and size:  # nothing after these bytes: the checksum says whether they are the file
-            return
-        raise
+        if error.code != 416 or not size:
+            raise
+        response = error  # nothing after these bytes: the length or the checksum says whether they are the file
     with response:
-        continues = response.headers.get("Content-Range", "").startswith(f"bytes {size}-")
-        size = size if continues else 0
-        length = response.headers.get("Content-Length")
-        total = size + int(length) if length else None
+        total = told_length(response)
+        if total is None and by_length:
+            raise OSError("the server does not tell the file's length, and there is no checksum")
         if total and total > MAX_BYTES:
             raise DataError(f"{total:,} bytes, more than {MAX_BYTES:,} bytes: not what it is said to be")
-        said = time.monotonic()
-        with open(part, "ab" if continues else "wb") as output:
-            for chunk in iter(lambda: response.read1(1 << 16), b""):
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise DataError(f"more than {MAX_BYTES:,} bytes: not what it is said to be")
-                output.write(chunk)
-                if total and sys.stdout.isatty() and time.monotonic() - said > 5:
-                    said = time.monotonic()
-                    say(f"  {100 * size // total}% of {total:,} bytes")
-    if total and size != total:
+        if response.code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+            raise DataError(f"the server gave another part than that from byte {size:,}")
+        if response.code != 416:
+            size = size if response.code == 206 else 0
+            said = time.monotonic()
+            with open(part, "ab" if size else "wb") as output:
+                for chunk in iter(lambda: response.read1(1 << 16), b""):
+                    size += len(chunk)
+                    if size > MAX_BYTES:
+                        raise DataError(f"more than {MAX_BYTES:,} bytes: not what it is said to be")
+                    output.write(chunk)
+                    if total and sys.stdout.isatty() and time.monotonic() - said > 5:
+                        said = time.monotonic()
+                        say(f"  {100 * size // total}% of {total:,} bytes")
+    if total is not None and size > total:
+        raise DataError(f"{size:,} bytes of an earlier run, of a file that has {total:,}")
+    if total is not None and size < total:
         raise OSError(f"connection ended after {size:,} of {total:,} bytes")
     say(f"downloaded {size:,} bytes")
+
+
+def told_length(response) -> Optional[int]:
+    """Bytes of the whole file, of which an HTTP response may have a part, by its headers; None where it tells none."""
+    told = response.headers["Content-Range" if response.code in (206, 416) else "Content-Length"]
+    found = re.search(r"(?:^|/)(\d+)$", told or "")
+    return int(found.group(1)) if found else None
 
 
 def unpack(archive: Path, folder: Path) -> None:

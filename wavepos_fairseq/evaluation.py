@@ -306,7 +306,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments=None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.evaluation", description=__doc__.split("\n")[0])
     parser.add_argument("data", metavar="DATA_BIN", help="folder made by fairseq-preprocess (scripts/prepare_data.sh)")
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="checkpoint written by fairseq-train")
@@ -320,7 +320,11 @@ def main(arguments=None) -> int:
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None) -> int:
+    args = parser().parse_args(arguments)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         _evaluate_file(args)
