@@ -9,7 +9,9 @@ import json
 import math
 import os
 import pickle
+import tarfile
 import threading
+import zipfile
 from types import SimpleNamespace
 from unittest import mock
 
@@ -30,10 +32,10 @@ NUM_HEADS = 4
 
 
 class Calls:
-    """Pickled as a call."""
+    """Pickled as a call, whose result is given items."""
 
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
+    def __init__(self, function, *arguments, items=()):
+        self.call = (function, arguments, None, None, iter(items))
 
     def __reduce__(self):
         return self.call
@@ -157,6 +159,48 @@ def test_a_torchscript_archive_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
     with pytest.raises(checkpoints.Refused, match="TorchScript"):
         checkpoints.load(tmp_path / "script.pt")
+
+
+def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("")
+    private.chmod(0o600)
+    with tarfile.open(str(tmp_path / "first.pt"), "w") as archive:
+        member = tarfile.TarInfo("storages")
+        member.type, member.linkname, member.mode = tarfile.LNKTYPE, str(private), 0o777
+        member.uid, member.gid = os.getuid(), os.getgid()
+        archive.addfile(member)
+    before = private.stat()
+    with pytest.raises(Exception):  # noqa: B017  (whatever PyTorch makes of it)
+        checkpoints.load(tmp_path / "first.pt")
+    after = private.stat()
+    assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+
+
+@pytest.mark.parametrize("items", [[(0, 7.0)], [(0, 7.0), (1, 7.0)]], ids=["SETITEM", "SETITEMS"])
+@pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
+def test_a_tensor_is_not_written_to(tmp_path, new_format, items):
+    rebuild, arguments = torch.zeros(2).__reduce_ex__(2)
+    state = {"tensor": Calls(rebuild, *arguments, items=items)}
+    with pytest.raises(checkpoints.Refused, match="items of a Tensor"):
+        checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+
+
+def test_a_tensor_of_more_than_the_file_holds_is_refused(tmp_path):
+    with zipfile.ZipFile(str(save({"tensor": torch.ones(4)}, tmp_path / "whole.pt"))) as whole, zipfile.ZipFile(
+        str(tmp_path / "short.pt"), "w"
+    ) as short:
+        for name in whole.namelist():
+            short.writestr(name, whole.read(name)[: 8 if name.endswith("data/0") else None])
+    with pytest.raises(pickle.UnpicklingError, match="data/0 is shorter"):
+        checkpoints.load(tmp_path / "short.pt")
+
+
+@pytest.mark.parametrize("view, error", [(("1", 0, 4), checkpoints.Refused), (None, pickle.UnpicklingError)])
+def test_a_view_of_a_storage_is_not_asked_for(view, error):
+    storage = pickle.dumps(("storage", "type", "0", "cpu", 4, view), 2)[:-1] + pickle.BINPERSID + pickle.STOP
+    with pytest.raises(error, match="a view of a storage" if view else "persistent id"):  # Python's own finds none
+        checkpoints.Unpickler(io.BytesIO(storage)).load()
 
 
 def same(one, other):

@@ -278,6 +278,68 @@ def test_a_checkpoint_of_another_task_is_refused(refuses, trained, data_bin, tmp
     assert error.startswith("error: --path") and "translation" in error
 
 
+@pytest.mark.parametrize("given", [None, "many", 0, -1, True, 1.5])
+def test_a_checkpoint_without_an_l_train_is_refused(refuses, trained, data_bin, tmp_path, given):
+    def change(state):
+        state["cfg"]["task"]["tokens_per_sample"] = given
+
+    error = refuses(data_bin, edited(trained("nope"), tmp_path / "changed.pt", change))
+    assert error.startswith("error: --path") and f"tokens_per_sample is {given!r}" in error
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(model=None),
+        lambda state: state.update(model=[1]),
+        lambda state: state["cfg"].update(task=None),
+        lambda state: state["cfg"]["task"].update(task=None),
+        lambda state: state["cfg"]["model"].update(decoder_layers="many"),
+        lambda state: state["cfg"]["model"].update(decoder_attention_heads=0),
+    ],
+    ids=["no model", "a list", "no task", "task", "layers", "heads"],
+)
+def test_a_checkpoint_of_which_fairseq_makes_no_model_is_one_line_with_its_name(
+    refuses, trained, data_bin, tmp_path, change
+):
+    path = edited(trained("nope"), tmp_path / "changed.pt", change)
+    assert refuses(data_bin, path).startswith(f"error: --path {path}")
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_what_a_checkpoint_calls_its_data_is_not_needed(trained, data_bin, tmp_path, given):
+    def change(state):
+        state["cfg"]["task"]["data"] = given
+
+    assert run(data_bin, edited(trained("nope"), tmp_path / "changed.pt", change), "--lengths", "20") == 0
+
+
+@pytest.mark.parametrize(
+    "name, edit",
+    [
+        ("valid.idx", lambda content: b""),
+        ("valid.idx", lambda content: b"<html>This page has moved.</html>"),
+        ("valid.bin", lambda content: content[:101]),
+        ("valid.bin", lambda content: b"\xff" * len(content)),
+        ("dict.txt", lambda content: content + content.splitlines(True)[0]),
+        ("dict.txt", lambda content: content.replace(b"w1 ", b"caf\xe9 ")),
+    ],
+    ids=["no index", "a page", "cut off", "unknown tokens", "a type twice", "latin-1"],
+)
+def test_a_broken_data_bin_is_one_line_with_its_file(refuses, data_bin, tmp_path, name, edit):
+    folder = tmp_path / "broken"
+    shutil.copytree(str(data_bin), str(folder))
+    (folder / name).write_bytes(edit((folder / name).read_bytes()))
+    file = f"{folder}/dict.txt: " if name == "dict.txt" else f"--subset valid: {folder}/valid.bin with valid.idx: "
+    assert refuses(folder).startswith(f"error: {file}")
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 710.0])
+def test_a_perplexity_that_is_not_finite_is_refused_with_its_cell(refuses, monkeypatch, loss):
+    monkeypatch.setattr(evaluation, "stream_nll", lambda model, source, target, *_: torch.full((len(target),), loss))
+    assert refuses().startswith(f"error: full, length 20: the perplexity of a mean loss of {loss:g} nats is not finite")
+
+
 def other_dictionary(data_bin, folder, edit):
     """A copy of the data-bin whose dictionary has other lines."""
     shutil.copytree(str(data_bin), str(folder))

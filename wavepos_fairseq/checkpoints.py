@@ -6,6 +6,7 @@ same idea, but takes no such list before 2.5, and in the versions before 2.6 the
 """
 
 import pickle
+import tarfile
 import types
 from pathlib import Path
 from typing import Any, Dict, Union
@@ -80,7 +81,30 @@ class Unpickler(pickle._Unpickler):
             raise Refused(f"attributes of a {kind.__name__}")
         super().load_build()
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_setitem(self):
+        self._refuse_to_fill(self.stack[-3])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self._refuse_to_fill(self.metastack[-1][-1])
+        super().load_setitems()
+
+    def _refuse_to_fill(self, target):
+        if not isinstance(target, dict):  # a tensor's items are memory
+            raise Refused(f"items of a {type(target).__name__}")
+
+    def load_binpersid(self):
+        if self.stack[-1][5:] not in ((), (None,)):  # of the old format: the storage may move before it is read
+            raise Refused("a view of a storage")
+        super().load_binpersid()
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.BINPERSID[0]: load_binpersid,
+    }
 
     def load(self):
         try:
@@ -93,6 +117,13 @@ def _refuse_torchscript(*_, **__):
     raise Refused("TorchScript")  # which torch.load would hand on whatever it is asked for
 
 
+def _storage_of_record(reader, name, nbytes, kind, read=torch._C.PyTorchFileReader.get_storage_from_record):
+    """PyTorch's own, which in older versions believes `nbytes` and goes on in memory where the file has less."""
+    if nbytes > len(reader.get_record(name)):
+        raise pickle.UnpicklingError(f"{name} is shorter than the storage that it is said to hold")
+    return read(reader, name, nbytes, kind)
+
+
 def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     """What the checkpoint holds, on the CPU; with `trust` it may run what it carries.
 
@@ -103,5 +134,8 @@ def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     reader = types.SimpleNamespace(
         __name__="pickle", Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
     )
-    with mock.patch.object(torch.jit, "load", _refuse_torchscript):
+    no_script = mock.patch.object(torch.jit, "load", _refuse_torchscript)
+    no_tar = mock.patch.object(tarfile, "open", side_effect=tarfile.ReadError)  # its first format sets files' modes
+    sized = mock.patch.object(torch._C.PyTorchFileReader, "get_storage_from_record", _storage_of_record)
+    with no_script, no_tar, sized:
         return torch.load(str(path), map_location="cpu", pickle_module=reader, weights_only=False)

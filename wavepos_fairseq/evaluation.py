@@ -13,6 +13,7 @@ before it, so the first input of a sequence is the last target of the one before
 
 import argparse
 import ast
+import contextlib
 import functools
 import json
 import logging
@@ -22,7 +23,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from unittest import mock
 
 import numpy as np
@@ -52,10 +53,11 @@ def load_checkpoint(path: str, data: str, position_encoding: Optional[str] = Non
     position_encoding: what a checkpoint of fairseq's own transformer_lm has, where that cannot be told from it. trust:
     run code that the checkpoint carries (see `checkpoints`).
 
-    Raises ValueError where either does not exist, the file is no checkpoint of a language model, the dictionary is
-    another than the model's, or the representation is not to be told.
+    Raises ValueError where either does not exist or cannot be used, the file is no checkpoint of a language model, the
+    dictionary is another than the model's, or the representation is not to be told.
     """
     from fairseq import checkpoint_utils, tasks, utils
+    from fairseq.data import Dictionary
     from fairseq.models import ARCH_MODEL_REGISTRY, transformer_lm
 
     from .models.transformer_lm_wavelet import WaveletLanguageModel
@@ -65,12 +67,17 @@ def load_checkpoint(path: str, data: str, position_encoding: Optional[str] = Non
         raise ValueError(f"{data} is no fairseq data-bin folder (scripts/prepare_data.sh makes one): no dict.txt in it")
     if not Path(path).is_file():
         raise ValueError(f"--path {path}: there is no such file")
+    with naming(f"{dictionary}"):
+        known = len(Dictionary.load(str(dictionary)))
+    embedded = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
     try:
         content = checkpoints.load(path, trust)
         with mock.patch.object(torch, "load", return_value=content):  # fairseq brings it up to date
             state = checkpoint_utils.load_checkpoint_to_cpu(path)
         config, weights = state["cfg"], state["model"]
         task_name, architecture = getattr(config.task, "task", None) or config.task._name, config.model._name
+        trained_on, l_train = Path(str(config.task.get("data")), "dict.txt"), config.task.tokens_per_sample
+        types = sum(len(weight) for name, weight in weights.items() if embedded.fullmatch(name))
     except checkpoints.Refused as error:
         raise ValueError(f"--path {path} {error}") from error
     except Exception as error:  # whatever torch and fairseq raise on a file that is something else
@@ -81,27 +88,22 @@ def load_checkpoint(path: str, data: str, position_encoding: Optional[str] = Non
         raise ValueError(f"--path {path} is a {architecture}; evaluated are transformer_lm and transformer_lm_wavelet")
     if config.task.get("add_bos_token"):
         raise ValueError(f"--path {path} was trained with --add-bos-token, which is not evaluated here")
-    trained_on = Path(config.task.data, "dict.txt")
+    if type(l_train) is not int or l_train < 1:
+        raise ValueError(f"--path {path}: its tokens_per_sample is {l_train!r}, no whole number > 0")
     if trained_on.is_file() and trained_on.read_bytes() != dictionary.read_bytes():
         raise ValueError(f"--path {path} was trained with another dictionary ({trained_on}) than {dictionary}")
+    if types != known:
+        raise ValueError(f"--path {path} does not fit {dictionary} with {known} types: the model has {types}")
     _set_position_encoding(path, state, position_encoding)
     config.task.data = data
-    task = tasks.setup_task(config.task)
-    embedded = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
-    types = sum(len(weight) for name, weight in weights.items() if embedded.fullmatch(name))
-    if types != len(task.dictionary):
-        known = len(task.dictionary)
-        raise ValueError(f"--path {path} does not fit {dictionary} with {known} types: the model has {types}")
     # Some options, as adaptive_softmax_cutoff, fairseq runs as Python: here they are numbers, and no code.
     literal = functools.partial(mock.patch.object, attribute="eval", new=ast.literal_eval, create=True)
-    try:
-        with literal(utils), literal(transformer_lm):
-            model = task.build_model(config.model, from_checkpoint=True)
+    with naming(f"--path {path}"), literal(utils), literal(transformer_lm):
+        task = tasks.setup_task(config.task)
+        model = task.build_model(config.model, from_checkpoint=True)
         model.load_state_dict(weights, model_cfg=config.model)
-    except (AssertionError, RuntimeError, SyntaxError, ValueError) as error:  # of options, literals, load_state_dict
-        raise ValueError(f"--path {path}: {' '.join(str(error).split())}") from error
     options = {name: value for name, value in sorted(config.model.items()) if value is not None}
-    return Checkpoint(model.eval(), task, config.task.tokens_per_sample, options)
+    return Checkpoint(model.eval(), task, l_train, options)
 
 
 def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str]) -> None:
@@ -118,7 +120,7 @@ def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str
             raise ValueError(f"--position-encoding {given}: --path {path} was trained with {model.position_encoding}")
         return
     if given is None:
-        if state.get("args") is not None and not model.decoder_learned_pos:
+        if state.get("args") is not None and not model.get("decoder_learned_pos"):
             raise ValueError(
                 f"--path {path} is a transformer_lm of a fairseq that may have added sine waves or, as the ALiBi "
                 "release, biases; --position-encoding tells: alibi, sinusoidal, nope ..."
@@ -135,6 +137,15 @@ def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str
         state["model"].pop(f"decoder.embed_positions.{buffer}", None)
 
 
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -143,10 +154,15 @@ def load_stream(data: str, subset: str, dictionary) -> Tensor:
     """All tokens of a split of a data-bin folder, an ``</s>`` after each line: int64 (tokens,)."""
     from fairseq.data import data_utils
 
-    lines = data_utils.load_indexed_dataset(str(Path(data, subset)), dictionary)
-    if lines is None:
-        raise ValueError(f"--subset {subset}: {data} has no {subset}.bin and {subset}.idx")
-    return torch.cat([lines[i] for i in range(len(lines))]).long()
+    split = Path(data, subset)
+    with naming(f"--subset {subset}: {split}.bin with {subset}.idx"):
+        lines = data_utils.load_indexed_dataset(str(split), dictionary)
+        if lines is None:
+            raise ValueError("there is no such file")
+        stream = torch.cat([lines[i] for i in range(len(lines))]).long()
+        if not (0 <= stream.min() and stream.max() < len(dictionary)):
+            raise ValueError(f"tokens other than 0 to {len(dictionary) - 1}, those of dict.txt")
+    return stream
 
 
 def inputs_of(stream: Tensor, dictionary) -> Tensor:
@@ -203,6 +219,13 @@ def stream_nll(
     return nll
 
 
+def perplexity_of(nll: float) -> float:
+    """exp of a mean loss in nats; ValueError where that is no finite number."""
+    if not nll < math.log(sys.float_info.max):  # as NaN is not
+        raise ValueError(f"the perplexity of a mean loss of {nll:.4g} nats is not finite")
+    return math.exp(nll)
+
+
 def bootstrap_interval(nll: Tensor, sequence_length: int) -> Tuple[float, float]:
     """95% percentile interval of a stream's perplexity (Efron, 1979), its sequences being drawn anew 1,000 times.
 
@@ -213,8 +236,8 @@ def bootstrap_interval(nll: Tensor, sequence_length: int) -> Tuple[float, float]
     draw = np.random.default_rng(0)
     drawn = [draw.integers(len(sums), size=len(sums)) for _ in range(1000)]
     means = [sums[sequences].sum() / counts[sequences].sum() for sequences in drawn]
-    low, high = np.exp(np.percentile(means, (2.5, 97.5)))
-    return float(low), float(high)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return perplexity_of(low), perplexity_of(high)
 
 
 def evaluate(
@@ -228,7 +251,7 @@ def evaluate(
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
     stream: int64 (tokens,), see `load_stream`. nll is the mean in nats over all targets, perplexity its exponential,
-    perplexity_low and perplexity_high its `bootstrap_interval`.
+    perplexity_low and perplexity_high its `bootstrap_interval`. Raises ValueError where one of them is not finite.
     """
     source = inputs_of(stream, checkpoint.task.dictionary)
     cells: List[Dict[str, Any]] = []
@@ -242,7 +265,9 @@ def evaluate(
                 piece_length = length if inference == "full" else min(length, checkpoint.l_train)
                 cuts = pieces(len(stream), length, piece_length)
                 losses = stream_nll(checkpoint.model, source, stream, cuts, max_tokens).double()
-                nll, interval = losses.mean().item(), bootstrap_interval(losses, length)
+                nll = losses.mean().item()
+                with naming(f"{inference}, length {length}"):
+                    perplexity, interval = perplexity_of(nll), bootstrap_interval(losses, length)
                 seconds = time.perf_counter() - started
                 cells.append(
                     {
@@ -251,7 +276,7 @@ def evaluate(
                         "sequence_length": length,
                         "tokens": len(stream),
                         "nll": nll,
-                        "perplexity": math.exp(nll),
+                        "perplexity": perplexity,
                         "perplexity_low": interval[0],
                         "perplexity_high": interval[1],
                         "seconds": seconds,
@@ -347,7 +372,7 @@ def _evaluate_file(args: argparse.Namespace) -> None:
         line = f"{cell['inference']:>15}  length {cell['sequence_length']:>5}  perplexity {cell['perplexity']:8.2f}"
         if subword:  # perplexities over different vocabularies are compared per word
             cell["words"] = words
-            cell["word_perplexity"] = math.exp(cell["nll"] * cell["tokens"] / words)
+            cell["word_perplexity"] = perplexity_of(cell["nll"] * cell["tokens"] / words)
             line += f"  per word {cell['word_perplexity']:8.2f}"
         print(f"{line}  ({cell['tokens']:,} tokens, {cell['seconds']:.0f} s)", flush=True)
 
