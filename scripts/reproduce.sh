@@ -4,7 +4,7 @@
 #   scripts/reproduce.sh table1|table3|table4|shift-direction --preset PRESET [options]
 #
 #   --data DIR      data-bin folder, or the corpus's text (default: data/CORPUS, downloaded if need be)
-#   --jobs N        rows side by side, threads divided (default: 1)
+#   --jobs N        rows side by side, threads and GPUs divided (default: 1)
 #   --gpus N        GPUs a row trains on; --update-freq keeps the preset's tokens per update (0: CPU)
 #   --runs DIR      checkpoints, logs and results of the rows (default: runs)
 #   --results DIR   where the tables go, in a folder PRESET (default: results)
