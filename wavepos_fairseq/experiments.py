@@ -398,7 +398,8 @@ def _parser() -> argparse.ArgumentParser:
     making = argparse.ArgumentParser(add_help=False)
     making.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
     making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
-    making.add_argument("--jobs", type=parse_count, default=1, help="runs side by side, threads and GPUs divided (default: 1)")
+    jobs = "runs side by side, threads and GPUs divided (default: 1)"
+    making.add_argument("--jobs", type=parse_count, default=1, help=jobs)
     table = commands.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
     table.add_argument("table", help=", ".join(names("tables")))
     sweep = commands.add_parser("sweep", parents=[common, many, making], help="train and evaluate a grid of wavelets")
