@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALVES, PYTORCH, LargestTensor
+from conftest import HALVES, LargestTensor, skip_where_plain_attention_forms_all_scores
 
 from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention, reference_attention
@@ -583,8 +583,7 @@ def kept_for_backward(attend, position, inputs):
 @pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
 def test_causal_attention_makes_no_tensor_larger_than_a_blocks_scores_and_keeps_half_of_them_all(variant):
     position, inputs = build(variant, 64, 2), draw(1024, 1024, 64, batch=1)
-    if PYTORCH < (2, 2) and position.relative(1, inputs[0]) is None and position.bias(1, inputs[0]) is None:
-        pytest.skip("without p and b it is PyTorch's own attention, which forms all scores on CPUs before 2.2")
+    skip_where_plain_attention_forms_all_scores(position)
     with torch.no_grad():
         assert largest_tensor(causal_attention, position, inputs, learn=False) <= 2 * 65 * (1024 + 64 + 1)
     assert largest_tensor(causal_attention, position, inputs) <= 2 * 65 * (1024 + 64 + 1)
