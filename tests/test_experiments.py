@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -375,6 +376,8 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     assert states["alibi"] == states["alibi seed 2"] == ("done", "4 of 4")
     assert states["broken"] == ("failed", "0 of 4") and states["too-wide"][0] == "does not fit"
 
+    table = folder / "configs" / "tables" / "table1.yaml"
+    table.write_text(re.sub("  broken:.*?(?=  too-wide)", "", table.read_text(), flags=re.DOTALL), encoding="utf-8")
     preset = folder / "configs" / "presets" / "small.yaml"
     text = preset.read_text(encoding="utf-8")
     preset.write_text(text.replace("- 24", "- 32"), encoding="utf-8")

@@ -153,7 +153,8 @@ def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lo
     assert first_attempts(run) == 1
 
 
-def test_two_processes_on_one_folder_make_each_run_once(run, capsys):
+def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys):
+    monkeypatch.setattr(experiments.os, "cpu_count", lambda: 1)  # as many threads as in the other tests
     rows = [replace(run.row, name=name, options=("--position-encoding", name)) for name in ("nope", "alibi")]
     both = [replace(run, row=row, folder=run.folder.with_name(row.name)) for row in rows]
     found = []
