@@ -206,8 +206,8 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
         if len(devices) < jobs * gpus:
-            needed = f"--jobs {jobs} with --gpus {gpus} take {jobs * gpus} GPUs"
-            raise ValueError(f"{needed}, and there are {len(devices)}; fewer jobs wait for one another")
+            needed, fit = f"--jobs {jobs} with --gpus {gpus} take {jobs * gpus} GPUs", len(devices) // gpus
+            raise ValueError(f"{needed}, and there are {len(devices)}; accepted are at most {max(1, fit)} jobs")
         for number, share in enumerate(shares):
             share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
     return shares
