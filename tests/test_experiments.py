@@ -272,7 +272,7 @@ def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     assert experiments.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
     shares = experiments.shares_of_the_machine(2, 2, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["3,5", "6,7"]
-    with pytest.raises(ValueError, match="--jobs 2 with --gpus 3 take 6 GPUs, and there are 5; accepted are at most 1 jobs"):
+    with pytest.raises(ValueError, match="--jobs 2 x --gpus 3 is more than the 5 GPUs"):
         experiments.shares_of_the_machine(2, 3, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(experiments.torch.cuda, "device_count", lambda: 8)

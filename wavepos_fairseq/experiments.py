@@ -206,8 +206,7 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
         if len(devices) < jobs * gpus:
-            needed, fit = f"--jobs {jobs} with --gpus {gpus} take {jobs * gpus} GPUs", len(devices) // gpus
-            raise ValueError(f"{needed}, and there are {len(devices)}; accepted are at most {max(1, fit)} jobs")
+            raise ValueError(f"--jobs {jobs} x --gpus {gpus} is more than the {len(devices)} GPUs that are here")
         for number, share in enumerate(shares):
             share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
     return shares
