@@ -4,13 +4,12 @@ import json
 import math
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from conftest import preprocess
 
 from wavepos_fairseq import experiments, runs, tables
 from wavepos_fairseq.positions import build_position
@@ -314,10 +313,7 @@ def small_data(tmp_path):
     text = "\n".join(" ".join(f"w{(line * word) % 31}" for word in range(1, 13)) for line in range(40)) + "\n"
     for split in ("train", "valid"):
         (tmp_path / split).write_text(text, encoding="utf-8")
-    command = ["-m", "fairseq_cli.preprocess", "--only-source", "--destdir", str(tmp_path / "data-bin")]
-    prefixes = ["--trainpref", str(tmp_path / "train"), "--validpref", str(tmp_path / "valid")]
-    subprocess.run([sys.executable, *command, *prefixes], check=True, capture_output=True)
-    return tmp_path / "data-bin"
+    return preprocess(tmp_path / "data-bin", train=tmp_path / "train", valid=tmp_path / "valid")
 
 
 def test_data_of_another_corpus_makes_no_table(small_data, capsys):
