@@ -54,8 +54,11 @@ def skip_where_plain_attention_forms_all_scores(position):
 HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 
+LONGEST = ["test_runs.py", "test_triton.py", "test_experiments.py", "test_scripts.py", "test_data.py", "test_parallel.py"]
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name != "test_runs.py")  # the longest file first: all workers end together
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))  # first: all workers end together
 
 
 class LargestTensor(TorchDispatchMode):

@@ -327,6 +327,12 @@ def test_data_of_another_corpus_makes_no_table(small_data, capsys):
     assert not Path("runs").exists()
 
 
+def states(capsys):
+    """What `status` printed: state and updates by run."""
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    return {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
+
+
 def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     small_configs, small_data, capsys, monkeypatch
 ):
@@ -353,11 +359,17 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     perplexities = {(cell["inference"], cell["sequence_length"]): cell["perplexity"] for cell in alibi["cells"]}
     assert f"{perplexities['full', 24]:.2f}" == wide.loc[("full", "ALiBi")]["24"]
 
+    status = ["status", *arguments[1:8]]
+    assert experiments.main(status) == 0
+    assert states(capsys)["broken"] == ("failed", "0 of 4")
+
+    table = folder / "configs" / "tables" / "table1.yaml"
+    table.write_text(re.sub("  broken:.*?(?=  too-wide)", "", table.read_text(), flags=re.DOTALL), encoding="utf-8")
     checkpoint = folder / "runs" / "small" / "alibi" / "checkpoint_last.pt"
     trained_at = checkpoint.stat().st_mtime_ns
     assert experiments.main([*arguments, "--seeds", "2"]) == 1
     printed = capsys.readouterr().out
-    assert "[1/6] alibi: is done" in printed and "[4/6] alibi seed 2: training" in printed
+    assert "[1/4] alibi: is done" in printed and "[3/4] alibi seed 2: training" in printed
     assert checkpoint.stat().st_mtime_ns == trained_at
     both = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert float(both.loc[("full", "ALiBi")]["24 std"]) > 0
@@ -366,14 +378,11 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     manifest = json.loads((folder / "results" / "small" / "table1.manifest.json").read_text())
     assert manifest["rows"]["alibi seed 2"]["seed"] == 2
 
-    assert experiments.main(["status", *arguments[1:6], *arguments[6:8], "--seeds", "2"]) == 0
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
-    states = {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
-    assert states["alibi"] == states["alibi seed 2"] == ("done", "4 of 4")
-    assert states["broken"] == ("failed", "0 of 4") and states["too-wide"][0] == "does not fit"
+    assert experiments.main([*status, "--seeds", "2"]) == 0
+    found = states(capsys)
+    assert found["alibi"] == found["alibi seed 2"] == ("done", "4 of 4")
+    assert found["too-wide"][0] == "does not fit"
 
-    table = folder / "configs" / "tables" / "table1.yaml"
-    table.write_text(re.sub("  broken:.*?(?=  too-wide)", "", table.read_text(), flags=re.DOTALL), encoding="utf-8")
     preset = folder / "configs" / "presets" / "small.yaml"
     text = preset.read_text(encoding="utf-8")
     preset.write_text(text.replace("- 24", "- 32"), encoding="utf-8")

@@ -21,7 +21,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
-from .evaluation import INFERENCES, write_json
+from .evaluation import INFERENCES, naming, write_json
 from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
 from .tables import write_whole
 
@@ -72,10 +72,8 @@ def load_claims(path: Path) -> List[Claim]:
     """The claims of a YAML file; ValueError where it is none, or names what does not exist."""
     claims = []
     for name, entry in read_yaml(path).items():
-        try:
+        with naming(f"{short(path)}, claim {name}"):
             claims.append(_claim(name, entry))
-        except ValueError as error:
-            raise ValueError(f"{short(path)}, claim {name}: {error}") from None
     return claims
 
 

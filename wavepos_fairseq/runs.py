@@ -31,7 +31,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 import yaml
 
 from . import __version__, checkpoints
-from .evaluation import first_line, write_json
+from .evaluation import first_line, naming, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -152,22 +152,13 @@ def _check(content: Any, accepted: Dict[str, Accepted]) -> None:
             raise ValueError(f"{key} must be {accepted[key][0]}, not {content[key]!r}")
 
 
-@contextlib.contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Errors say where they are."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
 def load_preset(name: str) -> Preset:
     """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
     if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
-    with _named(short(path)):
+    with naming(short(path)):
         _check(content, _PRESET)
     preset = Preset(name=name, **content)
     if preset.l_train not in preset.lengths:
@@ -186,13 +177,13 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
     path = CONFIGS / "tables" / f"{name}.yaml"
     content = read_yaml(path)
-    with _named(short(path)):
+    with naming(short(path)):
         _check(content, _TABLE)
     first = next(iter(content["rows"].values()))
     labels = [label for label in first if label != "options"] if isinstance(first, dict) else []
     rows = []
     for row, entry in content["rows"].items():
-        with _named(f"{short(path)}, row {row}"):
+        with naming(f"{short(path)}, row {row}"):
             refuse_path("the name", row)
             _check(entry, dict.fromkeys([*labels, "options"], _TEXT))
             rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
