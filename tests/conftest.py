@@ -54,7 +54,7 @@ def skip_where_plain_attention_forms_all_scores(position):
 HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 
-LONGEST = ["test_runs.py", "test_triton.py", "test_experiments.py", "test_scripts.py", "test_data.py", "test_parallel.py"]
+LONGEST = [f"test_{name}.py" for name in ("runs", "triton", "experiments", "scripts", "data", "parallel")]
 
 
 def pytest_collection_modifyitems(items):
