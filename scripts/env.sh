@@ -55,8 +55,7 @@ ensure_venv() {
         python=$(supported_python) || exit 1
         "$python" -m venv "$ROOT/.venv"
     fi
-    # Not compiled, of which most is never imported; what is, is compiled then.
-    "$PYTHON" -m pip install --no-compile -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {
+    "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {
         tail -n 20 "$ROOT/.venv/install.log" >&2
         echo "error: pip install failed" >&2
         exit 1
