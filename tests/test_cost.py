@@ -19,6 +19,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from wavepos_fairseq.attention import _block_size
 from wavepos_fairseq.data import WIKITEXT
 from wavepos_fairseq.evaluation import pieces, token_nll
 from wavepos_fairseq.positions import build_position
@@ -151,7 +152,7 @@ def test_the_count_is_of_the_products_that_training_executes(build, encoding):
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
 def test_the_count_is_of_the_products_of_the_papers_layers(preset):
     position, length, layers = position_of(RICKER), preset.l_train, paper().decoder.layers
-    counted = count(paper(), position, length, SINGLE, block=64)._replace(vocabulary=0)
+    counted = count(paper(), position, length, SINGLE, block=_block_size(length))._replace(vocabulary=0)
     layers[0].self_attn.position = position
     with SHAPES:
         forward, output = executed(lambda: layers[0](torch.empty(length, 1, 1024, requires_grad=True))[0])

@@ -294,19 +294,19 @@ def test_what_transformer_xl_keeps_in_inference_follows_its_weights_and_is_not_k
     position = build_position("transformer-xl", head_dim=16, num_heads=2)
     nn.init.normal_(position.projection)
     with torch.no_grad():
-        before = position.relative(9, like=FP64)
-        assert position.relative(12, like=FP64).data_ptr() == before.data_ptr()
+        before = position.factors(9, like=FP64)[1]
+        assert position.factors(12, like=FP64)[1].data_ptr() == before.data_ptr()
         position.projection.mul_(2)
-        torch.testing.assert_close(position.relative(9, like=FP64), 2 * before)
+        torch.testing.assert_close(position.factors(9, like=FP64)[1], 2 * before)
         position.projection = nn.Parameter(-position.projection)
-        torch.testing.assert_close(position.relative(9, like=FP64), -2 * before)
+        torch.testing.assert_close(position.factors(9, like=FP64)[1], -2 * before)
         nn.init.normal_(position.position_bias)
         biases = position.bias(9, like=FP64)
         assert position.bias(12, like=FP64).data_ptr() == biases.data_ptr()
         position.position_bias.mul_(2)
         torch.testing.assert_close(position.bias(9, like=FP64), 2 * biases)
-        assert position.relative(9, like=torch.empty(0)).dtype == torch.float32
-    assert position.relative(9, like=FP64).requires_grad and position.bias(9, like=FP64).requires_grad
+        assert position.factors(9, like=torch.empty(0))[1].dtype == torch.float32
+    assert position.factors(9, like=FP64)[1].requires_grad and position.bias(9, like=FP64).requires_grad
 
 
 @pytest.mark.parametrize("between", ["a step of learning", "eval()"])
@@ -315,15 +315,15 @@ def test_what_transformer_xl_keeps_is_not_that_of_weights_written_by_way_of_thei
     for parameter in position.parameters():
         nn.init.normal_(parameter)
     with torch.no_grad():
-        before = [position.relative(9, like=FP64), position.bias(9, like=FP64)]
+        before = [position.factors(9, like=FP64)[1], position.bias(9, like=FP64)]
     if between == "eval()":
         position.projection.data.mul_(2)
         position.eval()
     else:  # as fairseq's optimizers make it
-        position.relative(9, like=FP64)
+        position.factors(9, like=FP64)[1]
         position.projection.data.mul_(2)
     with torch.no_grad():
-        after = [position.relative(9, like=FP64), position.bias(9, like=FP64)]
+        after = [position.factors(9, like=FP64)[1], position.bias(9, like=FP64)]
     torch.testing.assert_close(after, [2 * before[0], 2 * before[1]])
 
 

@@ -221,8 +221,10 @@ class _Blockwise(torch.autograd.Function):
         dropout_p, seed = ctx.dropout
         bias_rows = _same_rows(bias, query, key)
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        d_lagged, d_basis, d_bias_rows = (
-            None if tensor is None else torch.zeros_like(tensor) for tensor in (lagged, basis, bias_rows)
+        d_lagged = None if lagged is None else torch.empty_like(lagged)
+        d_basis, d_bias_rows = (
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
         )
         means = (d_output * output).sum(-1, keepdim=True)
         for number, block in enumerate(_blocks(query, key, basis, bias)):
@@ -240,16 +242,17 @@ class _Blockwise(torch.autograd.Function):
             if lagged is not None:
                 grouped = _grouped(lagged[heads, rows], basis)
                 near = _near(basis, keys)
-                d_lags = grouped.new_zeros(*grouped.shape[:-1], near.size(-1))
+                d_lags = grouped.new_empty(*grouped.shape[:-1], near.size(-1))
+                d_lags[..., 0, :] = d_lags[..., -1:] = 0  # where no key's lag stands
                 _by_keys(d_lags).copy_(_grouped(d_scores, basis)[..., 1 - near.size(-1) :])
                 d_grouped = (d_lags.flatten(1, 2) @ near.transpose(1, 2)).view_as(grouped)
                 _grouped(d_lagged[heads, rows], basis).copy_(d_grouped)
-                if ctx.needs_input_grad[4]:
+                if d_basis is not None:
                     _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
-            if ctx.needs_input_grad[5]:
+            if d_bias_rows is not None:
                 d_rows = _by_keys(d_bias_rows[:, : rows.stop - rows.start])[..., -keys.stop :]
                 d_rows += _grouped(d_scores, bias).sum(1)
-        d_bias = None if bias is None else d_bias_rows.sum(1)
+        d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)
         return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None
 
 
@@ -262,10 +265,10 @@ class _Block(NamedTuple):
 
 
 def _block_size(num_keys: int) -> int:
-    return 64 if num_keys <= 1024 else 128  # measured: docs/performance.md
+    return 64 if num_keys <= 512 else 128  # measured: docs/performance.md
 
 
-_SCORES = 2**19  # of a block, where that is more than 8 heads' worth; measured as well
+_SCORES = 2**18  # of a block, where that is more than 8 heads' worth; measured as well
 
 
 def _blocks(query: Tensor, key: Tensor, *slots: Optional[Tensor]) -> Iterator[_Block]:
@@ -287,20 +290,28 @@ def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n)."""
     heads, rows, keys = block
     num_queries = rows.stop - rows.start
-    scores = (query[heads, rows] * _scale(query)) @ key[heads, keys].transpose(1, 2)
+    queries = query[heads, rows]
+    scores = queries.new_empty(*queries.shape[:2], keys.stop)
+    scores.baddbmm_(queries, key[heads, keys].transpose(1, 2), beta=0, alpha=_scale(query))
     if lagged is not None:
         grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
         lags = (grouped.flatten(1, 2) @ near).view(*grouped.shape[:-1], -1)
-        _grouped(scores, basis)[..., 1 - near.size(-1) :] += _by_keys(lags)
+        _grouped(scores, basis)[..., 1 - near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
         _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(bias_rows[:, :num_queries])[..., -keys.stop :])
-    future = torch.ones(num_queries, num_queries, dtype=torch.bool, device=scores.device).triu(1)
-    scores[..., -num_queries:].masked_fill_(future, -math.inf)
+    scores[..., -num_queries:].masked_fill_(_future(num_queries, scores.device), -math.inf)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _scale(query: Tensor) -> float:
     return 1 / math.sqrt(query.size(-1))
+
+
+@functools.lru_cache(maxsize=None)
+@torch.inference_mode(False)
+def _future(num_queries: int, device: torch.device) -> Tensor:
+    """Where a key is in its query's future, of consecutive queries and their own keys: (m, m)."""
+    return torch.ones(num_queries, num_queries, dtype=torch.bool, device=device).triu(1)
 
 
 def _near(basis: Tensor, keys: slice) -> Tensor:
@@ -310,7 +321,7 @@ def _near(basis: Tensor, keys: slice) -> Tensor:
 
 def _grouped(rows: Tensor, groups: Tensor) -> Tensor:
     """(N, m, x) as (G, N / G, m, x) for the G heads, or the one for all, that `groups` begins with."""
-    return rows.unflatten(0, (-1, groups.size(0))).transpose(0, 1)
+    return rows.view(-1, groups.size(0), *rows.shape[1:]).transpose(0, 1)
 
 
 def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:

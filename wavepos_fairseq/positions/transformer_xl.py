@@ -12,7 +12,7 @@ from typing import Callable, Tuple
 import torch
 from torch import Tensor, nn
 
-from .base import Position, cached_table, power_of_two, register_position
+from .base import Position, cached_factors, cached_table, power_of_two, register_position
 from .trans_xl import sine_waves
 
 
@@ -29,6 +29,7 @@ class TransformerXLPosition(Position):
         self.projection = nn.Parameter(torch.zeros(num_heads, head_dim, num_heads * head_dim))  # W_R
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
+        self.table = (sine_waves, (num_heads * head_dim,))  # r
         self._kept = {}  # by name what a table of the lags depends on, and the table, while nothing is learned
 
     def train(self, mode: bool = True) -> "TransformerXLPosition":
@@ -39,14 +40,20 @@ class TransformerXLPosition(Position):
         return query + self.content_bias.to(query), key
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        return self._while_fixed(self._vectors, num_lags, like)
+        waves = self._waves(num_lags, like)
+        return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
+
+    def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
+        """`relative`, the waves being taken as a product of their rank, to their rounding: half of the work."""
+        return None, self._while_fixed(self._rows, num_lags, like)
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         return self._while_fixed(self._biases, num_lags, like)
 
-    def _vectors(self, num_lags: int, like: Tensor) -> Tensor:
-        waves = self._waves(num_lags, like)
-        return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
+    def _rows(self, num_lags: int, like: Tensor) -> Tensor:
+        columns, rows = cached_factors(num_lags, *self.table, like.dtype, like.device)
+        projected = (self.projection.to(like) @ columns).flatten(0, 1)  # (H d, r)
+        return (rows @ projected.T).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
 
     def _biases(self, num_lags: int, like: Tensor) -> Tensor:
         projected = self.position_bias.to(like) @ self.projection.to(like)  # (H, 1, H d)
@@ -66,4 +73,4 @@ class TransformerXLPosition(Position):
         return self._kept[compute.__name__][1][:, :num_lags]
 
     def _waves(self, num_lags: int, like: Tensor) -> Tensor:
-        return cached_table(num_lags, sine_waves, (self.num_heads * self.head_dim,), like.dtype, like.device)
+        return cached_table(num_lags, *self.table, like.dtype, like.device)
