@@ -8,6 +8,7 @@ torch.scatter, and ALiBi as a ready additive mask; on a GPU also FlexAttention w
 """
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from wavepos_fairseq.positions import build_position, position_names
 BASELINE = "no position (SDPA)"
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 SIZES = "128x32,256x4,512x2,1024x1,2512x1,5024x1,8192x1"
-LARGEST_DEFINITION = 4 * 2**30  # bytes of its tensor of L x L x d; there is no turn for it beyond
+DEFINITION = "Ricker, the definition"
+LARGEST = 4 * 2**30  # bytes of the definition's tensor of L x S x d
 
 
 def scatter_attention(query, key, value, position):
@@ -32,6 +34,16 @@ def scatter_attention(query, key, value, position):
     mask = torch.full((*scores.shape[:-1], num_keys + 1), -math.inf, dtype=query.dtype, device=query.device)
     mask = mask.scatter(-1, index.where(index >= 0, num_keys), scores / math.sqrt(query.size(-1)))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[..., :num_keys])
+
+
+def definition(query, key, value, position):
+    """`reference_attention` of as many queries at a time as LARGEST allows, each time with the keys up to their end."""
+    pieces = query.split(LARGEST // key[0, 0].nbytes, dim=2)
+    stops = itertools.accumulate(piece.size(2) for piece in pieces)
+    attended = (
+        reference_attention(piece, key[:, :, :stop], value[:, :, :stop], position) for piece, stop in zip(pieces, stops)
+    )
+    return torch.cat(tuple(attended), dim=2)
 
 
 def masked_attention(query, key, value, mask):
@@ -75,8 +87,7 @@ def contestants(length, args, like):
     mask = alibi_mask(positions["alibi"], length, like)
     attentions["ALiBi as a mask"] = lambda q, k, v: masked_attention(q, k, v, mask)
     attentions["Ricker, tip 2 (scatter)"] = lambda q, k, v: scatter_attention(q, k, v, ricker)
-    if length * length * args.head_dim * like.element_size() <= LARGEST_DEFINITION:
-        attentions["Ricker, the definition"] = lambda q, k, v: reference_attention(q, k, v, ricker)
+    attentions[DEFINITION] = lambda q, k, v: definition(q, k, v, ricker)
     if args.device == "cuda":
         attentions["Ricker, blockwise"] = lambda q, k, v: causal_attention(q, k, v, ricker, implementation="blockwise")
         attentions["Ricker, FlexAttention"] = flex_attention_of(ricker, length, like)
@@ -101,6 +112,8 @@ def measure(length, batch, args):
         return leaves
 
     for mode, step in (("forward", forward), ("forward + backward", both)):
+        if mode != "forward" and length * key[0, 0].nbytes > LARGEST:
+            del attentions[DEFINITION]  # which keeps all its vectors for the backward pass
         runs = {name: (lambda step=step, attend=attend: step(attend)) for name, attend in attentions.items()}
         found = ratios(by_turns(runs, args.rounds, args.device), BASELINE)
         for name, run in runs.items():

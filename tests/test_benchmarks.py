@@ -25,12 +25,14 @@ def benchmark(monkeypatch):
     return imported
 
 
-def test_the_contestants_compute_the_same_attention(benchmark):
+def test_the_contestants_compute_the_same_attention(benchmark, monkeypatch):
     attention = benchmark("attention")
     torch.manual_seed(0)
     inputs = torch.randn(3, 2, 8, 70, 16, dtype=torch.float64)
     ricker = build_position("wavelet", head_dim=16, num_heads=8)
     torch.testing.assert_close(attention.scatter_attention(*inputs, ricker), reference_attention(*inputs, ricker))
+    monkeypatch.setattr(attention, "LARGEST", 30 * 70 * 16 * 8)  # 30 of the 70 queries
+    torch.testing.assert_close(attention.definition(*inputs, ricker), reference_attention(*inputs, ricker))
     alibi = build_position("alibi", head_dim=16, num_heads=8)
     masked = attention.masked_attention(*inputs, attention.alibi_mask(alibi, 70, like=inputs[0]))
     torch.testing.assert_close(masked, reference_attention(*inputs, alibi))
