@@ -245,8 +245,7 @@ class _Blockwise(torch.autograd.Function):
                 d_lags = grouped.new_empty(*grouped.shape[:-1], near.size(-1))
                 d_lags[..., 0, :] = d_lags[..., -1:] = 0  # where no key's lag stands
                 _by_keys(d_lags).copy_(_grouped(d_scores, basis)[..., 1 - near.size(-1) :])
-                d_grouped = (d_lags.flatten(1, 2) @ near.transpose(1, 2)).view_as(grouped)
-                _grouped(d_lagged[heads, rows], basis).copy_(d_grouped)
+                _grouped(d_lagged[heads, rows], basis).copy_(_times(d_lags, near.transpose(1, 2)))
                 if d_basis is not None:
                     _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
             if d_bias_rows is not None:
@@ -268,7 +267,7 @@ def _block_size(num_keys: int) -> int:
     return 64 if num_keys <= 512 else 128  # measured: docs/performance.md
 
 
-_SCORES = 2**18  # of a block, where that is more than 8 heads' worth; measured as well
+_SCORES = 2**19  # of a block, where that is more than 8 heads' worth; measured as well
 
 
 def _blocks(query: Tensor, key: Tensor, *slots: Optional[Tensor]) -> Iterator[_Block]:
@@ -295,11 +294,11 @@ def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
     scores.baddbmm_(queries, key[heads, keys].transpose(1, 2), beta=0, alpha=_scale(query))
     if lagged is not None:
         grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
-        lags = (grouped.flatten(1, 2) @ near).view(*grouped.shape[:-1], -1)
+        lags = _times(grouped, near)
         _grouped(scores, basis)[..., 1 - near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
         _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(bias_rows[:, :num_queries])[..., -keys.stop :])
-    scores[..., -num_queries:].masked_fill_(_future(num_queries, scores.device), -math.inf)
+    scores[..., -num_queries:].clamp_(max=_causal(num_queries, scores.dtype, scores.device))
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -309,9 +308,13 @@ def _scale(query: Tensor) -> float:
 
 @functools.lru_cache(maxsize=None)
 @torch.inference_mode(False)
-def _future(num_queries: int, device: torch.device) -> Tensor:
-    """Where a key is in its query's future, of consecutive queries and their own keys: (m, m)."""
-    return torch.ones(num_queries, num_queries, dtype=torch.bool, device=device).triu(1)
+def _causal(num_queries: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The most that scores of consecutive queries and their own keys may be, -inf in a query's future: (m, m).
+
+    To bound scores by it takes a seventh of masked_fill_'s time.
+    """
+    bound = torch.full((num_queries, num_queries), math.inf, dtype=dtype, device=device)
+    return bound.where(torch.ones_like(bound).tril().bool(), -bound)
 
 
 def _near(basis: Tensor, keys: slice) -> Tensor:
@@ -322,6 +325,12 @@ def _near(basis: Tensor, keys: slice) -> Tensor:
 def _grouped(rows: Tensor, groups: Tensor) -> Tensor:
     """(N, m, x) as (G, N / G, m, x) for the G heads, or the one for all, that `groups` begins with."""
     return rows.view(-1, groups.size(0), *rows.shape[1:]).transpose(0, 1)
+
+
+def _times(grouped: Tensor, matrices: Tensor) -> Tensor:
+    """(G, N / G, m, x) times (G, x, y). Where G is 1 it is a product for each head, which is faster than a tall one."""
+    rows = grouped[0] if len(grouped) == 1 else grouped.flatten(1, 2)
+    return (rows @ matrices.expand(len(rows), -1, -1)).view(*grouped.shape[:-1], -1)
 
 
 def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:
