@@ -38,7 +38,7 @@ def scatter_attention(query, key, value, position):
 
 def definition(query, key, value, position):
     """`reference_attention` of as many queries at a time as LARGEST allows, each time with the keys up to their end."""
-    pieces = query.split(LARGEST // key[0, 0].nbytes, dim=2)
+    pieces = query.split(LARGEST // (key[0, 0].numel() * key.element_size()), dim=2)
     stops = itertools.accumulate(piece.size(2) for piece in pieces)
     attended = (
         reference_attention(piece, key[:, :, :stop], value[:, :, :stop], position) for piece, stop in zip(pieces, stops)
@@ -112,7 +112,7 @@ def measure(length, batch, args):
         return leaves
 
     for mode, step in (("forward", forward), ("forward + backward", both)):
-        if mode != "forward" and length * key[0, 0].nbytes > LARGEST:
+        if mode != "forward" and length * length * args.head_dim * key.element_size() > LARGEST:
             del attentions[DEFINITION]  # which keeps all its vectors for the backward pass
         runs = {name: (lambda step=step, attend=attend: step(attend)) for name, attend in attentions.items()}
         found = ratios(by_turns(runs, args.rounds, args.device), BASELINE)

@@ -138,11 +138,13 @@ def test_files_cut_short_are_no_result_and_no_line_of_the_log(run):
 def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lost(run, undisturbed):
     parent = in_a_process(run)
     wait_for(lambda: run.last_logged())
+    os.killpg(parent.pid, signal.SIGSTOP)  # so that the training does not end meanwhile
     parent.kill()
     parent.wait()
     assert run.state() == "running"
     with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {parent.pid} on .* started"):
         runs.execute(run)
+    os.killpg(parent.pid, signal.SIGCONT)
     wait_for(lambda: run.state() == "stopped")
     assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
     assert first_attempts(run) == 1

@@ -289,9 +289,7 @@ def _weights(block, query, key, lagged, basis, bias_rows) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n)."""
     heads, rows, keys = block
     num_queries = rows.stop - rows.start
-    queries = query[heads, rows]
-    scores = queries.new_empty(*queries.shape[:2], keys.stop)
-    scores.baddbmm_(queries, key[heads, keys].transpose(1, 2), beta=0, alpha=_scale(query))
+    scores = (query[heads, rows] * _scale(query)) @ key[heads, keys].transpose(1, 2)
     if lagged is not None:
         grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
         lags = _times(grouped, near)
