@@ -22,8 +22,8 @@ from wavepos_fairseq.positions import build_position, position_names
 BASELINE = "no position (SDPA)"
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 SIZES = "128x32,256x4,512x2,1024x1,2512x1,5024x1,8192x1"
-DEFINITION = "Ricker, the definition"
-LARGEST = 4 * 2**30  # bytes of the definition's tensor of L x S x d
+TIP_2, DEFINITION = "Ricker, tip 2 (scatter)", "Ricker, the definition"
+LARGEST = 4 * 2**30  # bytes of the definition's tensor of L x S x d, and of four of tip 2's of B x H x L x S
 
 
 def scatter_attention(query, key, value, position):
@@ -86,7 +86,7 @@ def contestants(length, args, like):
         attentions[shown] = lambda q, k, v, p=position: causal_attention(q, k, v, p)
     mask = alibi_mask(positions["alibi"], length, like)
     attentions["ALiBi as a mask"] = lambda q, k, v: masked_attention(q, k, v, mask)
-    attentions["Ricker, tip 2 (scatter)"] = lambda q, k, v: scatter_attention(q, k, v, ricker)
+    attentions[TIP_2] = lambda q, k, v: scatter_attention(q, k, v, ricker)
     attentions[DEFINITION] = lambda q, k, v: definition(q, k, v, ricker)
     if args.device == "cuda":
         attentions["Ricker, blockwise"] = lambda q, k, v: causal_attention(q, k, v, ricker, implementation="blockwise")
@@ -100,6 +100,8 @@ def measure(length, batch, args):
     shape = (batch, args.heads, length, args.head_dim)
     query, key, value, gradient = torch.randn(4, *shape, dtype=like.dtype, device=like.device).unbind()
     attentions = contestants(length, args, like)
+    if 4 * batch * args.heads * length * length * like.element_size() > LARGEST:
+        del attentions[TIP_2]
     rows = []
 
     def forward(attend):
@@ -112,7 +114,7 @@ def measure(length, batch, args):
         return leaves
 
     for mode, step in (("forward", forward), ("forward + backward", both)):
-        if mode != "forward" and length * length * args.head_dim * key.element_size() > LARGEST:
+        if mode != "forward" and length * length * args.head_dim * like.element_size() > LARGEST:
             del attentions[DEFINITION]  # which keeps all its vectors for the backward pass
         runs = {name: (lambda step=step, attend=attend: step(attend)) for name, attend in attentions.items()}
         found = ratios(by_turns(runs, args.rounds, args.device), BASELINE)
