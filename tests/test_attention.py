@@ -289,6 +289,21 @@ def test_a_changed_token_changes_no_output_before_it_and_every_output_from_it_on
     assert (difference[:changed] < 1e-12).all() and (difference[changed:] > 1e-6).all()
 
 
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_a_broken_query_breaks_its_output_alone_and_a_broken_key_none_before_it(variant, broken, attend):
+    clean, position = draw(16, 16, 16), build(variant, 16, 2)
+    before = attend(*clean, position)
+    for number, reached in enumerate((slice(7, 8), slice(7, None))):
+        inputs = [tensor.clone() for tensor in clean]
+        inputs[number][:, :, 7] = broken
+        after = attend(*inputs, position)
+        assert after[:, :, reached].isnan().all()
+        after[:, :, reached] = before[:, :, reached]
+        torch.testing.assert_close(after, before)
+
+
 # The scores, through the weights
 
 

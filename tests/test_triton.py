@@ -127,6 +127,20 @@ def test_the_support_may_end_anywhere(L, T):
     assert_is_the_formula(draw(L, 70, 16, r=20, T=T))
 
 
+@pytest.mark.parametrize("slots", SLOTS)
+def test_a_broken_query_breaks_its_output_alone_and_a_broken_key_none_before_it(slots):
+    tensors = draw(40, 40, 16, **SLOTS[slots])
+    before = triton_attention(*tensors)
+    for number, reached in enumerate((slice(17, 18), slice(17, None))):
+        inputs = list(tensors)
+        inputs[number] = tensors[number].clone()
+        inputs[number][:, 17] = math.nan
+        after = triton_attention(*inputs)
+        assert after[:, reached].isnan().all()
+        after[:, reached] = before[:, reached]
+        torch.testing.assert_close(after, before)
+
+
 def test_what_needs_no_gradient_gets_none():
     tensors = draw(40, 40, 16, r=20, biased=True)
     query, *constants = tensors

@@ -201,10 +201,10 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, lagged, basis, bias, dropout_p, seed, keep):
         output, kept = torch.empty_like(query, memory_format=torch.contiguous_format), []
-        bias_rows, bound = _same_rows(bias, query, key), _causal(query, key)
+        bias_rows, causal = _same_rows(bias, query, key), _causal(query, key)
         for number, block in enumerate(_blocks(query, key, basis, bias)):
             heads, rows, keys = block
-            weights = _weights(block, query, key, lagged, basis, bias_rows, bound)
+            weights = _weights(block, query, key, lagged, basis, bias_rows, causal)
             if keep:
                 kept.append(weights)
             if dropout_p:
@@ -219,7 +219,7 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx, d_output):
         query, key, value, lagged, basis, bias, output, *kept = ctx.saved_tensors
         dropout_p, seed = ctx.dropout
-        bias_rows, bound = _same_rows(bias, query, key), _causal(query, key)
+        bias_rows, causal = _same_rows(bias, query, key), _causal(query, key)
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_lagged = None if lagged is None else torch.empty_like(lagged)
         d_basis, d_bias_rows = (
@@ -229,7 +229,7 @@ class _Blockwise(torch.autograd.Function):
         means = (d_output * output).sum(-1, keepdim=True)
         for number, block in enumerate(_blocks(query, key, basis, bias)):
             heads, rows, keys = block
-            weights = kept[number] if kept else _weights(block, query, key, lagged, basis, bias_rows, bound)
+            weights = kept[number] if kept else _weights(block, query, key, lagged, basis, bias_rows, causal)
             d_weights = d_output[heads, rows] @ value[heads, keys].transpose(1, 2)
             dropped = weights
             if dropout_p:
@@ -285,7 +285,7 @@ def _blocks(query: Tensor, key: Tensor, *slots: Optional[Tensor]) -> Iterator[_B
             yield _Block(slice(head, min(head + group, num_heads)), rows, keys)
 
 
-def _weights(block, query, key, lagged, basis, bias_rows, bound) -> Tensor:
+def _weights(block, query, key, lagged, basis, bias_rows, causal) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n)."""
     heads, rows, keys = block
     num_queries = rows.stop - rows.start
@@ -296,7 +296,8 @@ def _weights(block, query, key, lagged, basis, bias_rows, bound) -> Tensor:
         _grouped(scores, basis)[..., 1 - near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
         _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(bias_rows[:, :num_queries])[..., -keys.stop :])
-    scores[..., -num_queries:].clamp_(max=bound[:num_queries, :num_queries])  # a seventh of masked_fill_'s time
+    own = scores[..., -num_queries:]
+    own.tril_().add_(causal[:num_queries, :num_queries])  # a quarter of masked_fill_'s time; NaN is forgotten, too
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -321,10 +322,9 @@ def _times(grouped: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
-    """The most that scores of a block's queries and their own keys may be, -inf in a query's future: (m, m)."""
+    """What to add to scores of a block's queries over their own keys: -inf in a query's future, else 0. (m, m)."""
     size = _block_rows(query, key)
-    bound = query.new_full((size, size), math.inf)
-    return bound.where(torch.ones_like(bound).tril().bool(), -bound)
+    return query.new_full((size, size), -math.inf).triu_(1)
 
 
 def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:
