@@ -156,9 +156,9 @@ def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) ->
             lagged = torch.cat((lagged, lagged.new_ones(*lagged.shape[:-1], 1)), dim=-1)
             basis = torch.cat((basis.expand(len(bias), -1, -1), bias[:, None]), dim=1)
             bias = None
-        basis = _descending(F.pad(basis, (0, _block_size(num_keys))))  # a block's first query sees furthest
+        basis = F.pad(basis, (0, _block_size(num_keys))).flip(-1)  # a block's first query sees furthest
     if bias is not None:
-        bias = _descending(bias)
+        bias = bias.flip(-1)
     apply = _untraced() if _is_compiling() else _Blockwise.apply
     return apply(query, key, value, lagged, basis, bias, dropout_p, seed, keep)
 
@@ -173,27 +173,30 @@ def _untraced():
     return torch._dynamo.disable(_Blockwise.apply)
 
 
-def _descending(lags: Tensor) -> Tensor:
-    """Columns for the lags 0 .. T - 1 turned round, and one more for `_by_keys`: (..., T + 1)."""
-    return F.pad(lags.flip(-1), (0, 1))
-
-
 def _by_keys(lags: Tensor) -> Tensor:
     """Scores over descending lags seen as scores over keys, by a change of view (Dai et al., 2019, appendix B).
 
-    lags: (..., m, T + 1), contiguous: the lags T - 1 .. 0 of m consecutive queries and a last column. Returns
-    (..., m, T), the T keys up to the last query's own. Row i starts m - 1 - i columns later than the one before it in
-    memory; so the keys in a row's future show the last column or the next row's first ones, which nobody reads.
+    lags: (..., m, T), the lags T - 1 .. 0 of m consecutive queries. Returns (..., m, T), the T keys up to the last
+    query's own. Row i starts m - 1 - i columns later than it does in lags; so the keys in its future show what follows
+    the row in memory, which nobody reads.
     """
-    *outer, num_queries, width = lags.shape
-    strides = (*lags.stride()[:-2], width - 1, 1)
-    return lags.as_strided((*outer, num_queries, width - 1), strides, lags.storage_offset() + num_queries - 1)
+    strides = (*lags.stride()[:-2], lags.stride(-2) - 1, 1)
+    return lags.as_strided(lags.shape, strides, lags.storage_offset() + lags.size(-2) - 1)
+
+
+def _by_lags(scores: Tensor) -> Tensor:
+    """The other way: what to scores over keys, zero in a row's future, belongs as lags, zero where no key stands."""
+    lags = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    lags[..., 0, :] = 0
+    _by_keys(lags)[..., :-1] = scores[..., :-1]
+    lags[..., -1, -1] = scores[..., -1, -1]  # other rows' last columns are the first ones of the next
+    return lags
 
 
 class _Blockwise(torch.autograd.Function):
     """Attention of N = B H heads, a block of queries at a time against the keys up to the block's end.
 
-    The arguments are those of `_blockwise`, basis (G, r, T + 1) and bias (H, S + 1) being `_descending`.
+    The arguments are those of `_blockwise`, the lags of basis (G, r, T) and bias (H, S) descending.
 
     The backward pass is that of FlashAttention (Dao et al., 2022, appendix B.4), with the two slots' part of it.
     """
@@ -240,17 +243,14 @@ class _Blockwise(torch.autograd.Function):
             d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, rows], alpha=_scale(query))
             d_query[heads, rows] = (d_scores @ key[heads, keys]).mul_(_scale(query))
             if lagged is not None:
-                grouped = _grouped(lagged[heads, rows], basis)
-                near = _near(basis, keys)
-                d_lags = grouped.new_empty(*grouped.shape[:-1], near.size(-1))
-                d_lags[..., 0, :] = d_lags[..., -1:] = 0  # where no key's lag stands
-                _by_keys(d_lags).copy_(_grouped(d_scores, basis)[..., 1 - near.size(-1) :])
+                grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
+                d_lags = _by_lags(_grouped(d_scores, basis)[..., -near.size(-1) :])
                 _grouped(d_lagged[heads, rows], basis).copy_(_times(d_lags, near.transpose(1, 2)))
                 if d_basis is not None:
                     _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
             if d_bias_rows is not None:
-                d_rows = _by_keys(d_bias_rows[:, : rows.stop - rows.start])[..., -keys.stop :]
-                d_rows += _grouped(d_scores, bias).sum(1)
+                d_rows = _near(d_bias_rows, keys)[:, : rows.stop - rows.start]
+                d_rows += _by_lags(_grouped(d_scores, bias).sum(1))
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)
         return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None
 
@@ -293,9 +293,9 @@ def _weights(block, query, key, lagged, basis, bias_rows, causal) -> Tensor:
     if lagged is not None:
         grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
         lags = _times(grouped, near)
-        _grouped(scores, basis)[..., 1 - near.size(-1) :].add_(_by_keys(lags))
+        _grouped(scores, basis)[..., -near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
-        _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(bias_rows[:, :num_queries])[..., -keys.stop :])
+        _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(_near(bias_rows, keys)[:, :num_queries]))
     own = scores[..., -num_queries:]
     own.tril_().add_(causal[:num_queries, :num_queries])  # a quarter of masked_fill_'s time; NaN is forgotten, too
     return torch.softmax(scores, dim=-1, out=scores)
@@ -306,8 +306,8 @@ def _scale(query: Tensor) -> float:
 
 
 def _near(basis: Tensor, keys: slice) -> Tensor:
-    """The basis over the lags of so many keys, as far as it reaches, and its last column."""
-    return basis[..., -(keys.stop + 1) :]
+    """What stands over descending lags, for the lags of so many keys, as far as it reaches."""
+    return basis[..., -keys.stop :]
 
 
 def _grouped(rows: Tensor, groups: Tensor) -> Tensor:
@@ -328,7 +328,7 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _same_rows(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:
-    """The biases over the lags, a copy for each query of a block: (H, m, S + 1)."""
+    """The biases over the lags, a copy for each query of a block: (H, m, S)."""
     return None if bias is None else bias[:, None].expand(-1, _block_rows(query, key), -1).contiguous()
 
 
