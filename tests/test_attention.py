@@ -46,7 +46,7 @@ class EverySlot(Position):
     def __init__(self, head_dim, num_heads):
         super().__init__(head_dim, num_heads)
         self.embedding = torch.nn.Parameter(torch.zeros(600, head_dim))
-        self.slope = torch.nn.Parameter(torch.zeros(num_heads, 1))
+        self.biases = torch.nn.Parameter(torch.zeros(num_heads, 600))
 
     def rotate(self, query, key):
         num_keys = key.size(-2)
@@ -57,7 +57,7 @@ class EverySlot(Position):
         return self.embedding[:num_lags].to(like)
 
     def bias(self, num_lags, like):
-        return (self.slope * torch.arange(num_lags) / 100).to(like)
+        return self.biases[:, torch.arange(num_lags).clamp(max=599)].to(like)
 
 
 def build(variant, head_dim, num_heads):

@@ -23,7 +23,7 @@ FP64 = torch.empty(0, dtype=torch.float64)
 
 
 def slots_filled(name):
-    """Which slots the representation `name` fills once it has learned something: rotate, relative, bias."""
+    """Which slots the representation `name` fills once it has learned something."""
     position, x = build_position(name, head_dim=16, num_heads=2), torch.ones(1, 2, 3, 16)
     for parameter in position.parameters():
         nn.init.ones_(parameter)
@@ -32,6 +32,7 @@ def slots_filled(name):
         for slot, filled in {
             "rotate": not all(torch.equal(turned, x) for turned in position.rotate(x, x)),
             "relative": position.relative(3, like=x) is not None,
+            "relative_query": not torch.equal(position.relative_query(x), x),
             "bias": position.bias(3, like=x) is not None,
         }.items()
         if filled
@@ -82,7 +83,7 @@ def turned(x, theta):
         ("rope-wavelet", {"rotate"}),
         ("rpe", {"relative"}),
         ("t5", {"bias"}),
-        ("transformer-xl", {"rotate", "relative", "bias"}),
+        ("transformer-xl", {"rotate", "relative", "relative_query"}),
     ],
 )
 def test_each_representation_fills_the_slot_of_the_formula_that_design_says(name, slots):
@@ -96,6 +97,8 @@ def test_slots_have_the_shapes_and_dtypes_that_the_base_promises(name):
         query, key = torch.ones(2, 3, 4, 16, dtype=dtype), torch.ones(2, 3, 7, 16, dtype=dtype)
         for before, after in zip((query, key), position.rotate(query, key)):
             assert (after.shape, after.dtype) == (before.shape, dtype)
+        relative_query = position.relative_query(query)
+        assert (relative_query.shape, relative_query.dtype) == (query.shape, dtype)
         relative, bias = position.relative(7, like=query), position.bias(7, like=query)
         assert relative is None or (relative.shape in [(7, 16), (3, 7, 16)] and relative.dtype == dtype)
         assert bias is None or (bias.shape == (3, 7) and bias.dtype == dtype)
@@ -300,13 +303,8 @@ def test_what_transformer_xl_keeps_in_inference_follows_its_weights_and_is_not_k
         torch.testing.assert_close(position.factors(9, like=FP64)[1], 2 * before)
         position.projection = nn.Parameter(-position.projection)
         torch.testing.assert_close(position.factors(9, like=FP64)[1], -2 * before)
-        nn.init.normal_(position.position_bias)
-        biases = position.bias(9, like=FP64)
-        assert position.bias(12, like=FP64).data_ptr() == biases.data_ptr()
-        position.position_bias.mul_(2)
-        torch.testing.assert_close(position.bias(9, like=FP64), 2 * biases)
         assert position.factors(9, like=torch.empty(0))[1].dtype == torch.float32
-    assert position.factors(9, like=FP64)[1].requires_grad and position.bias(9, like=FP64).requires_grad
+    assert position.factors(9, like=FP64)[1].requires_grad
 
 
 @pytest.mark.parametrize("between", ["a step of learning", "eval()"])
@@ -315,7 +313,7 @@ def test_what_transformer_xl_keeps_is_not_that_of_weights_written_by_way_of_thei
     for parameter in position.parameters():
         nn.init.normal_(parameter)
     with torch.no_grad():
-        before = [position.factors(9, like=FP64)[1], position.bias(9, like=FP64)]
+        before = position.factors(9, like=FP64)[1]
     if between == "eval()":
         position.projection.data.mul_(2)
         position.eval()
@@ -323,8 +321,7 @@ def test_what_transformer_xl_keeps_is_not_that_of_weights_written_by_way_of_thei
         position.factors(9, like=FP64)[1]
         position.projection.data.mul_(2)
     with torch.no_grad():
-        after = [position.factors(9, like=FP64)[1], position.bias(9, like=FP64)]
-    torch.testing.assert_close(after, [2 * before[0], 2 * before[1]])
+        torch.testing.assert_close(position.factors(9, like=FP64)[1], 2 * before)
 
 
 @pytest.mark.parametrize("name", position_names())

@@ -36,7 +36,8 @@ def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
     relative = position.relative(num_keys, like=query)
     if relative is not None:
         heads = "h" if relative.dim() == 3 else ""  # (H, S, d) or (S, d)
-        score = score + torch.einsum(f"bhmd,{heads}mnd->bhmn", query, relative[..., past, :])
+        relative_query = position.relative_query(query)
+        score = score + torch.einsum(f"bhmd,{heads}mnd->bhmn", relative_query, relative[..., past, :])
     score = score / math.sqrt(query.size(-1))
     bias = position.bias(num_keys, like=query)
     if bias is not None:
@@ -99,8 +100,8 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
     lagged = basis = None
     if factors is not None:
         projection, rows = factors
-        scale = 1 / math.sqrt(head_dim)
-        lagged = query * scale if projection is None else query @ (projection * scale)
+        scale, lagged = 1 / math.sqrt(head_dim), position.relative_query(query)
+        lagged = lagged * scale if projection is None else lagged @ (projection * scale)
         basis = rows.transpose(-2, -1)  # (r, T) or (H, r, T)
     if num_queries == 1 and not fused:
         mask = _slots_of_one_query(lagged, basis, bias, num_keys)
@@ -152,10 +153,6 @@ def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) ->
     """
     num_keys = key.size(1)
     if basis is not None:
-        if bias is not None and basis.size(-1) == num_keys:  # one product for both slots
-            lagged = torch.cat((lagged, lagged.new_ones(*lagged.shape[:-1], 1)), dim=-1)
-            basis = torch.cat((basis.expand(len(bias), -1, -1), bias[:, None]), dim=1)
-            bias = None
         basis = F.pad(basis, (0, _block_size(num_keys))).flip(-1)  # a block's first query sees furthest
     if bias is not None:
         bias = bias.flip(-1)

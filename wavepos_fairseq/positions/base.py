@@ -41,6 +41,10 @@ class Position(nn.Module):
         """
         return None
 
+    def relative_query(self, query: Tensor) -> Tensor:
+        """What q_m is in its product with p: the query (B, H, L, d), with whatever is added to it there."""
+        return query
+
     def factors(self, num_lags: int, like: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
         """p as a product, q . p(t) = (q C) . V_t: C (d, r), or None for the identity, and V (T, r) or (H, T, r).
 

@@ -6,8 +6,7 @@ r is the sinusoid of the lag, as wide as the model. The memory of earlier segmen
 no part of it. `trans-xl` is what the paper's table calls by that name.
 """
 
-import math
-from typing import Callable, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from .trans_xl import sine_waves
 
 @register_position("transformer-xl")
 class TransformerXLPosition(Position):
-    """Slot R: u is added to the queries; slot p: p_h(t) = W_R,h r(t); slot b: v_h . p_h(t) / sqrt(d).
+    """Slot R: u is added to the queries; slot p: p_h(t) = W_R,h r(t), v being added to the queries.
 
     Every layer has a W_R, a u and a v of its own, as with the release's --untie_r. All start at zero, which is NoPE
     (see `rpe`).
@@ -30,47 +29,38 @@ class TransformerXLPosition(Position):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
         self.table = (sine_waves, (num_heads * head_dim,))  # r
-        self._kept = {}  # by name what a table of the lags depends on, and the table, while nothing is learned
+        self._kept = None, None  # what W_R r(t) depends on, and it, while nothing is learned
 
     def train(self, mode: bool = True) -> "TransformerXLPosition":
-        self._kept.clear()  # for weights exchanged by way of their data, as averages of them are
+        self._kept = None, None  # for weights exchanged by way of their data, as averages of them are
         return super().train(mode)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
-        waves = self._waves(num_lags, like)
+        waves = cached_table(num_lags, *self.table, like.dtype, like.device)
         return waves @ self.projection.to(like).transpose(1, 2)  # (T, H d) @ (H, H d, d) -> (H, T, d)
 
-    def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
-        """`relative`, the waves being taken as a product of their rank, to their rounding: half of the work."""
-        return None, self._while_fixed(self._rows, num_lags, like)
+    def relative_query(self, query: Tensor) -> Tensor:
+        return query + self.position_bias.to(query)
 
-    def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        return self._while_fixed(self._biases, num_lags, like)
+    def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
+        """`relative`, the waves being taken as a product of their rank, to their rounding: half of the work.
+
+        It is kept for the next calls while nothing is learned.
+        """
+        if torch.is_grad_enabled() and self.projection.requires_grad:
+            self._kept = None, None  # fairseq's optimizers write to weight.data, which leaves the key as it was
+            return None, self._rows(num_lags, like)
+        num_rows = power_of_two(num_lags)
+        key = (num_rows, like.dtype, like.device, self.projection.data_ptr(), self.projection._version)
+        if self._kept[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = key, self._rows(num_rows, like)
+        return None, self._kept[1][:, :num_lags]
 
     def _rows(self, num_lags: int, like: Tensor) -> Tensor:
         columns, rows = cached_factors(num_lags, *self.table, like.dtype, like.device)
         projected = (self.projection.to(like) @ columns).flatten(0, 1)  # (H d, r)
-        return (rows @ projected.T).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)
-
-    def _biases(self, num_lags: int, like: Tensor) -> Tensor:
-        projected = self.position_bias.to(like) @ self.projection.to(like)  # (H, 1, H d)
-        return (projected @ self._waves(num_lags, like).T)[:, 0] / math.sqrt(self.head_dim)
-
-    def _while_fixed(self, compute: Callable[[int, Tensor], Tensor], num_lags: int, like: Tensor) -> Tensor:
-        """compute(num_lags, like), (H, num_lags, ...), kept for the next calls while nothing is learned."""
-        weights = (self.projection, self.position_bias)
-        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
-            self._kept.clear()  # fairseq's optimizers write to weight.data, which leaves the key as it was
-            return compute(num_lags, like)
-        num_rows = power_of_two(num_lags)
-        key = (num_rows, like.dtype, like.device, *((weight.data_ptr(), weight._version) for weight in weights))
-        if self._kept.get(compute.__name__, (None,))[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept[compute.__name__] = (key, compute(num_rows, like))
-        return self._kept[compute.__name__][1][:, :num_lags]
-
-    def _waves(self, num_lags: int, like: Tensor) -> Tensor:
-        return cached_table(num_lags, *self.table, like.dtype, like.device)
+        return (projected @ rows.T).unflatten(0, (self.num_heads, self.head_dim)).transpose(1, 2)
