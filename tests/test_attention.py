@@ -372,10 +372,10 @@ def test_a_basis_of_low_rank_and_short_reach_is_cut_to_both_and_another_to_neith
     table = torch.zeros(100, 20, dtype=torch.float64)
     table[:30, :9] = torch.randn(30, 9, dtype=torch.float64)
     projection, rows = base.low_rank(table @ torch.randn(20, 20, dtype=torch.float64), 1e-7)
-    assert projection.shape == (20, 16) and rows.shape == (30, 16)  # a rank of 9, and the next multiple of 8
+    assert projection.shape == (20, 16) and rows.shape == (32, 16)  # the next multiples of 8
     projection, rows = base.low_rank(torch.randn(100, 20, dtype=torch.float64), 1e-7)
     assert projection.shape == (20, 20) and rows.shape == (100, 20)
-    assert base.low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (1, 0)
+    assert base.low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (8, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

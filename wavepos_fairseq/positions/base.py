@@ -200,17 +200,20 @@ def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
 
     table: fp64 (num_lags, d). At every lag t the length of table_t - C V_t, or of table_t where t >= T, is at most eps
     times the longest row. A query's product with it errs then by no more than the rounding of the longest row does.
-    r is the least number of columns that will do, and up to 7 more: products with a multiple of 8 are faster.
+    r and T are the least numbers that will do, and up to 7 more: products with multiples of 8 are faster.
     """
     length = table.norm(dim=1)
     bound = eps * length.max()
-    reach = 1 + max((length > bound).nonzero().flatten().tolist(), default=0)
+    reach = _eights(1 + max((length > bound).nonzero().flatten().tolist(), default=0))
     left, values, right = torch.linalg.svd(table[:reach], full_matrices=False)
     left_out = (left * values).square().flip(1).cumsum(1).flip(1)  # [t, r]: what the columns from r on add at t
-    rank = int((left_out.amax(0) > bound**2).sum())
-    rank = min(-(-rank // 8) * 8, len(values))
+    rank = _eights(int((left_out.amax(0) > bound**2).sum()))
     root = values[:rank].sqrt()
     return right[:rank].T * root, left[:, :rank] * root
+
+
+def _eights(number: int) -> int:
+    return -(-number // 8) * 8
 
 
 def flag(option: str) -> str:
