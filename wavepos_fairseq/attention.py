@@ -182,7 +182,7 @@ def _by_keys(lags: Tensor) -> Tensor:
 
 
 def _by_lags(scores: Tensor) -> Tensor:
-    """The other way: what to scores over keys, zero in a row's future, belongs as lags, zero where no key stands."""
+    """The other way: scores over keys, 0 in a row's future, as scores over descending lags, 0 where no key stands."""
     lags = torch.empty_like(scores, memory_format=torch.contiguous_format)
     lags[..., 0, :] = 0
     _by_keys(lags)[..., :-1] = scores[..., :-1]
