@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALVES, TINY, TRAINING, command_line, needs_fp16, skip_where_plain_attention_forms_all_scores
+from conftest import HALVES, TINY, TRAINING, command_line, needs_fp16, skip_where_plain_attention_is_old
 from test_attention import gain, value_and_gradients
 from test_model import random_tokens, spread
 
@@ -79,7 +79,7 @@ def test_twenty_updates_in_half_precision_end_within_a_percent_of_fp32(benchmark
 @pytest.mark.parametrize("name", position_names())
 def test_a_sequence_takes_memory_for_a_block_of_queries_and_not_for_all(benchmark, build, name):
     model = build({"--position-encoding": name, "--decoder-layers": "1"})
-    skip_where_plain_attention_forms_all_scores(model.decoder.layers[0].self_attn.position)
+    skip_where_plain_attention_is_old(model.decoder.layers[0].self_attn.position)
 
     @torch.no_grad()
     def peak(length):
