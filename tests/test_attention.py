@@ -433,10 +433,16 @@ def test_long_sequences_have_larger_blocks_and_the_same_values_and_gradients(var
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("batch, num_heads", [(4, 3), (2, 10)])
 @pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
-def test_large_batches_go_in_groups_of_sequences_and_give_the_same_values_and_gradients(variant, monkeypatch):
-    monkeypatch.setattr(attention, "_SCORES", 1)  # 12 heads in groups of 8, or 9 where a sequence's three differ
-    inputs, position = draw(70, 70, 16, num_heads=3, batch=4), build(variant, 16, 3)
+def test_many_heads_go_in_groups_and_give_the_same_values_and_gradients(variant, batch, num_heads, monkeypatch):
+    # Learning, groups of 8 heads; where those of a sequence differ, of two sequences' 6, or of a sequence's 8 and 2.
+    # Else groups of 4, or of 3, or of 4, 4 and 2.
+    monkeypatch.setattr(attention, "_SCORES", 1)
+    inputs, position = draw(70, 70, 16, num_heads=num_heads, batch=batch), build(variant, 16, num_heads)
+    with torch.no_grad():
+        attended = (attend(*inputs, position) for attend in (causal_attention, reference_attention))
+        torch.testing.assert_close(*attended, rtol=1e-10, atol=1e-10)
     fast = value_and_gradients(causal_attention, inputs, position, torch.float64)
     exact = value_and_gradients(reference_attention, inputs, position, torch.float64)
     for one, other in zip(fast, exact):

@@ -4,4 +4,4 @@ The attention and the position representations (`attention`, `positions`, `wavel
 `models` registers them with fairseq and is imported by ``fairseq-train --user-dir wavepos_fairseq``.
 """
 
-__version__ = "0.2.2"  # another one whenever the digits of a training change: no run goes on from another version's
+__version__ = "0.2.3"  # another one whenever the digits of a training change: no run goes on from another version's

@@ -115,7 +115,7 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
 
         attended = triton_attention(*heads, lagged, basis, bias, dropout_p, seed)
     else:
-        attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, keep=learning and not recompute)
+        attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, learning, recompute)
     return attended.view(shape).to(dtype)
 
 
@@ -145,7 +145,7 @@ def _chosen(implementation: str, query: Tensor) -> str:
     return implementation
 
 
-def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) -> Tensor:
+def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, learning, recompute) -> Tensor:
     """Attention of N = B H heads: (N, L, d).
 
     query: (N, L, d), key, value: (N, S, d), after R. Slot p: lagged (N, L, r), which is divided by sqrt(d), times basis
@@ -157,7 +157,7 @@ def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, keep) ->
     if bias is not None:
         bias = bias.flip(-1)
     apply = _untraced() if _is_compiling() else _Blockwise.apply
-    return apply(query, key, value, lagged, basis, bias, dropout_p, seed, keep)
+    return apply(query, key, value, lagged, basis, bias, dropout_p, seed, learning, recompute)
 
 
 def _is_compiling() -> bool:
@@ -199,12 +199,14 @@ class _Blockwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, lagged, basis, bias, dropout_p, seed, keep):
+    def forward(ctx, query, key, value, lagged, basis, bias, dropout_p, seed, learning, recompute):
         output, kept = torch.empty_like(query, memory_format=torch.contiguous_format), []
+        keep = learning and not recompute
         bias_rows, causal = _same_rows(bias, query, key), _causal(query, key)
-        for number, block in enumerate(_blocks(query, key, basis, bias)):
+        memory = None if keep else query.new_empty(0), query.new_empty(0)
+        for number, block in enumerate(_blocks(query, key, learning, basis, bias)):
             heads, rows, keys = block
-            weights = _weights(block, query, key, lagged, basis, bias_rows, causal)
+            weights = _weights(block, query, key, lagged, basis, bias_rows, causal, *memory)
             if keep:
                 kept.append(weights)
             if dropout_p:
@@ -227,7 +229,7 @@ class _Blockwise(torch.autograd.Function):
             for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
         )
         means = (d_output * output).sum(-1, keepdim=True)
-        for number, block in enumerate(_blocks(query, key, basis, bias)):
+        for number, block in enumerate(_blocks(query, key, True, basis, bias)):
             heads, rows, keys = block
             weights = kept[number] if kept else _weights(block, query, key, lagged, basis, bias_rows, causal)
             d_weights = d_output[heads, rows] @ value[heads, keys].transpose(1, 2)
@@ -240,16 +242,17 @@ class _Blockwise(torch.autograd.Function):
             d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, rows], alpha=_scale(query))
             d_query[heads, rows] = (d_scores @ key[heads, keys]).mul_(_scale(query))
             if lagged is not None:
-                grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
-                d_lags = _by_lags(_grouped(d_scores, basis)[..., -near.size(-1) :])
-                _grouped(d_lagged[heads, rows], basis).copy_(_times(d_lags, near.transpose(1, 2)))
+                near = _near(basis, block)
+                d_lags = _by_lags(_grouped(d_scores, near)[..., -near.size(-1) :])
+                _grouped(d_lagged[heads, rows], near).copy_(_times(d_lags, near.transpose(1, 2)))
                 if d_basis is not None:
-                    _near(d_basis, keys).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
+                    grouped = _grouped(lagged[heads, rows], near)
+                    _near(d_basis, block).baddbmm_(grouped.flatten(1, 2).transpose(1, 2), d_lags.flatten(1, 2))
             if d_bias_rows is not None:
-                d_rows = _near(d_bias_rows, keys)[:, : rows.stop - rows.start]
-                d_rows += _by_lags(_grouped(d_scores, bias).sum(1))
+                d_rows = _near(d_bias_rows, block)[:, : rows.stop - rows.start]
+                d_rows += _by_lags(_grouped(d_scores, d_rows).sum(1))
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)
-        return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None
+        return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None, None
 
 
 class _Block(NamedTuple):
@@ -264,35 +267,40 @@ def _block_size(num_keys: int) -> int:
     return 64 if num_keys <= 512 else 128  # measured: docs/performance.md
 
 
-_SCORES = 2**19  # of a block, where that is more than 8 heads' worth; measured as well
+_SCORES = 2**19  # of a block where 8 heads, 4 in inference, have fewer; all three measured, too
 
 
-def _blocks(query: Tensor, key: Tensor, *slots: Optional[Tensor]) -> Iterator[_Block]:
-    """Blocks of whole sequences' heads, where the heads of a sequence have different slots."""
+def _blocks(query: Tensor, key: Tensor, learning: bool, *slots: Optional[Tensor]) -> Iterator[_Block]:
+    """The largest first; whole sequences, or a part of one, where the heads of a sequence have different slots."""
     num_heads, num_queries, _ = query.shape
     num_keys = key.size(1)
     size = _block_size(num_keys)
     sequence = max((slot.size(0) for slot in slots if slot is not None), default=1)
-    for start in range(0, num_queries, size):
+    for start in reversed(range(0, num_queries, size)):
         stop = min(start + size, num_queries)
         rows, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
-        group = max(8, _SCORES // ((stop - start) * keys.stop))
-        group = -(-group // sequence) * sequence
-        for head in range(0, num_heads, group):
-            yield _Block(slice(head, min(head + group, num_heads)), rows, keys)
+        group = max(8 if learning else 4, _SCORES // ((stop - start) * keys.stop))
+        if group > sequence:
+            group -= group % sequence
+        whole = max(group, sequence)
+        for first in range(0, num_heads, whole):
+            last = min(first + whole, num_heads)
+            for head in range(first, last, group):
+                yield _Block(slice(head, min(head + group, last)), rows, keys)
 
 
-def _weights(block, query, key, lagged, basis, bias_rows, causal) -> Tensor:
-    """The attention weights of a block, before dropout: (N, m, n)."""
+def _weights(block, query, key, lagged, basis, bias_rows, causal, memory=None, lags_memory=None) -> Tensor:
+    """The attention weights of a block, before dropout: (N, m, n), which stand in `memory` if that is given."""
     heads, rows, keys = block
     num_queries = rows.stop - rows.start
-    scores = (query[heads, rows] * _scale(query)) @ key[heads, keys].transpose(1, 2)
+    scores = _product(query[heads, rows] * _scale(query), key[heads, keys].transpose(1, 2), memory)
     if lagged is not None:
-        grouped, near = _grouped(lagged[heads, rows], basis), _near(basis, keys)
-        lags = _times(grouped, near)
-        _grouped(scores, basis)[..., -near.size(-1) :].add_(_by_keys(lags))
+        near = _near(basis, block)
+        lags = _times(_grouped(lagged[heads, rows], near), near, lags_memory)
+        _grouped(scores, near)[..., -near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
-        _grouped(scores, bias_rows).transpose(0, 1).add_(_by_keys(_near(bias_rows, keys)[:, :num_queries]))
+        near = _near(bias_rows, block)[:, :num_queries]
+        _grouped(scores, near).transpose(0, 1).add_(_by_keys(near))
     own = scores[..., -num_queries:]
     own.tril_().add_(causal[:num_queries, :num_queries])  # a quarter of masked_fill_'s time; NaN is forgotten, too
     return torch.softmax(scores, dim=-1, out=scores)
@@ -302,20 +310,26 @@ def _scale(query: Tensor) -> float:
     return 1 / math.sqrt(query.size(-1))
 
 
-def _near(basis: Tensor, keys: slice) -> Tensor:
-    """What stands over descending lags, for the lags of so many keys, as far as it reaches."""
-    return basis[..., -keys.stop :]
+def _near(slot: Tensor, block: _Block) -> Tensor:
+    """What stands over descending lags, for a block's heads and the lags of its keys, as far as it reaches."""
+    first = block.heads.start % slot.size(0)
+    return slot[first : first + block.heads.stop - block.heads.start, ..., -block.keys.stop :]
 
 
-def _grouped(rows: Tensor, groups: Tensor) -> Tensor:
-    """(N, m, x) as (G, N / G, m, x) for the G heads, or the one for all, that `groups` begins with."""
-    return rows.view(-1, groups.size(0), *rows.shape[1:]).transpose(0, 1)
+def _grouped(rows: Tensor, near: Tensor) -> Tensor:
+    """(N, m, x) as (G, N / G, m, x) for the G heads, or the one for all, that `near` begins with."""
+    return rows.view(-1, near.size(0), *rows.shape[1:]).transpose(0, 1)
 
 
-def _times(grouped: Tensor, matrices: Tensor) -> Tensor:
+def _times(grouped: Tensor, matrices: Tensor, memory: Optional[Tensor] = None) -> Tensor:
     """(G, N / G, m, x) times (G, x, y). Where G is 1 it is a product for each head, which is faster than a tall one."""
     rows = grouped[0] if len(grouped) == 1 else grouped.flatten(1, 2)
-    return (rows @ matrices.expand(len(rows), -1, -1)).view(*grouped.shape[:-1], -1)
+    return _product(rows, matrices.expand(len(rows), -1, -1), memory).view(*grouped.shape[:-1], -1)
+
+
+def _product(left: Tensor, right: Tensor, memory: Optional[Tensor]) -> Tensor:
+    """(N, m, x) times (N, x, y), which stands in `memory` if that is given, and so in the cache."""
+    return torch.bmm(left, right, out=None if memory is None else memory.resize_(*left.shape[:2], right.size(2)))
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
