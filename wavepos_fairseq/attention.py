@@ -203,10 +203,11 @@ class _Blockwise(torch.autograd.Function):
         output, kept = torch.empty_like(query, memory_format=torch.contiguous_format), []
         keep = learning and not recompute
         bias_rows, causal = _same_rows(bias, query, key), _causal(query, key)
-        memory = None if keep else query.new_empty(0), query.new_empty(0)
-        for number, block in enumerate(_blocks(query, key, learning, basis, bias)):
+        blocks = list(_blocks(query, key, learning, basis, bias))
+        memory = None if keep else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
+        for number, block in enumerate(blocks):
             heads, rows, keys = block
-            weights = _weights(block, query, key, lagged, basis, bias_rows, causal, *memory)
+            weights = _weights(block, query, key, lagged, basis, bias_rows, causal, memory)
             if keep:
                 kept.append(weights)
             if dropout_p:
@@ -262,6 +263,12 @@ class _Block(NamedTuple):
     rows: slice
     keys: slice
 
+    @property
+    def shape(self):
+        """Of its scores."""
+        heads, rows, keys = self
+        return heads.stop - heads.start, rows.stop - rows.start, keys.stop
+
 
 def _block_size(num_keys: int) -> int:
     return 64 if num_keys <= 512 else 128  # measured: docs/performance.md
@@ -271,12 +278,12 @@ _SCORES = 2**19  # of a block where 8 heads, 4 in inference, have fewer; all thr
 
 
 def _blocks(query: Tensor, key: Tensor, learning: bool, *slots: Optional[Tensor]) -> Iterator[_Block]:
-    """The largest first; whole sequences, or a part of one, where the heads of a sequence have different slots."""
+    """Blocks of whole sequences, or of a part of one, where the heads of a sequence have different slots."""
     num_heads, num_queries, _ = query.shape
     num_keys = key.size(1)
     size = _block_size(num_keys)
     sequence = max((slot.size(0) for slot in slots if slot is not None), default=1)
-    for start in reversed(range(0, num_queries, size)):
+    for start in range(0, num_queries, size):
         stop = min(start + size, num_queries)
         rows, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
         group = max(8 if learning else 4, _SCORES // ((stop - start) * keys.stop))
@@ -289,14 +296,15 @@ def _blocks(query: Tensor, key: Tensor, learning: bool, *slots: Optional[Tensor]
                 yield _Block(slice(head, min(head + group, last)), rows, keys)
 
 
-def _weights(block, query, key, lagged, basis, bias_rows, causal, memory=None, lags_memory=None) -> Tensor:
+def _weights(block, query, key, lagged, basis, bias_rows, causal, memory=None) -> Tensor:
     """The attention weights of a block, before dropout: (N, m, n), which stand in `memory` if that is given."""
     heads, rows, keys = block
     num_queries = rows.stop - rows.start
-    scores = _product(query[heads, rows] * _scale(query), key[heads, keys].transpose(1, 2), memory)
+    scores = None if memory is None else memory[: math.prod(block.shape)].view(block.shape)
+    scores = torch.bmm(query[heads, rows] * _scale(query), key[heads, keys].transpose(1, 2), out=scores)
     if lagged is not None:
         near = _near(basis, block)
-        lags = _times(_grouped(lagged[heads, rows], near), near, lags_memory)
+        lags = _times(_grouped(lagged[heads, rows], near), near)
         _grouped(scores, near)[..., -near.size(-1) :].add_(_by_keys(lags))
     if bias_rows is not None:
         near = _near(bias_rows, block)[:, :num_queries]
@@ -321,15 +329,10 @@ def _grouped(rows: Tensor, near: Tensor) -> Tensor:
     return rows.view(-1, near.size(0), *rows.shape[1:]).transpose(0, 1)
 
 
-def _times(grouped: Tensor, matrices: Tensor, memory: Optional[Tensor] = None) -> Tensor:
+def _times(grouped: Tensor, matrices: Tensor) -> Tensor:
     """(G, N / G, m, x) times (G, x, y). Where G is 1 it is a product for each head, which is faster than a tall one."""
     rows = grouped[0] if len(grouped) == 1 else grouped.flatten(1, 2)
-    return _product(rows, matrices.expand(len(rows), -1, -1), memory).view(*grouped.shape[:-1], -1)
-
-
-def _product(left: Tensor, right: Tensor, memory: Optional[Tensor]) -> Tensor:
-    """(N, m, x) times (N, x, y), which stands in `memory` if that is given, and so in the cache."""
-    return torch.bmm(left, right, out=None if memory is None else memory.resize_(*left.shape[:2], right.size(2)))
+    return (rows @ matrices.expand(len(rows), -1, -1)).view(*grouped.shape[:-1], -1)
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
