@@ -265,7 +265,7 @@ class _Block(NamedTuple):
 
     @property
     def shape(self):
-        """Of its scores."""
+        """(heads, queries, keys) of its scores."""
         heads, rows, keys = self
         return heads.stop - heads.start, rows.stop - rows.start, keys.stop
 
