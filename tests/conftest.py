@@ -88,13 +88,13 @@ def synthetic_text(lines, seed):
     return text
 
 
-def preprocess(folder, **texts):
-    """What fairseq-preprocess makes of the text files given by split, in `folder`."""
+def preprocess(folder, *words, **texts):
+    """What fairseq-preprocess makes of the text files given by split, in `folder`; words: its other options."""
     from fairseq import options
     from fairseq_cli import preprocess
 
     given = [word for split, path in texts.items() for word in (f"--{split}pref", str(path))]
-    arguments = ["--only-source", "--destdir", str(folder), "--workers", "1", *given]
+    arguments = ["--only-source", "--destdir", str(folder), "--workers", "1", *words, *given]
     preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
     return Path(folder)
 
@@ -183,18 +183,18 @@ class _Losses(logging.Handler):
 
 @pytest.fixture(scope="session")
 def train(data_bin):
-    """train(save_dir, changes to TINY and TRAINING): fairseq-train; gives the logged losses by update."""
+    """train(save_dir, changes to TINY and TRAINING, data): fairseq-train; gives the logged losses by update."""
     import fairseq_cli.train
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.logging import progress_bar
 
-    def run(save_dir, changes=None):
+    def run(save_dir, changes=None, data=data_bin):
         words = command_line({**TINY, **TRAINING, "--save-dir": save_dir, **(changes or {})})
         losses = _Losses()
         progress_bar.logger.addHandler(losses)
         progress_bar.logger.setLevel(logging.INFO)
         try:
-            fairseq_cli.train.main(convert_namespace_to_omegaconf(parse(data_bin, *words)))
+            fairseq_cli.train.main(convert_namespace_to_omegaconf(parse(data, *words)))
         finally:
             progress_bar.logger.removeHandler(losses)
         return losses.by_update

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALVES, LargestTensor, skip_where_plain_attention_is_old
+from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
 
 from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention, reference_attention
@@ -377,7 +377,7 @@ def test_a_basis_of_low_rank_and_short_reach_is_cut_to_both_and_another_to_neith
     assert projection.shape == (20, 16) and rows.shape == (32, 16)  # the next multiples of 8
     projection, rows = base.low_rank(torch.randn(100, 20, dtype=torch.float64), 1e-7)
     assert projection.shape == (20, 20) and rows.shape == (100, 20)
-    assert base.low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (8, 0)
+    assert base.low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -408,6 +408,60 @@ class ShortReach(Position):
         rows = torch.zeros(num_lags, 16, dtype=torch.float64)
         rows[: len(self.rows)] = self.rows[:num_lags]
         return rows.to(like)
+
+
+ZERO_AT_FIRST = {  # wavelets of 32 dimensions, and the tokens up to which all of them are zero
+    "haar": (8, {"wavelet": "haar", "wavelet_scales": "1*8", "wavelet_shifts": "8..11"}),
+    "ricker": (20, {"wavelet": "ricker", "wavelet_scales": "1*8", "wavelet_shifts": "64..67"}),
+    "haar future": (
+        70,
+        {
+            "wavelet": "haar",
+            "wavelet_scales": "1*8",
+            "wavelet_shifts": "8..11",
+            "wavelet_shift_direction": "future",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("implementation", ["auto", "blockwise", "reference"])
+@pytest.mark.parametrize("num_queries", ["all", 2, 1])
+@pytest.mark.parametrize("name", ZERO_AT_FIRST)
+def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing(name, num_queries, implementation):
+    length, options = ZERO_AT_FIRST[name]
+    position = build_position("wavelet", head_dim=32, num_heads=2, **options)
+    attend = functools.partial(causal_attention, implementation=implementation)
+    for num_keys in (1, 4, length):
+        inputs = draw(num_keys if num_queries == "all" else min(num_queries, num_keys), num_keys, 32)
+        found = value_and_gradients(attend, inputs, position, torch.float64)
+        plain = value_and_gradients(reference_attention, inputs, Position(32, 2), torch.float64)
+        for one, other in zip(found, plain):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    assert ("future" in name) != position.relative(2 * length + 100, like=inputs[0]).any()  # further lags are seen
+
+
+@pytest.mark.parametrize("implementation", ["auto", "blockwise"])
+@pytest.mark.parametrize("variant", ["rpe", "t5", "transformer-xl", "every slot"])
+def test_learned_slots_that_are_all_zero_are_the_definition_and_learn(variant, implementation):
+    position = build(variant, 16, 2)
+    for parameter in position.parameters():
+        torch.nn.init.zeros_(parameter)
+    attend = functools.partial(causal_attention, implementation=implementation)
+    inputs = draw(70, 70, 16)
+    fast = value_and_gradients(attend, inputs, position, torch.float64)
+    for one, other in zip(fast, value_and_gradients(reference_attention, inputs, position, torch.float64)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "blockwise", "reference"])
+@pytest.mark.parametrize("batch, num_queries", [(0, 5), (0, 1), (2, 0)])
+@pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
+def test_no_sequences_and_no_queries_give_an_empty_output(variant, batch, num_queries, implementation):
+    inputs = draw(num_queries, 5, 16, batch=batch)
+    attend = functools.partial(causal_attention, implementation=implementation)
+    output, *gradients = value_and_gradients(attend, inputs, build(variant, 16, 2), torch.float64)
+    assert output.shape == inputs[0].shape and not any(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("reach", [1, 2, 63, 64, 65, 127, 128, 129, 199, 200])
@@ -534,6 +588,100 @@ def test_torch_compile_changes_nothing():
     assert done.returncode == 0, done.stderr
 
 
+# Traced, exported, imagined. Heads of another shape than anywhere else here, so that no table is there beforehand.
+
+TRACED = {name: options for name, options in VARIANTS.items() if name not in ("sinusoidal", "rope 500000")}
+
+
+class Attending(torch.nn.Module):
+    def __init__(self, variant):
+        super().__init__()
+        self.position = build(variant, 24, 5).float()
+
+    def forward(self, query, key, value):
+        return causal_attention(query, key, value, self.position)
+
+
+def exported(module, inputs):
+    length = torch.export.Dim("length", min=2, max=64)
+    shapes = {name: {2: length} for name in ("query", "key", "value")}
+    return torch.export.export(module, tuple(inputs), dynamic_shapes=shapes).module()
+
+
+def imagined(module, inputs):
+    """No function of other numbers, but the module itself, after it has been given tensors without any."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert module(*map(mode.from_tensor, inputs)).shape == inputs[0].shape
+    return module
+
+
+TRACERS = {
+    "torch.jit.trace": lambda module, inputs: torch.jit.trace(module, tuple(inputs), check_trace=False),
+    "torch.export": exported,
+    "make_fx": lambda module, inputs: torch.fx.experimental.proxy_tensor.make_fx(module)(*inputs),
+    "FakeTensorMode": imagined,
+}
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("variant", TRACED)
+def test_traced_or_exported_it_is_the_definition_at_other_lengths_too_and_leaves_nothing_behind(variant, tracer):
+    if PYTORCH < (2, 6) and tracer == "torch.export":
+        pytest.skip("before PyTorch 2.6 torch.export follows Python's bytecode, which is not ours to test")
+    module = Attending(variant)
+    torch.manual_seed(0)
+    cases = [[tensor.float() for tensor in draw(length, length, 24, num_heads=5)] for length in (7, 7, 11)]
+    if tracer == "make_fx":
+        cases.pop()  # it records one shape
+    exact = copy.deepcopy(module.position).double()
+    expected = [reference_attention(*(tensor.double() for tensor in inputs), exact) for inputs in cases]
+    traced = TRACERS[tracer](module, cases[0])
+    for attend in (traced, module):
+        for inputs, output in zip(cases, expected):
+            atol = 2e-5 if variant == "rope-wavelet" else 2e-6  # whose scores are large
+            torch.testing.assert_close(attend(*inputs).double(), output, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("variant", ["rope-wavelet", "transformer-xl", "db4"])
+def test_onnx_computes_the_same_at_other_lengths(variant):
+    pytest.importorskip("onnxscript", reason="no onnxscript for this Python")
+    runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime for this Python")
+    module, length = Attending(variant), torch.export.Dim("length", min=2, max=64)
+    cases = [[tensor.float() for tensor in draw(length, length, 24, num_heads=5)] for length in (7, 11)]
+    shapes = {name: {2: length} for name in ("query", "key", "value")}
+    model = torch.onnx.export(module, tuple(cases[0]), dynamo=True, dynamic_shapes=shapes, verbose=False).model_proto
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for inputs in cases:
+        given = dict(zip(("query", "key", "value"), (tensor.numpy() for tensor in inputs)))
+        torch.testing.assert_close(torch.from_numpy(session.run(None, given)[0]), module(*inputs), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("variant", TRACED)
+def test_a_representation_can_be_built_on_the_meta_device_and_used_there_and_filled_later(variant):
+    with torch.device("meta"):
+        position = build(variant, 24, 5)
+        if isinstance(position, EverySlot):
+            return
+        meta = torch.empty(2, 5, 7, 24)
+        for dropout_p in (0.0, 0.1):
+            output = causal_attention(meta, meta, meta, position, dropout_p)
+            assert output.shape == meta.shape and output.is_meta
+    real = build(variant, 24, 5)
+    position = position.to_empty(device="cpu")
+    position.load_state_dict(real.state_dict())
+    inputs = draw(9, 9, 24, num_heads=5)
+    torch.testing.assert_close(causal_attention(*inputs, position), reference_attention(*inputs, real))
+
+
+@pytest.mark.parametrize("implementation", ["blockwise", "triton"])
+def test_an_implementation_that_cannot_be_traced_is_refused_there(implementation):
+    meta = torch.empty(1, 2, 3, 16, device="meta")
+    with pytest.raises(ValueError, match=f"--attention-implementation {implementation} cannot be traced, exported or"):
+        causal_attention(meta, meta, meta, build("alibi", 16, 2), implementation=implementation)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_second_derivatives_are_those_of_the_reference_and_refused_elsewhere(recompute):
     position = build_position("wavelet", head_dim=16, num_heads=2)
@@ -563,6 +711,17 @@ def test_an_unknown_implementation_is_refused_and_the_reference_can_be_had():
         causal_attention(*inputs, position, implementation="flash")
     reference = causal_attention(*inputs, position, implementation="reference")
     assert torch.equal(reference, reference_attention(*inputs, position))
+
+
+@pytest.mark.parametrize("num_queries", [9, 1])
+@pytest.mark.parametrize("variant", ["nope", "rope", "rope-wavelet", "sinusoidal", "ricker past"])
+def test_an_implementation_that_is_asked_for_is_taken_even_where_pytorchs_own_would_do(
+    variant, num_queries, monkeypatch
+):
+    inputs, position = draw(num_queries, 9, 16), build(variant, 16, 2)
+    expected = causal_attention(*inputs, position)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    torch.testing.assert_close(causal_attention(*inputs, position, implementation="blockwise"), expected)
 
 
 # Dropout
@@ -649,3 +808,19 @@ def test_the_probe_sees_the_large_tensor_of_the_definition():
 def test_shapes_that_do_not_fit_are_refused(query, key, value, message, attend):
     with pytest.raises(ValueError, match=message):
         attend(torch.ones(query), torch.ones(key), torch.ones(value), build_position("nope", head_dim=16, num_heads=2))
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"value": torch.float16}, "must have one dtype, not torch.float32, torch.float32, torch.float16"),
+        ({"query": torch.float64}, "must have one dtype, not torch.float64, torch.float32, torch.float32"),
+        ({"key": "meta", "value": "meta"}, "must have one device, not cpu, meta, meta"),
+        (dict.fromkeys(("query", "key", "value"), torch.int64), "must be of floating point, not torch.int64"),
+    ],
+)
+def test_dtypes_and_devices_that_do_not_fit_are_refused(changed, message, attend):
+    inputs = {name: torch.ones(1, 2, 3, 16).to(changed.get(name)) for name in ("query", "key", "value")}
+    with pytest.raises(ValueError, match=message):
+        attend(**inputs, position=build("alibi", 16, 2))

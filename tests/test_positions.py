@@ -307,21 +307,33 @@ def test_what_transformer_xl_keeps_in_inference_follows_its_weights_and_is_not_k
     assert position.factors(9, like=FP64)[1].requires_grad
 
 
-@pytest.mark.parametrize("between", ["a step of learning", "eval()"])
-def test_what_transformer_xl_keeps_is_not_that_of_weights_written_by_way_of_their_data(between):
-    position = build_position("transformer-xl", head_dim=16, num_heads=2)
+@pytest.mark.parametrize("way", ["its data", "another parameter for one call", "an average that is swapped in and out"])
+def test_what_transformer_xl_keeps_is_not_that_of_weights_that_were_there_before(way):
+    position = build_position("transformer-xl", head_dim=16, num_heads=2).eval()
     for parameter in position.parameters():
         nn.init.normal_(parameter)
+    doubled = {"projection": 2 * position.projection.detach()}
+
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position = position
+
+        def forward(self):
+            return self.position.factors(9, like=FP64)[1]
+
+    rows = Rows()
     with torch.no_grad():
-        before = position.factors(9, like=FP64)[1]
-    if between == "eval()":
-        position.projection.data.mul_(2)
-        position.eval()
-    else:  # as fairseq's optimizers make it
-        position.factors(9, like=FP64)[1]
-        position.projection.data.mul_(2)
-    with torch.no_grad():
-        torch.testing.assert_close(position.factors(9, like=FP64)[1], 2 * before)
+        before = rows()
+        if way == "another parameter for one call":
+            after = torch.func.functional_call(rows, {"position.projection": doubled["projection"]}, ())
+        else:
+            swapped = position.projection.data
+            position.projection.data = doubled["projection"] if "average" in way else swapped.mul_(2)
+            after = rows()
+            position.projection.data = swapped / 2 if way == "its data" else swapped
+        torch.testing.assert_close(after, 2 * before)
+        torch.testing.assert_close(rows(), before)
 
 
 @pytest.mark.parametrize("name", position_names())

@@ -1,11 +1,13 @@
 """Training: with either criterion, twice alike, interrupted and resumed, and from the shell through --user-dir."""
 
+import functools
 import json
 import math
+import os
 
 import pytest
 import torch
-from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, run_module
+from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, preprocess, run_module, synthetic_text
 from fairseq import trainer
 
 from wavepos_fairseq import evaluation
@@ -59,9 +61,57 @@ def test_dropout_of_the_attention_takes_part_in_training(train, tmp_path):
     assert train(tmp_path / "without", {**changes, "--attention-dropout": "0"}) != with_dropout
 
 
-@pytest.mark.parametrize("killed_at, saved_at", [(8, [6]), (14, [12]), (11, [10, 11])])  # as many has an epoch
-def test_an_interrupted_training_ends_as_the_uninterrupted_one(train, tmp_path, monkeypatch, killed_at, saved_at):
-    changes = {**DROPOUT, "--max-update": "20", "--save-interval-updates": "6"}
+@pytest.fixture(scope="module")
+def shards(data_bin, tmp_path_factory):
+    """Three data-bins with one dictionary, whose training texts make 10, 5 and 3 updates; a path as fairseq takes it."""
+    folder = tmp_path_factory.mktemp("shards")
+    paths = [data_bin]
+    for number, lines in enumerate((150, 100)):
+        text = folder / f"{number}.txt"
+        text.write_text(synthetic_text(lines, seed=10 + number))
+        paths.append(preprocess(folder / str(number), "--srcdict", str(data_bin / "dict.txt"), train=text))
+    return os.pathsep.join(map(str, paths))
+
+
+EPOCHS = {  # what changes the batches of an epoch, and on how many shards
+    "one data-bin": ({}, 1),
+    "three shards": ({}, 3),
+    "batches drawn anew": ({"--update-epoch-batch-itr": "True"}, 1),
+    "seeds of the epochs": ({"--update-ordered-indices-seed": True}, 1),
+    "both": ({"--update-epoch-batch-itr": "True", "--update-ordered-indices-seed": True}, 1),
+    "unshuffled at first": ({"--curriculum": "2"}, 1),
+}
+
+
+def data_of(num_shards, data_bin, shards):
+    return data_bin if num_shards == 1 else shards
+
+
+@pytest.mark.parametrize("case", EPOCHS)
+def test_epochs_are_counted_and_their_batches_drawn_as_fairseqs_own_are(train, tmp_path, data_bin, shards, case):
+    options, num_shards = EPOCHS[case]
+    changes = {**options, "--max-update": None, "--max-epoch": "4", "--no-epoch-checkpoints": None}
+    data = data_of(num_shards, data_bin, shards)
+    ours = train(tmp_path / "ours", {**changes, "--position-encoding": "sinusoidal"}, data)
+    theirs = train(tmp_path / "theirs", {**changes, "--arch": "transformer_lm"}, data)
+    assert len(ours) == len(theirs) == (28 if num_shards == 3 else 40)
+    compared = sorted(ours)[: 20 if "--curriculum" in options else None]  # fairseq never shuffles after it
+    assert [float(ours[n]) for n in compared] == pytest.approx([float(theirs[n]) for n in compared], abs=5e-3)
+    assert all((tmp_path / "ours" / f"checkpoint{epoch}.pt").is_file() for epoch in (1, 2, 3, 4))
+
+
+INTERRUPTED = [("one data-bin", *at) for at in ((8, [6]), (14, [12]), (11, [10, 11]))]  # an epoch has 10 updates
+INTERRUPTED += [(case, 25, [24]) for case in EPOCHS]
+
+
+@pytest.mark.parametrize("case, killed_at, saved_at", INTERRUPTED)
+def test_an_interrupted_training_ends_as_the_uninterrupted_one(
+    train, tmp_path, monkeypatch, data_bin, shards, case, killed_at, saved_at
+):
+    options, num_shards = EPOCHS[case]
+    train = functools.partial(train, data=data_of(num_shards, data_bin, shards))
+    last = 30 if killed_at == 25 else 20
+    changes = {**DROPOUT, **options, "--max-update": str(last), "--save-interval-updates": "6"}
     whole = train(tmp_path / "whole", changes)
     step = trainer.Trainer.train_step
 
@@ -74,7 +124,7 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(train, tmp_path, 
         patch.setattr(trainer.Trainer, "train_step", step_until_killed)
         train(tmp_path / "resumed", changes)
     resumed = train(tmp_path / "resumed", changes)
-    assert min(resumed) - 1 in saved_at and max(resumed) == 20
+    assert min(resumed) - 1 in saved_at and max(resumed) == last
     assert resumed == {update: loss for update, loss in whole.items() if update >= min(resumed)}
     assert_equal_parameters(parameters(tmp_path / "resumed"), parameters(tmp_path / "whole"))
 

@@ -280,6 +280,14 @@ def test_without_triton_the_module_imports_and_says_so(monkeypatch):
     assert module.why_not(torch.ones(2, 3, 16)) == "Triton 3 is not installed"
 
 
+def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():
+    options = {"wavelet": "haar", "wavelet_scales": "1*8", "wavelet_shifts": "8..11"}
+    position = build_position("wavelet", head_dim=32, num_heads=2, **options)
+    inputs = torch.randn(3, 1, 2, 4, 32, device=DEVICE)
+    plain = reference_attention(*inputs, build_position("nope", head_dim=32, num_heads=2))
+    torch.testing.assert_close(causal_attention(*inputs, position, implementation="triton"), plain)
+
+
 @pytest.mark.parametrize("name", position_names())
 def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
     position = build_position(name, head_dim=16, num_heads=2).to(DEVICE)

@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .positions import Position
+from .positions.base import compiler_says, is_traced
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
-"""``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere."""
+"""``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere; where slots p and b are empty, or on a CPU
+one query is all there is, it may be PyTorch's own attention; traced, exported or on the meta device it is ``reference``.
+"""
 
 
 def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
@@ -28,8 +31,8 @@ def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
     query: (B, H, L, d); key: (B, H, S, d) with S >= L. Returns (B, H, L, S), zero at a query's future.
     """
     num_queries, num_keys = query.size(-2), key.size(-2)
-    lag = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)  # (L, S)
-    lag = lag.to(query.device)
+    place = torch.arange(num_keys, device=query.device)
+    lag = place[num_keys - num_queries :, None] - place  # (L, S)
     past = lag.clamp(min=0)
     rotated_query, rotated_key = position.rotate(query, key)
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)
@@ -75,27 +78,32 @@ def causal_attention(
     Returns (B, H, L, d). Raises ValueError for other shapes, for a dropout_p that is not in [0, 1) and for an
     implementation that cannot run here. Second derivatives are those of ``reference`` only; the others refuse.
     """
-    implementation = _chosen(implementation, query)
+    chosen = _chosen(implementation, query)
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p {dropout_p}: accepted is a probability, from 0 to less than 1")
+    if query.is_meta or query.numel() == 0:  # meta has no autocast, and blocks have queries
+        return reference_attention(query, key, value, position, dropout_p)
     with torch.autocast(query.device.type, enabled=False):
-        if implementation == "reference":
+        if chosen == "reference":
             return reference_attention(query, key, value, position, dropout_p)
-        return _fast_attention(query, key, value, position, dropout_p, implementation == "triton", recompute)
+        own = implementation == "auto"
+        return _fast_attention(query, key, value, position, dropout_p, chosen == "triton", own, recompute)
 
 
-def _fast_attention(query, key, value, position, dropout_p, fused, recompute) -> Tensor:
+def _fast_attention(query, key, value, position, dropout_p, fused, own, recompute) -> Tensor:
+    """fused: ``triton`` and not ``blockwise``; own: whether PyTorch's own attention may stand in for them."""
     num_queries, num_keys, head_dim = _sizes(query, key, value, position)
     shape, dtype = query.shape, query.dtype
     learning = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (query, key, value, *position.parameters())
     )
-    factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
-    if factors is None and bias is None and num_queries == num_keys and not (learning and query.device.type == "cpu"):
+    factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
+    whole = num_queries == num_keys and not (learning and query.device.type == "cpu")
+    if own and factors is None and bias is None and whole:
         return F.scaled_dot_product_attention(*position.rotate(query, key), value, None, dropout_p, is_causal=True)
     if not fused and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
-        factors, bias = position.factors(num_keys, like=query), position.bias(num_keys, like=query)
+        factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     rotated_query, rotated_key = position.rotate(query, key)
     lagged = basis = None
     if factors is not None:
@@ -103,13 +111,13 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
         scale, lagged = 1 / math.sqrt(head_dim), position.relative_query(query)
         lagged = lagged * scale if projection is None else lagged @ (projection * scale)
         basis = rows.transpose(-2, -1)  # (r, T) or (H, r, T)
-    if num_queries == 1 and not fused:
+    if own and num_queries == 1 and not fused:
         mask = _slots_of_one_query(lagged, basis, bias, num_keys)
         return F.scaled_dot_product_attention(rotated_query, rotated_key, value, mask, dropout_p).to(dtype)
     if basis is not None:
         lagged, basis = lagged.flatten(0, 1), basis if basis.dim() == 3 else basis[None]
     heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
-    seed = int(torch.randint(2**31, ())) if dropout_p else 0
+    seed = int(torch.randint(2**31, (), device="cpu")) if dropout_p else 0
     if fused:
         from .kernels.triton_attention import triton_attention
 
@@ -117,6 +125,12 @@ def _fast_attention(query, key, value, position, dropout_p, fused, recompute) ->
     else:
         attended = _blockwise(*heads, lagged, basis, bias, dropout_p, seed, learning, recompute)
     return attended.view(shape).to(dtype)
+
+
+def _factors(position: Position, num_keys: int, query: Tensor):
+    """`Position.factors`; None where p is zero at every lag in view, as of a wavelet that lies further back."""
+    factors = position.factors(num_keys, like=query)
+    return None if factors is None or factors[1].numel() == 0 else factors
 
 
 def _slots_of_one_query(lagged, basis, bias, num_keys) -> Optional[Tensor]:
@@ -133,6 +147,13 @@ def _chosen(implementation: str, query: Tensor) -> str:
     if implementation not in IMPLEMENTATIONS:
         accepted = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"--attention-implementation {implementation!r} is unknown; accepted are {accepted}")
+    if is_traced() or query.is_meta:
+        if implementation in ("blockwise", "triton"):
+            raise ValueError(
+                f"--attention-implementation {implementation} cannot be traced, exported or run on the meta device; "
+                "accepted are auto and reference"
+            )
+        return "reference"
     if implementation == "auto" and not query.is_cuda:
         return "blockwise"
     if implementation in ("auto", "triton"):
@@ -156,12 +177,8 @@ def _blockwise(query, key, value, lagged, basis, bias, dropout_p, seed, learning
         basis = F.pad(basis, (0, _block_size(num_keys))).flip(-1)  # a block's first query sees furthest
     if bias is not None:
         bias = bias.flip(-1)
-    apply = _untraced() if _is_compiling() else _Blockwise.apply
+    apply = _untraced() if compiler_says("is_compiling") else _Blockwise.apply
     return apply(query, key, value, lagged, basis, bias, dropout_p, seed, learning, recompute)
-
-
-def _is_compiling() -> bool:
-    return hasattr(torch, "compiler") and torch.compiler.is_compiling()
 
 
 @functools.lru_cache(maxsize=None)
@@ -357,11 +374,18 @@ def _dropout(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
 
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor, position: Position):
-    """L, S and d of arguments whose shapes fit; ValueError otherwise."""
-    shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
-    fit = len({(len(shape), *shape[:2], *shape[3:]) for shape in shapes}) == 1 and key.shape == value.shape
-    if query.dim() != 4 or not fit:
-        raise ValueError(f"query (B, H, L, d), key and value (B, H, S, d) do not fit: {', '.join(map(str, shapes))}")
+    """L, S and d of arguments that fit together; ValueError otherwise."""
+    tensors = (query, key, value)
+    fit = query.dim() == 4 and key.shape == value.shape and _without_length(query) == _without_length(key)
+    if not fit:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(f"query (B, H, L, d), key and value (B, H, S, d) do not fit: {shapes}")
+    for what in ("dtype", "device"):
+        if not getattr(query, what) == getattr(key, what) == getattr(value, what):
+            given = ", ".join(str(getattr(tensor, what)) for tensor in tensors)
+            raise ValueError(f"query, key and value must have one {what}, not {given}")
+    if not query.is_floating_point():
+        raise ValueError(f"query, key and value must be of floating point, not {query.dtype}")
     _, num_heads, num_queries, head_dim = query.shape
     if (num_heads, head_dim) != (position.num_heads, position.head_dim):
         raise ValueError(
@@ -372,3 +396,7 @@ def _sizes(query: Tensor, key: Tensor, value: Tensor, position: Position):
     if num_queries > num_keys:
         raise ValueError(f"{num_queries} queries for {num_keys} keys: the queries are the last positions of the keys")
     return num_queries, num_keys, head_dim
+
+
+def _without_length(tensor: Tensor):
+    return (*tensor.shape[:2], *tensor.shape[3:])

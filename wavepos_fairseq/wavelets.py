@@ -12,6 +12,7 @@ import math
 import re
 from typing import Callable, Dict, List, Sequence
 
+import numpy as np
 import pywt
 import torch
 from torch import Tensor
@@ -90,13 +91,16 @@ def parse_numbers(text: str, option: str) -> List[float]:
 
 
 @functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
+def _samples(name: str, level: int) -> np.ndarray:
+    return pywt.Wavelet(name).wavefun(level=level)[1].copy()
+
+
 def discrete_wavelet(name: str, level: int) -> Tensor:
     """The decomposition wavelet psi of PyWavelets' discrete wavelet `name`, 2^level samples to its unit of time.
 
     Returns fp64 (samples,), the whole support from its start; `pywt.Wavelet.wavefun` with its time axis left out.
     """
-    return torch.from_numpy(pywt.Wavelet(name).wavefun(level=level)[1].copy())
+    return torch.from_numpy(_samples(name, level))
 
 
 def wavelet_basis(
@@ -111,13 +115,14 @@ def wavelet_basis(
     where a shift moves the wavelet: ``past`` reads psi((t - b) / a), as Eq. 14 is printed; ``future`` reads
     psi((t + b) / a), which is what (n - m - b) / a, the decoder's n - m <= 0 of footnote 8, comes to.
 
-    Returns fp64 (num_lags, len(scales) * len(shifts)); row t belongs to the lag t = m - n.
+    Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU; row t belongs to the lag t = m - n.
     """
-    shift = torch.tensor(shifts, dtype=torch.float64)
-    lag = torch.arange(num_lags, dtype=torch.float64)[:, None]
+    fp64 = {"dtype": torch.float64, "device": "cpu"}
+    shift = torch.tensor(shifts, **fp64)
+    lag = torch.arange(num_lags, **fp64)[:, None]
     time = lag - shift if direction == "past" else lag + shift  # (num_lags, shifts)
     if wavelet in MOTHER_WAVELETS:
-        scale = torch.tensor(scales, dtype=torch.float64)
+        scale = torch.tensor(scales, **fp64)
         return MOTHER_WAVELETS[wavelet](time[:, :, None] / scale, scale).flatten(1)
     samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
     columns = [_samples_at(time.long(), psi) for psi in samples]

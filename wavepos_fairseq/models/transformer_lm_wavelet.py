@@ -192,11 +192,23 @@ class WaveletLanguageModel(TransformerLanguageModel):
 def _share_batches_among_epochs(task):
     """Has a training that is resumed in a later epoch go on with the batches that it would have had uninterrupted.
 
-    fairseq draws which sequences make a batch once, from the seed and the epoch that it starts in, and in each epoch
-    their order; so a resumed training would draw others.
+    Unless it is told otherwise, fairseq draws which sequences make a batch once, from the seed and the epoch that it
+    starts in, and in each epoch their order; so a resumed training would draw others. Where it draws them anew in each
+    epoch (of sharded data, or with --update-epoch-batch-itr), a resumed training does as the uninterrupted one.
     """
     draw = task.get_batch_iterator
-    task.get_batch_iterator = lambda *args, **options: draw(*args, **{**options, "epoch": 1})
+
+    def draw_as_in_the_first_epoch(dataset, *, seed=1, epoch=1, **options):
+        anew = options.get("disable_iterator_cache") or options.get("update_epoch_batch_itr")
+        if not anew and task.can_reuse_epoch_itr(dataset):
+            if seed != task.args.seed:  # with --update-ordered-indices-seed the epoch has been added
+                seed += 1 - epoch
+            epoch = 1
+        batches = draw(dataset, seed=seed, epoch=epoch, **options)
+        batches.reuse_dataloader = False  # reused, it goes on unshuffled after --curriculum, unless training is resumed
+        return batches
+
+    task.get_batch_iterator = draw_as_in_the_first_epoch
 
 
 def _architecture(name, base=None, **defaults):

@@ -9,10 +9,14 @@ file of its own in this folder, which is imported without being named anywhere. 
 
 import functools
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from typing_extensions import get_type_hints  # Python 3.8's typing drops what Annotated says
 
 
@@ -146,20 +150,47 @@ def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) 
     return cls(head_dim, num_heads, **given)
 
 
+def is_traced() -> bool:
+    """Whether PyTorch records or only imagines what is computed, so that no tensor can be asked for its numbers.
+
+    So it is under torch.jit.trace, torch.export, torch.onnx.export, make_fx and FakeTensorMode, not in torch.compile.
+    """
+    if compiler_says("is_dynamo_compiling"):
+        return compiler_says("is_exporting")
+    recording = (FakeTensorMode, ProxyTorchDispatchMode)
+    return torch.jit.is_tracing() or any(isinstance(mode, recording) for mode in _get_current_dispatch_mode_stack())
+
+
+def compiler_says(question: str) -> bool:
+    """The answer of torch.compiler's function of that name; False where PyTorch, as before 2.2, does not have it."""
+    return getattr(getattr(torch, "compiler", None), question, bool)()
+
+
+def without_modes(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments) in a thread of its own, which none of the caller's modes reaches.
+
+    Tensors made there are plain ones, on the CPU unless they say otherwise, whatever default device, inference mode,
+    dispatch mode or transform of torch.func is on here: what is kept between calls is made so.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
+
+
 def cached_rows(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Decorator: function(num_rows, ...) keeps what it computed, for all layers and models and for growing sequences.
 
-    It is asked for the next power of two rows and cut to those wanted. The tensor is an ordinary one even where it is
-    first wanted in inference mode, so that training can use it later.
+    It is asked for the next power of two rows and cut to those wanted. Traced, it is called as it is: nothing is kept,
+    and the number of rows may be a symbol.
     """
 
     @functools.lru_cache(maxsize=16)
-    @torch.inference_mode(False)
     def compute(num_rows: int, *arguments: Any) -> Tensor:
-        return function(num_rows, *arguments)
+        return without_modes(function, num_rows, *arguments)
 
     @functools.wraps(function)
     def first_rows(num_rows: int, *arguments: Any) -> Tensor:
+        if is_traced():
+            return function(num_rows, *arguments)
         return compute(power_of_two(num_rows), *arguments)[:num_rows]
 
     return first_rows
@@ -187,12 +218,14 @@ def cached_factors(
 
 
 @functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)
 def _factors(
     num_lags: int, table: Callable[..., Tensor], arguments: Tuple, dtype: torch.dtype, device: torch.device
 ) -> Tuple[Tensor, Tensor]:
-    projection, rows = low_rank(table(*arguments, num_lags), torch.finfo(dtype).eps)
-    return projection.to(device, dtype), rows.to(device, dtype)
+    def compute() -> Tuple[Tensor, Tensor]:
+        projection, rows = low_rank(table(*arguments, num_lags), torch.finfo(dtype).eps)
+        return projection.to(device, dtype), rows.to(device, dtype)
+
+    return without_modes(compute)
 
 
 def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
@@ -200,11 +233,15 @@ def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
 
     table: fp64 (num_lags, d). At every lag t the length of table_t - C V_t, or of table_t where t >= T, is at most eps
     times the longest row. A query's product with it errs then by no more than the rounding of the longest row does.
-    r and T are the least numbers that will do, and up to 7 more: products with multiples of 8 are faster.
+    r and T are the least numbers that will do, and up to 7 more: products with multiples of 8 are faster. Both are 0 for
+    a table of zeros.
     """
     length = table.norm(dim=1)
     bound = eps * length.max()
-    reach = _eights(1 + max((length > bound).nonzero().flatten().tolist(), default=0))
+    far = (length > bound).nonzero().flatten()
+    if not len(far):
+        return table.new_zeros(table.size(1), 0), table.new_zeros(0, 0)
+    reach = _eights(1 + int(far[-1]))
     left, values, right = torch.linalg.svd(table[:reach], full_matrices=False)
     left_out = (left * values).square().flip(1).cumsum(1).flip(1)  # [t, r]: what the columns from r on add at t
     rank = _eights(int((left_out.amax(0) > bound**2).sum()))

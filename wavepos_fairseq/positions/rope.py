@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Annotated
 
-from .base import Position, cached_rows, register_position
+from .base import Position, cached_rows, is_traced, register_position
 
 
 @cached_rows
 def _rotations(num_positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """exp(i m theta_i), theta_i = theta^(-2(i-1)/d): complex (num_positions, d / 2), rounded from fp64."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequency
-    return torch.polar(torch.ones_like(angle), angle).to(device, dtype)
+    """cos and sin of m theta_i, theta_i = theta^(-2(i-1)/d): (num_positions, d / 2, 2), rounded from fp64."""
+    fp64 = {"dtype": torch.float64, "device": "cpu"}
+    frequency = theta ** (-torch.arange(0, head_dim, 2, **fp64) / head_dim)
+    angle = torch.arange(num_positions, **fp64)[:, None] * frequency
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).to(device, dtype)
 
 
 @register_position("rope")
@@ -40,11 +41,17 @@ class RotaryPosition(Position):
         self.rope_theta = float(rope_theta)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        dtype = torch.complex128 if query.dtype == torch.float64 else torch.complex64
+        dtype = torch.promote_types(query.dtype, torch.float32)  # half precision has no complex numbers
         rotations = _rotations(key.size(-2), self.head_dim, self.rope_theta, dtype, query.device)
-        return _turn(query, rotations[-query.size(-2) :]), _turn(key, rotations)
+        return _turn(query, rotations[key.size(-2) - query.size(-2) :]), _turn(key, rotations)
 
 
 def _turn(x: Tensor, rotations: Tensor) -> Tensor:
-    pairs = x.to(rotations.real.dtype).unflatten(-1, (-1, 2))  # half precision has no complex numbers
-    return torch.view_as_real(torch.view_as_complex(pairs) * rotations).flatten(-2).to(x)
+    """(..., T, d) by (T, d / 2, 2)."""
+    pairs = x.to(rotations.dtype).unflatten(-1, (-1, 2))
+    if is_traced():  # ONNX has no complex numbers
+        (first, second), (cos, sin) = pairs.unbind(-1), rotations.unbind(-1)
+        turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
+    return turned.flatten(-2).to(x)

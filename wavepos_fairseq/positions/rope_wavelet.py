@@ -26,4 +26,4 @@ class RotaryWaveletPosition(RotaryPosition):
 
 
 def _sums_of_pairs(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (-1, 2)).cumsum(-2).flatten(-2)
+    return x.unflatten(-1, (-1, 2)).cumsum(-2).reshape_as(x)

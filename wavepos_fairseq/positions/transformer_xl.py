@@ -29,11 +29,7 @@ class TransformerXLPosition(Position):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
         self.table = (sine_waves, (num_heads * head_dim,))  # r
-        self._kept = None, None  # what W_R r(t) depends on, and it, while nothing is learned
-
-    def train(self, mode: bool = True) -> "TransformerXLPosition":
-        self._kept = None, None  # for weights exchanged by way of their data, as averages of them are
-        return super().train(mode)
+        self._kept = None, None, None  # the lags, dtype and device of W_R r(t), its W_R, and it
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
@@ -48,17 +44,18 @@ class TransformerXLPosition(Position):
     def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
         """`relative`, the waves being taken as a product of their rank, to their rounding: half of the work.
 
-        It is kept for the next calls while nothing is learned.
+        While nothing is learned it is kept, with a copy of the W_R that it was made from: a parameter may be written by
+        way of its data, or another one stand in its place for one call (an average, `torch.func.functional_call`).
         """
         if torch.is_grad_enabled() and self.projection.requires_grad:
-            self._kept = None, None  # fairseq's optimizers write to weight.data, which leaves the key as it was
             return None, self._rows(num_lags, like)
-        num_rows = power_of_two(num_lags)
-        key = (num_rows, like.dtype, like.device, self.projection.data_ptr(), self.projection._version)
-        if self._kept[0] != key:
+        about = power_of_two(num_lags), like.dtype, like.device
+        kept_about, kept_projection, rows = self._kept
+        if kept_about != about or not torch.equal(kept_projection, self.projection):
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = key, self._rows(num_rows, like)
-        return None, self._kept[1][:, :num_lags]
+                rows = self._rows(about[0], like)
+                self._kept = about, self.projection.detach().clone(), rows
+        return None, rows[:, :num_lags]
 
     def _rows(self, num_lags: int, like: Tensor) -> Tensor:
         columns, rows = cached_factors(num_lags, *self.table, like.dtype, like.device)
