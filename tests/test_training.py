@@ -63,7 +63,7 @@ def test_dropout_of_the_attention_takes_part_in_training(train, tmp_path):
 
 @pytest.fixture(scope="module")
 def shards(data_bin, tmp_path_factory):
-    """Three data-bins with one dictionary, whose training texts make 10, 5 and 3 updates; a path as fairseq takes it."""
+    """A path, as fairseq takes it, of three data-bins with one dictionary, whose epochs have 10, 5 and 3 updates."""
     folder = tmp_path_factory.mktemp("shards")
     paths = [data_bin]
     for number, lines in enumerate((150, 100)):

@@ -20,8 +20,9 @@ from .positions import Position
 from .positions.base import compiler_says, is_traced
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
-"""``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere; where slots p and b are empty, or on a CPU
-one query is all there is, it may be PyTorch's own attention; traced, exported or on the meta device it is ``reference``.
+"""``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere. It leaves to PyTorch's own attention
+what that does as well: empty slots p and b, and a single query on a CPU. Traced, exported or on the meta device it is
+``reference``.
 """
 
 

@@ -233,8 +233,8 @@ def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
 
     table: fp64 (num_lags, d). At every lag t the length of table_t - C V_t, or of table_t where t >= T, is at most eps
     times the longest row. A query's product with it errs then by no more than the rounding of the longest row does.
-    r and T are the least numbers that will do, and up to 7 more: products with multiples of 8 are faster. Both are 0 for
-    a table of zeros.
+    r and T are the least numbers that will do, and up to 7 more: products with multiples of 8 are faster. Both are 0
+    for a table of zeros.
     """
     length = table.norm(dim=1)
     bound = eps * length.max()
