@@ -238,6 +238,16 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
     assert f"error: --name {name!r}: accepted are letters" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["claims", "positions", "attention", "table1.tidy", "table1.manifest"])
+def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_path, capsys, monkeypatch):
+    words = ["--preset", "demo", "--results", str(tmp_path)]
+    assert experiments.main(["sweep", "--wavelet", "ricker", "--name", name, *words]) == 2
+    assert f"error: --name {name!r}: its files" in capsys.readouterr().err
+    monkeypatch.setattr(runs, "names", lambda folder: [name, "demo"])
+    assert experiments.main(["reproduce", name, *words]) == 2
+    assert f"error: table {name!r}: its files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -82,8 +82,9 @@ def test_what_is_no_plain_mapping_is_one_line_with_the_file(configs, tmp_path, c
         ("corpus", 3, "corpus must be text, not 3"),
         ("l_train", "64", "l_train must be a whole number > 0, not '64'"),
         ("l_train", True, "l_train must be a whole number > 0, not True"),
-        ("lengths", 64, "lengths must be a list of whole numbers > 0, not 64"),
-        ("lengths", [64, 0], "lengths must be a list of whole numbers > 0, not [64, 0]"),
+        ("lengths", 64, "lengths must be a list of whole numbers > 0, each once, not 64"),
+        ("lengths", [64, 0], "lengths must be a list of whole numbers > 0, each once, not [64, 0]"),
+        ("lengths", [64, 32, 64], "lengths must be a list of whole numbers > 0, each once, not [64, 32, 64]"),
         ("lengths", [32], "lengths [32] must contain l_train 64"),
         ("gpus", -1, "gpus must be a whole number >= 0, not -1"),
         ("tokens_per_update", 0, "tokens_per_update must be a whole number > 0"),
@@ -123,12 +124,33 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
         ('{one: {method: M, options: "--lr \'1"}}', "row one: No closing quotation"),
         ("{../one: {method: M, options: --lr 1}}", "row ../one: the name '../one' becomes a folder's"),
         ("{..: {method: M, options: --lr 1}}", "row ..: the name '..' becomes a folder's"),
+        ("{one seed 2: {method: M, options: --lr 1}}", "row one seed 2: a name with a seed at its end"),
+        ("{a: {m: A, options: x}, b: {m: B, options: x}, c: {m: A, options: y}}", "rows a and c have the same labels"),
+        ("{one: {n: d/0, options: --lr 1}}", "row one: n 'd/0': accepted after d/ is a whole number > 0"),
+        ("{one: {n: d/x, options: --lr 1}}", "row one: n 'd/x': accepted after d/ is a whole number > 0"),
+        ("{one: {n: d/², options: --lr 1}}", "row one: n 'd/²': accepted after d/ is a whole number > 0"),
+        ("{one: {seed: s, options: --lr 1}}", "row one: the label seed has the name of another column"),
+        ("{one: {mean: s, options: --lr 1}}", "row one: the label mean has the name of another column"),
+        ('{one: {"128": s, options: --lr 1}}', "row one: the label 128 has the name of another column"),
     ],
 )
 def test_a_tables_wrong_row_is_named_with_what_is_accepted(configs, capsys, rows, message):
     path = configs(f"title: T\nrows: {rows}\n", "tables/t.yaml")
     said = one_line_error(capsys, experiments.main, "status", "t", "--preset", "t")
     assert message in said and str(path) in said
+
+
+def test_rows_whose_labels_become_the_same_in_the_presets_heads_are_refused(configs, capsys):
+    rows = "{a: {shifts: d/4, options: x}, b: {shifts: '8', options: y}, c: {shifts: d/64, options: z}}"
+    configs(f"title: T\nrows: {rows}\n", "tables/t.yaml")
+    said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t")
+    assert "rows a and b have the same labels (8)" in said and "heads of width 32" in said
+
+
+def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsys):
+    configs(DEMO, "presets/t-seed2.yaml")
+    said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t-seed2")
+    assert "'t-seed2': a name with a seed at its end is that of another preset's folder" in said
 
 
 CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "every", "at_most": 1}
@@ -144,6 +166,8 @@ CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "
         ("at", ["every"], "length ['every'] is unknown"),
         ("over", ["one"], "over: expected is a dict, not ['one']"),
         ("over", {"rows": "one"}, "over: rows: expected is a list, not 'one'"),
+        ("rows", ["one", "one"], "rows: a row is there twice in one, one"),
+        ("over", {"rows": ["one", "one"]}, "rows: a row is there twice in one, one"),
         ("at_most", "1", "as numbers"),
         ("at_most", float("nan"), "as numbers"),
         ("table", "../t", "table '../t' is unknown"),

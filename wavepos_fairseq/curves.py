@@ -76,9 +76,13 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     """Perplexity over the length of the sequence: a panel for each value of the column `panel` and L_train.
 
     cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times what the best method has where even that is
-    worst, and the curves of methods that break leave it at the top.
+    worst, and the curves of methods that break leave it at the top. Raises ValueError where a curve would be that of
+    two rows.
     """
     cells = cells.dropna(subset=["perplexity"])
+    alike = cells[cells.duplicated([panel, curve, "l_train", "sequence_length", *cells.columns.intersection(["seed"])])]
+    if len(alike):
+        raise ValueError(f"two rows have the {panel} {alike[panel].iloc[0]} and the {curve} {alike[curve].iloc[0]}")
     panels = list(cells.groupby([panel, "l_train"], sort=False))
     styles = _styles(METHODS.values() if curve == "method" else cells[curve].unique())
     rows = -(-len(panels) // 2)

@@ -36,7 +36,7 @@ import torch
 
 from . import slurm, tables
 from .data import WIKITEXT, check_counts, count, prepare
-from .evaluation import parse_count, write_json
+from .evaluation import naming, parse_count, write_json
 from .positions import build_position
 from .runs import (
     PAPER,
@@ -54,7 +54,9 @@ from .runs import (
     load_table,
     names,
     read_json,
+    refuse_alike,
     refuse_path,
+    refuse_table_name,
     short,
 )
 
@@ -341,13 +343,19 @@ def head_dim_of(preset: Preset) -> int:
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
-    """The rows with their labels ``d/N`` made numbers, d being the width of a head."""
+    """The rows with their labels ``d/N`` made numbers, d being the width of a head.
+
+    ValueError where this makes two rows the same.
+    """
 
     def number(label: str) -> str:
         divisor = label[2:] if label.startswith("d/") else ""
         return str(head_dim // int(divisor)) if divisor and head_dim % int(divisor) == 0 else label
 
-    return [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
+    rows = [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
+    with naming(f"heads of width {head_dim}"):
+        refuse_alike(rows)
+    return rows
 
 
 def _data_bin(data: Optional[Path], preset: Preset) -> Path:
@@ -517,6 +525,7 @@ def _refuse_table_name(name: str) -> None:
             f"--name {name!r}: accepted are letters, digits and . _ -, scales-1 for example, but not the tables "
             f"{', '.join(names('tables'))}"
         )
+    refuse_table_name("--name", name)
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PAPER = ROOT / "results" / "paper"
 _SECONDS_BETWEEN_LOOKS = 0.2
+_OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,17 @@ def _are_options(value: Any) -> bool:
     return all(isinstance(scalar, (str, int, float)) and scalar is not False for scalar in scalars)
 
 
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value)) and len(set(value)) == len(value)
+
+
 _TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
 _COUNT: Accepted = ("a whole number > 0", _is_count)
 _OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
 _PRESET: Dict[str, Accepted] = {
     "corpus": _TEXT,
     "l_train": _COUNT,
-    "lengths": ("a list of whole numbers > 0", lambda value: isinstance(value, list) and all(map(_is_count, value))),
+    "lengths": ("a list of whole numbers > 0, each once", _are_lengths),
     "gpus": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
     "tokens_per_update": _COUNT,
     "tokens_per_device": _COUNT,
@@ -137,6 +142,9 @@ _TABLE: Dict[str, Accepted] = {
     "title": _TEXT,
     "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
 }
+# The columns that stand beside the labels in a table's files, or while they are made and read.
+_COLUMNS = "row seed inference l_train sequence_length perplexity low high value mean std count shown start stop nll"
+_OTHER_COLUMN = re.compile(r"\d+( std)?|" + _COLUMNS.replace(" ", "|"))
 
 
 def _check(content: Any, accepted: Dict[str, Accepted]) -> None:
@@ -156,6 +164,8 @@ def load_preset(name: str) -> Preset:
     """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
     if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
+    if re.search(_OTHER_SEED, name):
+        raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
     with naming(short(path)):
@@ -168,13 +178,14 @@ def load_preset(name: str) -> Preset:
 
 def preset_of(folder: str) -> Preset:
     """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
-    return load_preset(re.sub(r"-seed\d+$", "", folder))
+    return load_preset(re.sub(_OTHER_SEED, "", folder))
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
     """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
     if name not in names("tables"):
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
+    refuse_table_name("table", name)
     path = CONFIGS / "tables" / f"{name}.yaml"
     content = read_yaml(path)
     with naming(short(path)):
@@ -185,9 +196,33 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     for row, entry in content["rows"].items():
         with naming(f"{short(path)}, row {row}"):
             refuse_path("the name", row)
+            if re.search(r" seed \d+$", row):
+                raise ValueError("a name with a seed at its end is that of another row's run")
             _check(entry, dict.fromkeys([*labels, "options"], _TEXT))
+            for label in labels:
+                if _OTHER_COLUMN.fullmatch(label):
+                    raise ValueError(f"the label {label} has the name of another column")
+                if entry[label].startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", entry[label][2:]):
+                    raise ValueError(f"{label} {entry[label]!r}: accepted after d/ is a whole number > 0")
             rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
+    with naming(short(path)):
+        refuse_alike(rows)
     return content["title"], rows
+
+
+def refuse_table_name(what: str, name: str) -> None:
+    """ValueError unless the files of a table called `name` are its own in a results folder."""
+    if name in ("attention", "claims", "positions") or name.endswith((".tidy", ".manifest")):
+        raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
+
+
+def refuse_alike(rows: List[Row]) -> None:
+    """ValueError where two rows have the same labels: the table could not tell them apart."""
+    seen: Dict[Tuple[str, ...], str] = {}
+    for row in rows:
+        first = seen.setdefault(tuple(row.labels.values()), row.name)
+        if first != row.name:
+            raise ValueError(f"rows {first} and {row.name} have the same labels ({', '.join(row.labels.values())})")
 
 
 def refuse_path(what: str, name: str) -> None:
