@@ -37,8 +37,8 @@ from . import maps
 from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
+from .files import refuse_unwritable, write_whole
 from .runs import PAPER, ROOT, load_table, preset_of
-from .tables import write_whole
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -279,8 +279,8 @@ def draw_checkpoints(
     checkpoints = runs(METHODS) if measured else {}
     for name in measured:
         file, measure, figure = MEASURED[name]
+        refuse_unwritable(args.folder / file)
         lines = maps.table(measure, checkpoints, opened)
-        args.folder.mkdir(parents=True, exist_ok=True)
         write_whole(args.folder / file, lines.to_csv(index=False))
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]

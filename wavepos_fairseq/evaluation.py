@@ -15,7 +15,6 @@ import argparse
 import ast
 import contextlib
 import functools
-import json
 import logging
 import math
 import platform
@@ -32,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import __version__, checkpoints
+from .files import refuse_unwritable, write_json
 from .positions import position_names
-from .tables import write_whole
 
 INFERENCES = ("full", "non-overlapping")
 
@@ -313,12 +312,6 @@ def parse_inferences(text: str) -> List[str]:
     return list(dict.fromkeys(inferences))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a whole file or none (see `tables.write_whole`), in a folder that is made where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """--position-encoding and --trust-checkpoint of `load_checkpoint`."""
     parser.add_argument(
@@ -360,6 +353,8 @@ def main(arguments=None) -> int:
 
 
 def _evaluate_file(args: argparse.Namespace) -> None:
+    if args.output:
+        refuse_unwritable(args.output)
     checkpoint = load_checkpoint(args.path, args.data, args.position_encoding, args.trust_checkpoint)
     stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")

@@ -26,8 +26,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from .evaluation import INFERENCES
+from .files import write_whole
 from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
-from .tables import write_whole
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
