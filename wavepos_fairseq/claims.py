@@ -21,9 +21,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
-from .evaluation import INFERENCES, naming, write_json
-from .files import write_whole
+from .files import write_json, write_whole
 from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
+from .words import INFERENCES, naming
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts

@@ -13,7 +13,6 @@ before it, so the first input of a sequence is the last target of the one before
 
 import argparse
 import ast
-import contextlib
 import functools
 import logging
 import math
@@ -22,7 +21,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from unittest import mock
 
 import numpy as np
@@ -33,8 +32,7 @@ from torch import Tensor
 from . import __version__, checkpoints
 from .files import refuse_unwritable, write_json
 from .positions import position_names
-
-INFERENCES = ("full", "non-overlapping")
+from .words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
 
 
 class Checkpoint(NamedTuple):
@@ -134,19 +132,6 @@ def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str
         state["cfg"].task.pop("max_tokens", None)  # for which model's option stands
     for buffer in "_float_tensor", "weights":  # of sine waves, not learned
         state["model"].pop(f"decoder.embed_positions.{buffer}", None)
-
-
-@contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load_stream(data: str, subset: str, dictionary) -> Tensor:
@@ -290,26 +275,6 @@ def count_words(stream: Tensor, dictionary) -> int:
     """Words and line ends in a stream of subword-nmt's units, of which all but a word's last end in ``@@``."""
     continued = torch.tensor([symbol.endswith("@@") for symbol in dictionary.symbols])
     return int((~continued[stream]).sum())
-
-
-def parse_lengths(text: str) -> List[int]:
-    """``128,256`` as a list of whole numbers > 0; argparse's error otherwise."""
-    return list(dict.fromkeys(parse_count(item) for item in text.split(",")))
-
-
-def parse_count(text: str) -> int:
-    """A whole number > 0; argparse's error otherwise."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number > 0")
-    return int(text)
-
-
-def parse_inferences(text: str) -> List[str]:
-    """``full,non-overlapping`` as a list; argparse's error otherwise."""
-    inferences = text.split(",")
-    if not set(inferences) <= set(INFERENCES):
-        raise argparse.ArgumentTypeError(f"{text!r}: accepted are {','.join(INFERENCES)} or one of them")
-    return list(dict.fromkeys(inferences))
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

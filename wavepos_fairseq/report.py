@@ -25,9 +25,9 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .evaluation import INFERENCES
 from .files import write_whole
 from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
+from .words import INFERENCES
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")

@@ -30,8 +30,9 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 import yaml
 
-from . import __version__, checkpoints
-from .evaluation import first_line, naming, write_json
+from . import __version__
+from .files import write_json
+from .words import first_line, naming
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -123,6 +124,10 @@ def _are_lengths(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_count, value)) and len(set(value)) == len(value)
 
 
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"checkpoint(_last|_best|\d+|_\d+_\d+)\.pt", value))
+
+
 _TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
 _COUNT: Accepted = ("a whole number > 0", _is_count)
 _OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
@@ -133,7 +138,7 @@ _PRESET: Dict[str, Accepted] = {
     "gpus": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
     "tokens_per_update": _COUNT,
     "tokens_per_device": _COUNT,
-    "checkpoint": _TEXT,
+    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another name of fairseq's", _is_checkpoint),
     "train": _OPTIONS,
     "evaluate": _OPTIONS,
     "slurm": ("a mapping", lambda value: isinstance(value, dict)),
@@ -170,9 +175,13 @@ def load_preset(name: str) -> Preset:
     content = read_yaml(path)
     with naming(short(path)):
         _check(content, _PRESET)
-    preset = Preset(name=name, **content)
-    if preset.l_train not in preset.lengths:
-        raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
+        preset = Preset(name=name, **content)
+        if preset.l_train not in preset.lengths:
+            raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
+        if preset.tokens_per_update % preset.l_train:
+            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
+        if preset.tokens_per_device < preset.l_train:
+            raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
     return preset
 
 
@@ -251,18 +260,21 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
     devices = gpus or processes
     if gpus and processes > 1:
         raise ValueError(f"--processes {processes} is for the CPU (--gpus 0); each of the {gpus} GPUs has a process")
-    for update_freq in range(1, preset.tokens_per_update // preset.l_train + 1):
-        max_tokens, rest = divmod(preset.tokens_per_update, devices * update_freq)
-        if rest == 0 and max_tokens <= preset.tokens_per_device and max_tokens % preset.l_train == 0:
-            world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
-            if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
-                world.append("--load-checkpoint-on-all-dp-ranks")
-            return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
     sequences = preset.tokens_per_update // preset.l_train
-    raise ValueError(
-        f"--{'gpus' if gpus else 'processes'} {devices}: an update of {preset.name} has {sequences} sequences of "
-        f"{preset.l_train} tokens, which must divide evenly; accepted are the divisors of {sequences}"
-    )
+    each, rest = divmod(sequences, devices)
+    if rest:
+        accepted = [str(number) for number in range(1, min(sequences, 10_000) + 1) if sequences % number == 0]
+        raise ValueError(
+            f"--{'gpus' if gpus else 'processes'} {devices}: an update of {preset.name} has {sequences} sequences of "
+            f"{preset.l_train} tokens, which must divide evenly; accepted are {', '.join(accepted)}"
+        )
+    most = min(each, preset.tokens_per_device // preset.l_train)
+    at_a_time = next(number for number in range(most, 0, -1) if each % number == 0)
+    world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
+    if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
+        world.append("--load-checkpoint-on-all-dp-ranks")
+    max_tokens, update_freq = at_a_time * preset.l_train, each // at_a_time
+    return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
 
 
 @dataclass(frozen=True)
@@ -352,6 +364,8 @@ class Run:
         A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can, and
         kept as checkpoint_last.unreadable.
         """
+        from . import checkpoints  # here, for PyTorch takes a second to be imported
+
         last = self.folder / "checkpoint_last.pt"
         older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
         for checkpoint in [last, *older] if last.is_file() else older:
