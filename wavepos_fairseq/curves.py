@@ -281,6 +281,7 @@ def draw_checkpoints(
         file, measure, figure = MEASURED[name]
         refuse_unwritable(args.folder / file)
         lines = maps.table(measure, checkpoints, opened)
+        args.folder.mkdir(parents=True, exist_ok=True)
         write_whole(args.folder / file, lines.to_csv(index=False))
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]

@@ -36,14 +36,14 @@ def write_whole(path: Path, content: Union[str, bytes]) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """OSError where `write_whole` could not write the file, as far as that can be told; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """OSError where the file, and the folders to it, could not be made, as far as that can be told; makes nothing."""
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         file = _to_replace(path)
         if file:
-            tempfile.TemporaryFile(dir=str(file.parent)).close()
+            there = next(folder for folder in file.parents if folder.exists())
+            tempfile.TemporaryFile(dir=str(there)).close()
             _refuse_protected(file)
 
 
