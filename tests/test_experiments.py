@@ -379,6 +379,9 @@ def test_cutoffs_that_the_vocabulary_does_not_reach_are_refused_before_the_train
     for cutoffs, option in (("10,2000", "input"), ("20,10", "input"), ("10,2000", "softmax")):
         said = fails_early({"train": {**preset["train"], f"adaptive-{option}-cutoff": cutoffs}})
         assert f"--adaptive-{option}-cutoff {cutoffs}: accepted are ascending numbers from 1 to 40, the types" in said
+    train = {**preset["train"], "adaptive-softmax-cutoff": "10,30"}
+    assert "adaptive-softmax-cutoff, not 10,20 and 10,30" in fails_early({"train": train})
+    assert "from 1 to 25, the types" in fails_early({"train": {**train, "output-dictionary-size": 25}})
 
 
 def test_a_results_folder_that_cannot_be_written_is_noticed_before_the_training(fails_early, small_configs):

@@ -158,6 +158,13 @@ def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsy
     assert "'t-seed2': a name with a seed at its end is that of another preset's folder" in said
 
 
+def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
+    path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
+    curves.methods.cache_clear()
+    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", runs.PAPER.parent)
+    assert f"{path}: rows must be a mapping of rows" in said
+
+
 CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "every", "at_most": 1}
 
 

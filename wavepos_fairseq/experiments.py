@@ -418,15 +418,21 @@ def refuse_data(runs: List[Run]) -> None:
     evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
     for run in runs:
         options = fairseq_options(run)
-        for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
-            cutoffs = utils.eval_str_list(getattr(options, name), type=int)
-            if not cutoffs or name == "adaptive_input_cutoff" and not options.adaptive_input:
-                continue
-            if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, len(dictionary) + 1])):
+        for part, is_used in (("input", options.adaptive_input), ("softmax", options.adaptive_softmax_cutoff)):
+            cutoffs = utils.eval_str_list(getattr(options, f"adaptive_{part}_cutoff"), type=int) if is_used else []
+            types = len(dictionary)
+            if part == "softmax" and options.output_dictionary_size >= 0:
+                types = min(types, options.output_dictionary_size)
+            if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, types + 1])):
                 raise ValueError(
-                    f"--{name.replace('_', '-')} {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 "
-                    f"to {len(dictionary)}, the types of {short(words)}"
+                    f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 "
+                    f"to {types}, the types of {short(words)}"
                 )
+        if options.tie_adaptive_weights and options.adaptive_input_cutoff != options.adaptive_softmax_cutoff:
+            raise ValueError(
+                f"--tie-adaptive-weights takes one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not "
+                f"{options.adaptive_input_cutoff} and {options.adaptive_softmax_cutoff}"
+            )
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
