@@ -3,6 +3,8 @@
 #
 #   scripts/status.sh TABLE --preset PRESET [--seeds N] [--runs DIR]     scripts/status.sh table1 --preset wikitext2-cpu
 #   scripts/status.sh --preset PRESET --wavelet X ... [--scales X ...]   the grid as given to scripts/sweep.sh
+#
+# It reads the runs' files only: that a row does not fit the preset's heads, reproduce.sh says.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 help_if_asked "$@"

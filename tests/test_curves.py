@@ -108,6 +108,21 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
     assert min(at_32) == pytest.approx(12 - 8**0.5) and max(at_32) == pytest.approx(12 + 8**0.5)
 
 
+def test_a_method_that_table_1_has_no_longer_is_drawn_too():
+    line = {"inference": "full", "method": "Mine", "l_train": 64, "sequence_length": 64, "perplexity": 8.0}
+    cells = pd.DataFrame([line])
+    (axes,) = curves.perplexity(cells, "inference", "method").axes
+    assert list(lines_of(axes)["Mine"].get_ydata()) == [8]
+
+
+def test_a_curve_that_would_be_of_two_rows_is_refused():
+    line = {"inference": "full", "method": "ALiBi", "l_train": 64, "sequence_length": 64, "perplexity": 8.0}
+    cells = pd.DataFrame([{**line, "position": position, "seed": 1} for position in ("abs", "rel")])
+    for columns in (cells, cells.drop(columns="seed")):
+        with pytest.raises(ValueError, match="two rows have the inference full and the method ALiBi"):
+            curves.perplexity(columns, "inference", "method")
+
+
 def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
     results = ROOT / "results"
     asked = argparse.Namespace(
@@ -123,7 +138,7 @@ def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
 
 
 def test_twelve_curves_are_told_apart_by_colour_and_marker_and_by_dash_and_marker():
-    styles = curves._styles(curves.METHODS.values()).values()
+    styles = curves._styles(curves.methods().values()).values()
     assert len(styles) == 12 and {style["color"] for style in styles} == set(OKABE_ITO)
     for name in ("color", "linestyle"):
         assert len({(style[name], style["marker"]) for style in styles}) == 12

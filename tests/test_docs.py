@@ -204,7 +204,8 @@ def accept(words, monkeypatch):
             assert main(["train", *arguments[1:], "--dry-run"]) == 0  # evaluate takes the same, and leaves it unread
             return
         if module == "wavepos_fairseq.experiments":
-            monkeypatch.setattr(experiments, "refusals", lambda runs: _raise(Parsed()))
+            for first in ("refusals", "print_status"):
+                monkeypatch.setattr(experiments, first, lambda runs: _raise(Parsed()))
         else:
             parse = argparse.ArgumentParser.parse_args
             monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args: _raise(Parsed(parse(*args))))

@@ -1,17 +1,22 @@
 """Presets and rows as commands, and a table from its rows to its files."""
 
+import argparse
+import dataclasses
 import json
 import math
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import preprocess
 
-from wavepos_fairseq import experiments, runs, tables
+from wavepos_fairseq import experiments, runs, tables, words
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
@@ -238,6 +243,16 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
     assert f"error: --name {name!r}: accepted are letters" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["claims", "positions", "attention", "table1.tidy", "table1.manifest"])
+def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_path, capsys, monkeypatch):
+    words = ["--preset", "demo", "--results", str(tmp_path)]
+    assert experiments.main(["sweep", "--wavelet", "ricker", "--name", name, *words]) == 2
+    assert f"error: --name {name!r}: its files" in capsys.readouterr().err
+    monkeypatch.setattr(runs, "names", lambda folder: [name, "demo"])
+    assert experiments.main(["reproduce", name, *words]) == 2
+    assert f"error: table {name!r}: its files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -257,6 +272,154 @@ def test_unknown_names_are_refused_with_what_is_accepted(arguments, message, cap
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("l_train, per_update, per_device", [(16, 16 * 24, 16 * 5), (8, 8 * 36, 8), (3, 3 * 30, 100)])
+def test_batches_are_the_fewest_whole_ones_that_make_an_update_and_other_devices_are_told_which_do(
+    l_train, per_update, per_device
+):
+    sizes = {"l_train": l_train, "tokens_per_update": per_update, "tokens_per_device": per_device}
+    preset = dataclasses.replace(runs.load_preset("demo"), **sizes)
+    sequences, refused = per_update // l_train, set()
+    for devices in range(1, sequences + 2):
+        fewest = [
+            (freq, tokens)
+            for freq in range(1, sequences + 1)
+            for tokens in range(l_train, per_device + 1, l_train)
+            if devices * freq * tokens == per_update
+        ][:1]
+        try:
+            words = runs.batch_options(preset, devices, 1)
+        except ValueError as error:
+            refused.add(devices)
+            accepted = str(error).rpartition("accepted are ")[2]
+            assert fewest == []
+        else:
+            assert fewest == [(int(option(words, "--update-freq")), int(option(words, "--max-tokens")))]
+    assert accepted == ", ".join(str(n) for n in range(1, sequences + 1) if n not in refused)
+
+
+def test_a_sweep_or_seeds_without_end_are_refused_before_any_is_looked_at(monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "_wavelets", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr(experiments, "_run", lambda *_: pytest.fail("looked at"))
+    many = [str(number) for number in range(1000)]
+    for command in ("sweep", "status"):
+        grid = [command, "--preset", "demo", "--wavelet", "ricker", "--scales", *many, "--shifts", *many]
+        assert experiments.main(grid) == 2
+        said = "1 wavelet x 1000 scales x 1000 shifts = 1,000,000; accepted are at most 10,000 runs in a call"
+        assert said in capsys.readouterr().err
+    assert experiments.main(["status", "table1", "--preset", "demo", "--seeds", "9" * 18]) == 2
+    assert f"12 rows x {'9' * 18} seeds = 11,999,999,999,999,999,988;" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, least", [("²", 1), ("٣", 1), ("9" * 5000, 1), ("0", 1), ("-1", 0), ("1_0", 0), (" 1", 0), ("", 0)]
+)
+def test_what_is_no_count_is_said_to_be_none(text, least):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"is no whole number {'>' if least else '>='} 0$") as refused:
+        words.parse_count(text, least)
+    assert len(str(refused.value)) < 60
+
+
+# What would fail in hours
+
+
+@pytest.fixture
+def fails_early(small_configs, small_data, monkeypatch, capsys):
+    """fails_early(changes to the preset, words): what reproduce says, with which nothing is trained or left."""
+    monkeypatch.setattr(runs.Run, "train", lambda *_: pytest.fail("trained"))
+    preset = small_configs / "configs" / "presets" / "small.yaml"
+    content = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    there = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
+    results = ["--results", str(small_configs / "results")]
+
+    def said(changes, *more, commands=("reproduce", "train")):
+        preset.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
+        before = sorted(small_configs.rglob("*"))
+        errors = []
+        for command in commands:
+            words = ["reproduce", "table1", "--preset", "small", *results] if command == "reproduce" else []
+            assert experiments.main([*(words or ["train", "small", "alibi"]), *there, *more]) == 2
+            errors.append(capsys.readouterr().err)
+        assert sorted(small_configs.rglob("*")) == before
+        assert all(error.startswith("error: ") and error.count("\n") == 1 for error in errors), errors
+        assert len(set(errors)) == 1
+        return errors[0]
+
+    return said
+
+
+@pytest.mark.parametrize(
+    "evaluate, message",
+    [
+        ({"max-tokesn": 64}, "unrecognized arguments: --max-tokesn 64"),
+        ({"max-tok": 64}, "unrecognized arguments: --max-tok 64"),
+        ({"max-tokens": 0}, "argument --max-tokens: '0' is no whole number > 0"),
+        ({"cpu": 3}, "unrecognized arguments: 3"),
+        ({"lengths": 8}, "--lengths is not among what can be given here"),
+        ({"output": "elsewhere"}, "--output is not among what can be given here"),
+        ({"path": "elsewhere"}, "--path is not among what can be given here"),
+        ({"position-encoding": "alibi"}, "--position-encoding is not among what can be given here"),
+        ({"help": True}, "--help"),
+    ],
+)
+def test_what_the_evaluation_would_refuse_is_refused_before_the_training(fails_early, evaluate, message):
+    assert fails_early({"evaluate": evaluate}) == f"error: preset small, evaluate: {message}\n"
+
+
+def test_a_subset_that_is_not_there_is_missed_before_the_training(fails_early):
+    assert "--subset vlaid: " in fails_early({"evaluate": {"subset": "vlaid"}})
+
+
+def test_a_checkpoint_that_will_not_be_written_is_missed_before_the_training(fails_early):
+    said = fails_early({"checkpoint": "checkpoint_best.pt"})
+    assert said == "error: --disable-validation: no checkpoint_best.pt is written, which small evaluates\n"
+
+
+def test_cutoffs_that_the_vocabulary_does_not_reach_are_refused_before_the_training(fails_early, small_configs):
+    preset = yaml.safe_load((small_configs / "configs/presets/small.yaml").read_text(encoding="utf-8"))
+    for cutoffs, option in (("10,2000", "input"), ("20,10", "input"), ("10,2000", "softmax")):
+        said = fails_early({"train": {**preset["train"], f"adaptive-{option}-cutoff": cutoffs}})
+        assert f"--adaptive-{option}-cutoff {cutoffs}: accepted are ascending numbers from 1 to 40, the types" in said
+    train = {**preset["train"], "adaptive-softmax-cutoff": "10,30"}
+    assert "adaptive-softmax-cutoff, not 10,20 and 10,30" in fails_early({"train": train})
+    assert "from 1 to 25, the types" in fails_early({"train": {**train, "output-dictionary-size": 25}})
+
+
+def test_a_results_folder_that_cannot_be_written_is_noticed_before_the_training(fails_early, small_configs):
+    results = small_configs / "results"
+    results.write_text("a file")
+    assert f"Not a directory: '{results}/small/table1.csv'" in fails_early({}, commands=["reproduce"])
+    results.unlink()
+    (results / "small" / "table1.manifest.json").mkdir(parents=True)
+    assert f"Is a directory: '{results}/small/table1.manifest.json'" in fails_early({}, commands=["reproduce"])
+
+
+def test_a_runs_folder_that_cannot_be_written_is_noticed_before_the_training(fails_early, small_configs):
+    (small_configs / "runs" / "small").mkdir(parents=True)
+    (small_configs / "runs" / "small" / "alibi").write_text("a file")
+    assert f"Not a directory: '{small_configs}/runs/small/alibi/training.json'" in fails_early({})
+
+
+def test_a_slurm_section_is_read_before_slurm_is_asked(fails_early):
+    slurm = ["--launcher", "slurm"]
+    assert "slurm: gpu is unknown" in fails_early({"slurm": {"gpu": 1}}, *slurm, commands=["reproduce"])
+    assert "slurm: timeout_min is missing" in fails_early({"slurm": {}}, *slurm, commands=["reproduce"])
+
+
+def test_the_status_of_a_table_imports_none_of_what_takes_seconds():
+    program = "import sys; from wavepos_fairseq import experiments; experiments.main(sys.argv[1:]); "
+    program += "print({'torch', 'fairseq', 'pandas', 'numpy', 'submitit'} & {*sys.modules})"
+    command = [sys.executable, "-c", program, "status", "table1", "--preset", "demo", "--seeds", "2"]
+    done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, text=True, check=True)
+    assert "| ricker seed 2" in done.stdout and done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("more", [[], ["--max-update=60"], ["--max-update", "60", "--max-update=70", "--lr", "1"]])
+def test_status_reads_the_last_update_as_fairseq_does(more):
+    row = runs.Row("nope", {}, ("--position-encoding", "nope", *more))
+    run = runs.Run(runs.load_preset("demo"), row, ROOT, ROOT, gpus=0, seed=1)
+    assert experiments._last_update(run) == runs.fairseq_options(run).max_update
+
+
 @pytest.mark.parametrize("seed", ["-1", "one", "4294967296"])
 def test_a_seed_that_no_generator_takes_is_refused(seed, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -274,7 +437,7 @@ def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     with pytest.raises(ValueError, match="--jobs 2 x --gpus 3 is more than the 5 GPUs"):
         experiments.shares_of_the_machine(2, 3, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(experiments.torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     shares = experiments.shares_of_the_machine(8, 1, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == list("01234567")
 
@@ -381,11 +544,14 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     assert experiments.main([*status, "--seeds", "2"]) == 0
     found = states(capsys)
     assert found["alibi"] == found["alibi seed 2"] == ("done", "4 of 4")
-    assert found["too-wide"][0] == "does not fit"
+    assert found["too-wide"] == ("not started", "0 of 4")
 
     preset = folder / "configs" / "presets" / "small.yaml"
     text = preset.read_text(encoding="utf-8")
     preset.write_text(text.replace("- 24", "- 32"), encoding="utf-8")
+    assert experiments.main(status) == 0
+    (alibi_now,) = [line for line in capsys.readouterr().out.splitlines() if "alibi" in line]
+    assert "| stopped" in alibi_now and "4 of 4" in alibi_now and "trained to the end, not evaluated yet" in alibi_now
     assert experiments.main(arguments) == 1  # evaluated again, at other lengths, but not trained
     assert "alibi: training" in capsys.readouterr().out and checkpoint.stat().st_mtime_ns == trained_at
     again = json.loads((folder / "runs" / "small" / "alibi" / "result.json").read_text())

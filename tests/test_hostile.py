@@ -2,6 +2,7 @@
 
 import os
 import resource
+import stat
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wavepos_fairseq import claims, curves, data, experiments, figures, report, runs, tables
+from wavepos_fairseq import claims, curves, data, evaluation, experiments, figures, report, runs
+from wavepos_fairseq.files import refuse_unwritable, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = (ROOT / "configs/presets/demo.yaml").read_text(encoding="utf-8")
@@ -82,12 +84,16 @@ def test_what_is_no_plain_mapping_is_one_line_with_the_file(configs, tmp_path, c
         ("corpus", 3, "corpus must be text, not 3"),
         ("l_train", "64", "l_train must be a whole number > 0, not '64'"),
         ("l_train", True, "l_train must be a whole number > 0, not True"),
-        ("lengths", 64, "lengths must be a list of whole numbers > 0, not 64"),
-        ("lengths", [64, 0], "lengths must be a list of whole numbers > 0, not [64, 0]"),
+        ("lengths", 64, "lengths must be a list of whole numbers > 0, each once, not 64"),
+        ("lengths", [64, 0], "lengths must be a list of whole numbers > 0, each once, not [64, 0]"),
+        ("lengths", [64, 32, 64], "lengths must be a list of whole numbers > 0, each once, not [64, 32, 64]"),
         ("lengths", [32], "lengths [32] must contain l_train 64"),
         ("gpus", -1, "gpus must be a whole number >= 0, not -1"),
         ("tokens_per_update", 0, "tokens_per_update must be a whole number > 0"),
-        ("checkpoint", None, "checkpoint must be text, not None"),
+        ("checkpoint", None, "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another name of"),
+        ("checkpoint", "../checkpoint_last.pt", "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another"),
+        ("tokens_per_update", 100, "tokens_per_update 100 is no multiple of l_train 64"),
+        ("tokens_per_device", 63, "tokens_per_device 63 is less than l_train 64"),
         ("train", [], "train must be a mapping of options"),
         ("train", {"lr": [1, 2]}, "train must be a mapping of options to text, numbers or true"),
         ("train", {"fp16": False}, "train must be a mapping of options to text, numbers or true"),
@@ -123,12 +129,40 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
         ('{one: {method: M, options: "--lr \'1"}}', "row one: No closing quotation"),
         ("{../one: {method: M, options: --lr 1}}", "row ../one: the name '../one' becomes a folder's"),
         ("{..: {method: M, options: --lr 1}}", "row ..: the name '..' becomes a folder's"),
+        ("{one seed 2: {method: M, options: --lr 1}}", "row one seed 2: a name with a seed at its end"),
+        ("{a: {m: A, options: x}, b: {m: B, options: x}, c: {m: A, options: y}}", "rows a and c have the same labels"),
+        ("{one: {n: d/0, options: --lr 1}}", "row one: n 'd/0': accepted after d/ is a whole number > 0"),
+        ("{one: {n: d/x, options: --lr 1}}", "row one: n 'd/x': accepted after d/ is a whole number > 0"),
+        ("{one: {n: d/², options: --lr 1}}", "row one: n 'd/²': accepted after d/ is a whole number > 0"),
+        ("{one: {seed: s, options: --lr 1}}", "row one: the label seed has the name of another column"),
+        ("{one: {mean: s, options: --lr 1}}", "row one: the label mean has the name of another column"),
+        ('{one: {"128": s, options: --lr 1}}', "row one: the label 128 has the name of another column"),
     ],
 )
 def test_a_tables_wrong_row_is_named_with_what_is_accepted(configs, capsys, rows, message):
     path = configs(f"title: T\nrows: {rows}\n", "tables/t.yaml")
     said = one_line_error(capsys, experiments.main, "status", "t", "--preset", "t")
     assert message in said and str(path) in said
+
+
+def test_rows_whose_labels_become_the_same_in_the_presets_heads_are_refused(configs, capsys):
+    rows = "{a: {shifts: d/4, options: x}, b: {shifts: '8', options: y}, c: {shifts: d/64, options: z}}"
+    configs(f"title: T\nrows: {rows}\n", "tables/t.yaml")
+    said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t")
+    assert "rows a and b have the same labels (8)" in said and "heads of width 32" in said
+
+
+def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsys):
+    configs(DEMO, "presets/t-seed2.yaml")
+    said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t-seed2")
+    assert "'t-seed2': a name with a seed at its end is that of another preset's folder" in said
+
+
+def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
+    path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
+    curves.methods.cache_clear()
+    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", runs.PAPER.parent)
+    assert f"{path}: rows must be a mapping of rows" in said
 
 
 CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "every", "at_most": 1}
@@ -144,6 +178,8 @@ CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "
         ("at", ["every"], "length ['every'] is unknown"),
         ("over", ["one"], "over: expected is a dict, not ['one']"),
         ("over", {"rows": "one"}, "over: rows: expected is a list, not 'one'"),
+        ("rows", ["one", "one"], "rows: a row is there twice in one, one"),
+        ("over", {"rows": ["one", "one"]}, "rows: a row is there twice in one, one"),
         ("at_most", "1", "as numbers"),
         ("at_most", float("nan"), "as numbers"),
         ("table", "../t", "table '../t' is unknown"),
@@ -348,9 +384,97 @@ def test_what_killed_writers_left_is_removed_by_the_next_and_what_others_are_wri
     long_ago = time.time() - 7200
     for part in (left, other):
         os.utime(str(part), (long_ago, long_ago))
-    tables.write_whole(target, "whole")
+    write_whole(target, "whole")
     assert {path.name for path in tmp_path.iterdir()} == {target.name, written.name, other.name}
     assert target.read_text() == "whole"
+
+
+def test_a_device_is_written_to_and_stays_a_device(tmp_path):
+    nothing, full = tmp_path / "null", tmp_path / "full"
+    try:
+        for minor, path in ((3, nothing), (7, full)):
+            os.mknod(str(path), 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        write_whole(nothing, "whole")
+        write_whole(nothing, b"whole")
+    except PermissionError as error:
+        pytest.skip(f"no device can be made here: {error}")
+    refuse_unwritable(nothing)
+    with pytest.raises(OSError, match=f"No space left on device: '{full}'"):
+        write_whole(full, "whole")
+    assert all(stat.S_ISCHR(path.stat().st_mode) for path in (nothing, full))
+    assert {path.name for path in tmp_path.iterdir()} == {"null", "full"}
+
+
+def test_a_pipe_gets_the_whole_and_stays_a_pipe(tmp_path):
+    os.mkfifo(str(tmp_path / "pipe"))
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    refuse_unwritable(tmp_path / "pipe")
+    write_whole(tmp_path / "pipe", "whole")
+    assert reader.communicate(timeout=20)[0] == b"whole"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_link_stays_and_leads_to_the_new_content(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (("file", "elsewhere/file"), ("link", "file"), ("dangling", "elsewhere/new")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "elsewhere/file").write_text("old")
+    write_whole(tmp_path / "link", "whole")
+    write_whole(tmp_path / "dangling", "new")
+    assert all((tmp_path / name).is_symlink() for name in ("file", "link", "dangling"))
+    assert files(tmp_path / "elsewhere") == {"file": b"whole", "new": b"new"}
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        write_whole(tmp_path / "loop", "whole")
+
+
+@pytest.mark.parametrize("where", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "its own path"])
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_written_to_stdout_stands_between_what_is_printed_before_and_after(tmp_path, where, is_file):
+    program = "import sys; from pathlib import Path; from wavepos_fairseq.files import write_whole; "
+    program += "print('before'); write_whole(Path(sys.argv[1]), 'whole\\n'); print('after')"
+    printed = tmp_path / "printed"
+    if not is_file:
+        os.mkfifo(str(printed))
+    command = [sys.executable, "-c", program, str(printed) if where == "its own path" else where]
+    with printed.open("w+b", buffering=0) as output:
+        subprocess.run(command, stdout=output, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        said = printed.read_bytes() if is_file else output.read(100)
+    assert said.decode().split() == ["before", "whole", "after"]
+
+
+def test_process_substitution_gets_the_whole(tmp_path):
+    program = "import sys; from pathlib import Path; from wavepos_fairseq.files import write_whole; "
+    program += "write_whole(Path(sys.argv[1]), 'whole')"
+    script = f'"$0" -c "$1" >(cat >{tmp_path}/copy); wait'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-c", script, sys.executable, program], env=environment, check=True)
+    assert (tmp_path / "copy").read_text() == "whole"
+
+
+def test_a_file_keeps_its_mode_and_a_deleted_one_that_is_open_gets_the_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_whole(path, "whole")
+    assert (path.stat().st_mode & 0o777, path.read_text()) == (0o600, "whole")
+    with path.open("r+b") as opened:
+        path.unlink()
+        write_whole(Path(f"/dev/fd/{opened.fileno()}"), "again")
+        assert opened.read() == b"again" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("check", [refuse_unwritable, lambda path: write_whole(path, "whole")])
+def test_a_folder_in_the_place_of_a_file_is_named_and_stays(tmp_path, check):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path / 'folder'}'"):
+        check(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_evaluation_whose_output_cannot_be_written_reads_nothing(tmp_path, capsys):
+    words = ["no-data", "--path", "no-checkpoint", "--lengths", "8", "--output", tmp_path]
+    assert f"Is a directory: '{tmp_path}'" in one_line_error(capsys, evaluation.main, *words)
 
 
 def test_an_evaluation_of_a_truncated_best_checkpoint_names_it(tmp_path, capfd):

@@ -112,6 +112,17 @@ def test_a_project_in_a_folder_with_a_colon_says_so(tmp_path):
     assert done.returncode == 2 and "a:b has a colon in it" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_what_the_scripts_make_of_the_papers_tables_is_not_the_projects(tmp_path):
+    """Of results/paper only the paper's numbers are kept; what `--preset paper` writes beside them git leaves out."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    shutil.copy(str(ROOT / ".gitignore"), str(tmp_path))
+    made = ["claims.md", "claims.json", "figures/perplexity.svg", "figures/perplexity.png"]
+    names = [f"results/paper/{name}" for name in (*made, "table1.csv", "table3.csv", "table4.csv")]
+    command = ["git", "-C", str(tmp_path), "check-ignore", *names]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == names[: len(made)]
+
+
 def test_an_unknown_option_is_status_2_and_named_in_the_last_line(tmp_path):
     done = run(ROOT / "scripts/prepare_data.sh", "demo", "--no-such-option", cwd=tmp_path)
     assert done.returncode == 2

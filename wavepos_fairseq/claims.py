@@ -21,9 +21,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
-from .evaluation import INFERENCES, naming, write_json
+from .files import write_json, write_whole
 from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
-from .tables import write_whole
+from .words import INFERENCES, naming
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
@@ -95,6 +95,9 @@ def _claim(name: str, entry: Any) -> Claim:
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
     _accept("inference", [entry.get("inference", "full")], INFERENCES)
     _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
+    for rows in (entry["rows"], over.get("rows", [])):
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"rows: a row is there twice in {', '.join(rows)}")
     return Claim(name, **entry)
 
 
@@ -127,8 +130,10 @@ def load_cells(folder: Path, table: str) -> Cells:
         lines = heads.beyond.mean().rename(columns={"beyond": "value"}).assign(inference="full")
     else:
         # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
-        labels = [label for label, text in rows[0].labels.items() if not text.startswith("d/")]
+        labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
         names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
+        if len(names) < len(rows):
+            raise ValueError(f"table {table}: rows that differ in d/N only are not told apart in {short(path)}")
         lines = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"], labels)
         lines = lines.rename(columns={"perplexity": "value"})
         lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
@@ -136,6 +141,9 @@ def load_cells(folder: Path, table: str) -> Cells:
     cells: Cells = defaultdict(dict)
     for line in lines.dropna(subset=["value"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)
+        if isinstance(line.row, str) and int(line.seed) in cells[where]:
+            cell = f"{line.row}, seed {line.seed:g}, at {line.sequence_length}"
+            raise ValueError(f"{short(path)} has two numbers of {cell}")
         cells[where][int(line.seed)] = Cell(line.value, line.low, line.high)
     return dict(cells)
 

@@ -37,8 +37,8 @@ from . import maps
 from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
+from .files import refuse_unwritable, write_whole
 from .runs import PAPER, ROOT, load_table, preset_of
-from .tables import write_whole
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -50,7 +50,12 @@ MARKERS = ("", "o", "s", "^")  # of the first six curves, the next six ...
 BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
 MOST_TOKENS = 64  # that can be read on an axis; those of a longer text are numbered
 L_TRAIN = "$L_{train}$"
-METHODS = {row.name: row.labels["method"] for row in load_table("table1")[1]}
+
+
+@functools.lru_cache(None)
+def methods() -> Dict[str, str]:
+    """Table 1's rows, by name, as the figures call them."""
+    return {row.name: row.labels.get("method", row.name) for row in load_table("table1")[1]}
 
 
 def _styles(names: Collection[str]) -> Dict[str, Dict]:
@@ -76,11 +81,16 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     """Perplexity over the length of the sequence: a panel for each value of the column `panel` and L_train.
 
     cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times what the best method has where even that is
-    worst, and the curves of methods that break leave it at the top.
+    worst, and the curves of methods that break leave it at the top. Raises ValueError where a curve would be that of
+    two rows.
     """
     cells = cells.dropna(subset=["perplexity"])
+    alike = cells[cells.duplicated([panel, curve, "l_train", "sequence_length", *cells.columns.intersection(["seed"])])]
+    if len(alike):
+        raise ValueError(f"two rows have the {panel} {alike[panel].iloc[0]} and the {curve} {alike[curve].iloc[0]}")
     panels = list(cells.groupby([panel, "l_train"], sort=False))
-    styles = _styles(METHODS.values() if curve == "method" else cells[curve].unique())
+    known = methods().values() if curve == "method" else ()  # whose look is the same in all figures
+    styles = _styles(dict.fromkeys([*known, *cells[curve]]))
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(WIDTH, 3.6 * rows + 0.25 * -(-len(styles) // 3)), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False).flat
@@ -115,11 +125,11 @@ def positions(losses: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots()
-    styles = _styles({**METHODS, **dict.fromkeys(losses.row)})
+    styles = _styles({**methods(), **dict.fromkeys(losses.row)})
     for row, line in losses.groupby("row", sort=False):
         middle = (line.start + line.stop) / 2
         axes.plot(
-            middle, line.nll, label=METHODS.get(row, row), **styles[row], markersize=5, markevery=3, linewidth=1.4
+            middle, line.nll, label=methods().get(row, row), **styles[row], markersize=5, markevery=3, linewidth=1.4
         )
     highest = min(losses.nll.max() + 0.05, losses.groupby("start").nll.min().max() + math.log(BROKEN))
     l_train, length = losses.l_train[0], losses.sequence_length[0]
@@ -155,7 +165,7 @@ def receptive_field(heads: pd.DataFrame) -> Figure:
     lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
     lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length[0])
     _mark_l_train(lags, l_train)
-    lags.set_yticks(list(rows.values()), [METHODS.get(row, row) for row in rows])
+    lags.set_yticks(list(rows.values()), [methods().get(row, row) for row in rows])
     lags.set_ylim(len(rows) - 0.5, -0.5)
     shares.set(xlabel=f"share of the attention beyond\n{L_TRAIN} = {l_train} tokens", xlim=(-0.03, 1))
     figure.suptitle(f"queries beyond {L_TRAIN}: heads by number, layers 1 to {num_layers} from above", fontsize=12)
@@ -272,9 +282,10 @@ def draw_checkpoints(
         maps.open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
     )
     measured = [name for name in MEASURED if name in names]
-    checkpoints = runs(METHODS) if measured else {}
+    checkpoints = runs(methods()) if measured else {}
     for name in measured:
         file, measure, figure = MEASURED[name]
+        refuse_unwritable(args.folder / file)
         lines = maps.table(measure, checkpoints, opened)
         args.folder.mkdir(parents=True, exist_ok=True)
         write_whole(args.folder / file, lines.to_csv(index=False))
@@ -295,7 +306,7 @@ def row_map(
     layers = maps.attention_inputs(checkpoint.model, tokens)
     weights = {number + 1: maps.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})}
     names = [dictionary[token] for token in tokens] if text and len(tokens) <= MOST_TOKENS else None
-    return attention_map(weights, threshold or 1 / len(tokens), checkpoint.l_train, METHODS.get(row, row), names)
+    return attention_map(weights, threshold or 1 / len(tokens), checkpoint.l_train, methods().get(row, row), names)
 
 
 def main(arguments=None) -> int:

@@ -13,9 +13,7 @@ before it, so the first input of a sequence is the last target of the one before
 
 import argparse
 import ast
-import contextlib
 import functools
-import json
 import logging
 import math
 import platform
@@ -23,7 +21,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from unittest import mock
 
 import numpy as np
@@ -32,10 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import __version__, checkpoints
+from .files import refuse_unwritable, write_json
 from .positions import position_names
-from .tables import write_whole
-
-INFERENCES = ("full", "non-overlapping")
+from .words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
 
 
 class Checkpoint(NamedTuple):
@@ -135,19 +132,6 @@ def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str
         state["cfg"].task.pop("max_tokens", None)  # for which model's option stands
     for buffer in "_float_tensor", "weights":  # of sine waves, not learned
         state["model"].pop(f"decoder.embed_positions.{buffer}", None)
-
-
-@contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load_stream(data: str, subset: str, dictionary) -> Tensor:
@@ -293,32 +277,6 @@ def count_words(stream: Tensor, dictionary) -> int:
     return int((~continued[stream]).sum())
 
 
-def parse_lengths(text: str) -> List[int]:
-    """``128,256`` as a list of whole numbers > 0; argparse's error otherwise."""
-    return list(dict.fromkeys(parse_count(item) for item in text.split(",")))
-
-
-def parse_count(text: str) -> int:
-    """A whole number > 0; argparse's error otherwise."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number > 0")
-    return int(text)
-
-
-def parse_inferences(text: str) -> List[str]:
-    """``full,non-overlapping`` as a list; argparse's error otherwise."""
-    inferences = text.split(",")
-    if not set(inferences) <= set(INFERENCES):
-        raise argparse.ArgumentTypeError(f"{text!r}: accepted are {','.join(INFERENCES)} or one of them")
-    return list(dict.fromkeys(inferences))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a whole file or none (see `tables.write_whole`), in a folder that is made where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """--position-encoding and --trust-checkpoint of `load_checkpoint`."""
     parser.add_argument(
@@ -360,6 +318,8 @@ def main(arguments=None) -> int:
 
 
 def _evaluate_file(args: argparse.Namespace) -> None:
+    if args.output:
+        refuse_unwritable(args.output)
     checkpoint = load_checkpoint(args.path, args.data, args.position_encoding, args.trust_checkpoint)
     stream = load_stream(args.data, args.subset, checkpoint.task.dictionary)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import math
 import os
@@ -31,13 +32,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
-import pandas as pd
-import torch
+from tabulate import tabulate
 
-from . import slurm, tables
 from .data import WIKITEXT, check_counts, count, prepare
-from .evaluation import parse_count, write_json
-from .positions import build_position
+from .files import refuse_unwritable, write_json
 from .runs import (
     PAPER,
     ROOT,
@@ -54,12 +52,18 @@ from .runs import (
     load_table,
     names,
     read_json,
+    refuse_alike,
     refuse_path,
+    refuse_table_name,
     short,
 )
+from .words import naming, parse_count
+
+# PyTorch, fairseq, pandas and submitit are imported where they are used: each takes a second or more, and who asks how
+# far the runs of a table are needs none of them.
 
 _SECONDS_BETWEEN_LINES = 10
-
+MOST_RUNS = 10_000  # of a call: checked within seconds; fairseq alone takes a core most of a day to be started so often
 
 _AXES = {
     "wavelet": "--wavelet",
@@ -76,6 +80,7 @@ def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
     Combinations that come to the same wavelets are one row, and what a table has as a row is that row's run. Raises
     ValueError with all combinations that do not fit heads of this width.
     """
+    _refuse_too_many(" x ".join(f"{len(values)} {axis}" for axis, values in grid.items()), *map(len, grid.values()))
     combinations = list(itertools.product(*grid.values()))
     known = _rows_by_wavelets(head_dim)
     rows: Dict[Tuple, Row] = {}
@@ -95,6 +100,12 @@ def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
     return list(rows.values())
 
 
+def _refuse_too_many(what: str, *counts: int) -> None:
+    """ValueError where the product of the counts is more than MOST_RUNS."""
+    if math.prod(counts) > MOST_RUNS:
+        raise ValueError(f"{what} = {math.prod(counts):,}; accepted are at most {MOST_RUNS:,} runs in a call")
+
+
 def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
     rows = {}
     for row in [row for table in names("tables") for row in load_table(table)[1]]:
@@ -106,6 +117,8 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
 
 def _wavelets(row: Row, head_dim: int) -> Tuple:
     """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
+    from .positions import build_position
+
     given = zip(row.options[2::2], row.options[3::2])
     options = {option[2:].replace("-", "_"): text for option, text in given}
     return build_position("wavelet", head_dim=head_dim, num_heads=1, **options).head
@@ -203,6 +216,8 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
     threads = max(1, (os.cpu_count() or 1) // (jobs * processes))
     shares = [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
     if gpus and jobs > 1:
+        import torch
+
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
         if len(devices) < jobs * gpus:
@@ -214,6 +229,8 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
 
 def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
     """As `make`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
+    from . import slurm
+
     outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
     if runs[0].gpus:
         resources.setdefault("gpus_per_node", runs[0].gpus)
@@ -261,6 +278,8 @@ def write_table(
     table: str, title: str, runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str], folder: Path
 ) -> None:
     """The table, its Markdown, which is also printed, and its manifest in `folder`."""
+    from . import tables
+
     preset = runs[0].preset
     text = tables.write_tables(
         folder,
@@ -276,7 +295,11 @@ def write_table(
         PAPER / f"{table}.csv",
     )
     write_json(folder / f"{table}.manifest.json", manifest(runs, outcomes, refused))
-    print(f"{text}\nwritten: {short(folder)}/{table}.csv, {table}.tidy.csv, {table}.md, {table}.manifest.json")
+    print(f"{text}\nwritten: {short(folder)}/{', '.join(_table_files(table))}")
+
+
+def _table_files(table: str) -> List[str]:
+    return [f"{table}.csv", f"{table}.tidy.csv", f"{table}.md", f"{table}.manifest.json"]
 
 
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
@@ -298,28 +321,39 @@ def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) 
     }
 
 
-def print_status(runs: List[Run], refused: Dict[str, str]) -> None:
-    """A line for each run: what it is at, how far, how long still, and its perplexities so far."""
+def print_status(runs: List[Run]) -> None:
+    """A line for each run: what it is at, how far, how long still, and its perplexities so far.
+
+    It looks at the runs' files only. That a row does not fit is seen where it is to be trained.
+    """
     lines = []
     for run in runs:
-        line = {"run": run.label, "state": "does not fit", "updates": "", "perplexity": "", "training": ""}
+        line = {"run": run.label, "state": "", "updates": "", "perplexity": "", "training": ""}
         lines.append(line)
-        if run.row.name in refused:
-            continue
         try:
             line["state"], result, logged = run.state(), run.result(), run.last_logged()
         except ValueError as error:
             line.update(state="refused", training=str(error))
             continue
-        updates = run.max_update if result else int(logged.get("num_updates", 0))
-        line["updates"] = f"{updates} of {run.max_update}"
+        last = _last_update(run)
+        updates = last if result else int(logged.get("num_updates", 0))
+        line["updates"] = f"{updates} of {last}"
         if result:
             cells = {cell["sequence_length"]: cell for cell in result["cells"] if cell["inference"] == "full"}
             line["perplexity"] = ", ".join(f"{cell['perplexity']:.2f} at {length}" for length, cell in cells.items())
+        elif updates >= last:
+            line["training"] = "trained to the end, not evaluated yet"
         elif updates:
-            left = float(logged["wall"]) * (run.max_update / updates - 1)
+            left = float(logged["wall"]) * (last / updates - 1)
             line["training"] = f"loss {float(logged['loss']):.3f} bits, {left / 60:.0f} min left"
-    print(pd.DataFrame(lines).to_markdown(index=False))
+    print(tabulate(lines, headers="keys", tablefmt="pipe"))
+
+
+def _last_update(run: Run) -> int:
+    """--max-update as fairseq reads it, which itself takes seconds to be imported."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--max-update", type=int)
+    return parser.parse_known_args(run.training_arguments())[0].max_update
 
 
 def refusals(runs: List[Run]) -> Dict[str, str]:
@@ -340,14 +374,81 @@ def head_dim_of(preset: Preset) -> int:
     return options.decoder_embed_dim // options.decoder_attention_heads
 
 
+def refuse_evaluation(run: Run) -> None:
+    """ValueError where the evaluation, hours later, would refuse its options, or evaluate something else."""
+    from . import evaluation
+
+    parser = evaluation.parser()
+    parser.allow_abbrev = False
+    words = run.evaluation_command()
+    with naming(f"preset {run.preset.name}, evaluate"):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                args = parser.parse_args(words[words.index(evaluation.__name__) + 1 :])
+            except SystemExit:
+                raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
+        ours = {"path": short(run.checkpoint), "lengths": run.preset.lengths, "position_encoding": None}
+        ours["output"] = Path(short(run.folder / "evaluation.json"))
+        for name, value in ours.items():
+            if getattr(args, name) != value:
+                raise ValueError(f"--{name.replace('_', '-')} is not among what can be given here")
+
+
+def _refuse_no_checkpoint(run: Run) -> None:
+    """ValueError where fairseq would not write the checkpoint that is to be evaluated."""
+    options, name = fairseq_options(run), run.preset.checkpoint
+    without = {"no_save": True, "no_last_checkpoints": name == "checkpoint_last.pt"}
+    without["disable_validation"] = name == "checkpoint_best.pt"
+    for switch, matters in without.items():
+        if matters and getattr(options, switch):
+            raise ValueError(f"--{switch.replace('_', '-')}: no {name} is written, which {run.preset.name} evaluates")
+
+
+def refuse_data(runs: List[Run]) -> None:
+    """ValueError where the runs' data-bin has not what they read of it at their start, or hours later."""
+    from fairseq import utils
+    from fairseq.data import Dictionary
+
+    from . import evaluation
+
+    data, preset = runs[0].data, runs[0].preset
+    words = data / "dict.txt"
+    with naming(short(words)):
+        dictionary = Dictionary.load(str(words))
+    evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
+    for run in runs:
+        options = fairseq_options(run)
+        for part, is_used in (("input", options.adaptive_input), ("softmax", options.adaptive_softmax_cutoff)):
+            cutoffs = utils.eval_str_list(getattr(options, f"adaptive_{part}_cutoff"), type=int) if is_used else []
+            types = len(dictionary)
+            if part == "softmax" and options.output_dictionary_size >= 0:
+                types = min(types, options.output_dictionary_size)
+            if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, types + 1])):
+                raise ValueError(
+                    f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 "
+                    f"to {types}, the types of {short(words)}"
+                )
+        if options.tie_adaptive_weights and options.adaptive_input_cutoff != options.adaptive_softmax_cutoff:
+            raise ValueError(
+                f"--tie-adaptive-weights takes one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not "
+                f"{options.adaptive_input_cutoff} and {options.adaptive_softmax_cutoff}"
+            )
+
+
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
-    """The rows with their labels ``d/N`` made numbers, d being the width of a head."""
+    """The rows with their labels ``d/N`` made numbers, d being the width of a head.
+
+    ValueError where this makes two rows the same.
+    """
 
     def number(label: str) -> str:
         divisor = label[2:] if label.startswith("d/") else ""
         return str(head_dim // int(divisor)) if divisor and head_dim % int(divisor) == 0 else label
 
-    return [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
+    rows = [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
+    with naming(f"heads of width {head_dim}"):
+        refuse_alike(rows)
+    return rows
 
 
 def _data_bin(data: Optional[Path], preset: Preset) -> Path:
@@ -368,10 +469,7 @@ def _refuse_other_corpus(data: Path, preset: Preset) -> None:
         check_counts(preset.corpus, count(data))
 
 
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
-    return int(text)
+_count = functools.partial(parse_count, least=0)
 
 
 def _seed(text: str) -> int:
@@ -457,23 +555,38 @@ def _all_runs(args: argparse.Namespace) -> int:
         title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
     else:
         title, rows = load_table(args.table)
-        rows = with_head_dim(rows, head_dim_of(preset))
+        if args.command != "status":  # which shows no labels
+            rows = with_head_dim(rows, head_dim_of(preset))
+    _refuse_too_many(f"{len(rows)} rows x {args.seeds or 1} seeds", len(rows), args.seeds or 1)
     seeds = range(1, args.seeds + 1) if args.seeds else [args.seed]
     runs = [_run(args, preset, row, seed) for seed in seeds for row in rows]
-    refused = refusals(runs[: len(rows)])
     if args.command == "status":
-        print_status(runs, refused)
+        print_status(runs)
         return 0
+    of_each_kind = runs[: 1 if grid else len(rows)]
+    refused = refusals(of_each_kind)
+    fitting = [run for run in of_each_kind if run.row.name not in refused]
+    for run in fitting:
+        _refuse_no_checkpoint(run)
+        refuse_evaluation(run)
     if args.launcher == "slurm":
-        slurm.refuse_without_cluster()  # before the data are made
+        from . import slurm
+
+        slurm.refuse_resources(preset.slurm)
+        slurm.refuse_without_cluster()
+    folder = args.results / (preset.name if args.seeds or args.seed == 1 else f"{preset.name}-seed{args.seed}")
+    written = [folder / file for file in _table_files(args.table)]
+    for path in [*written, *(run.folder / "training.json" for run in runs)]:
+        refuse_unwritable(path)
     data = _data_bin(args.data, preset)
     _refuse_other_corpus(data, preset)
     runs = [replace(run, data=data) for run in runs]
+    if fitting:
+        refuse_data([replace(run, data=data) for run in fitting])
     if args.launcher == "slurm":
         outcomes = make_on_slurm(runs, refused, args.runs / "slurm", f"wavepos-{preset.name}-{args.table}")
     else:
         outcomes = make(runs, refused, args.jobs)
-    folder = args.results / (preset.name if args.seeds or args.seed == 1 else f"{preset.name}-seed{args.seed}")
     write_table(args.table, title, runs, outcomes, refused, folder)
     missing = sum(isinstance(outcome, str) for outcome in outcomes)
     if missing:
@@ -485,9 +598,13 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
     preset = load_preset(args.preset)
     run = _run(args, preset, _chosen_row(args.name, options), args.seed)
     if args.command == "train":
-        fairseq_options(run)
+        _refuse_no_checkpoint(run)
+    refuse_evaluation(run)
     if not args.dry_run:
+        refuse_unwritable(run.folder / "training.json")
         run = replace(run, data=_data_bin(args.data, preset))
+        if args.command == "train":
+            refuse_data([run])
     print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
     if args.dry_run:
         return 0
@@ -517,6 +634,7 @@ def _refuse_table_name(name: str) -> None:
             f"--name {name!r}: accepted are letters, digits and . _ -, scales-1 for example, but not the tables "
             f"{', '.join(names('tables'))}"
         )
+    refuse_table_name("--name", name)
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:

@@ -19,8 +19,8 @@ from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .files import write_whole
 from .positions import Position, build_position, position_names
-from .tables import write_whole
 from .wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
 
 FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")

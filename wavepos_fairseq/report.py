@@ -25,9 +25,9 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .evaluation import INFERENCES
+from .files import write_whole
 from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
-from .tables import write_whole
+from .words import INFERENCES
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
@@ -123,7 +123,7 @@ def _cell(seeds: List[Line], paper: float) -> Cell:
 
 
 def make_table(name: str, title: str, lines: List[Line], paper: List[Line], manifest: Dict[str, Any]) -> Table:
-    """A table of tidy cells, its rows in their order; ValueError if the manifest has other rows."""
+    """A table of tidy cells, its rows in their order; ValueError if it has a cell twice, or the manifest other rows."""
     label_names = [column for column in lines[0] if column not in (*_CELL, *_NUMBERS)]
     lengths = sorted({int(line["sequence_length"]) for line in lines})
     l_train = int(lines[0]["l_train"])
@@ -133,8 +133,11 @@ def make_table(name: str, title: str, lines: List[Line], paper: List[Line], mani
         beside[_key(labels, line["inference"], line["sequence_length"] / line["l_train"])] = line["perplexity"]
     rows: Dict[Labels, Dict[Tuple[str, int], List[Line]]] = {}
     for line in lines:
-        row = rows.setdefault(tuple(line[label] for label in label_names), {})
-        row.setdefault((line["inference"], int(line["sequence_length"])), []).append(line)
+        labels = tuple(line[label] for label in label_names)
+        seeds = rows.setdefault(labels, {}).setdefault((line["inference"], int(line["sequence_length"])), [])
+        if line.get("seed") in [other.get("seed") for other in seeds]:
+            raise ValueError(f"{name}.tidy.csv has two numbers of {', '.join(labels)} at {line['sequence_length']:g}")
+        seeds.append(line)
 
     def cell(labels: Labels, inference: str, length: int) -> Cell:
         key = _key(zip(label_names, labels), inference, length / l_train)

@@ -30,13 +30,15 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 import yaml
 
-from . import __version__, checkpoints
-from .evaluation import first_line, naming, write_json
+from . import __version__
+from .files import write_json
+from .words import first_line, naming
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PAPER = ROOT / "results" / "paper"
 _SECONDS_BETWEEN_LOOKS = 0.2
+_OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,25 @@ def _are_options(value: Any) -> bool:
     return all(isinstance(scalar, (str, int, float)) and scalar is not False for scalar in scalars)
 
 
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value)) and len(set(value)) == len(value)
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"checkpoint(_last|_best|\d+|_\d+_\d+)\.pt", value))
+
+
 _TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
 _COUNT: Accepted = ("a whole number > 0", _is_count)
 _OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
 _PRESET: Dict[str, Accepted] = {
     "corpus": _TEXT,
     "l_train": _COUNT,
-    "lengths": ("a list of whole numbers > 0", lambda value: isinstance(value, list) and all(map(_is_count, value))),
+    "lengths": ("a list of whole numbers > 0, each once", _are_lengths),
     "gpus": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
     "tokens_per_update": _COUNT,
     "tokens_per_device": _COUNT,
-    "checkpoint": _TEXT,
+    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another name of fairseq's", _is_checkpoint),
     "train": _OPTIONS,
     "evaluate": _OPTIONS,
     "slurm": ("a mapping", lambda value: isinstance(value, dict)),
@@ -137,6 +147,9 @@ _TABLE: Dict[str, Accepted] = {
     "title": _TEXT,
     "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
 }
+# The columns that stand beside the labels in a table's files, or while they are made and read.
+_COLUMNS = "row seed inference l_train sequence_length perplexity low high value mean std count shown start stop nll"
+_OTHER_COLUMN = re.compile(r"\d+( std)?|" + _COLUMNS.replace(" ", "|"))
 
 
 def _check(content: Any, accepted: Dict[str, Accepted]) -> None:
@@ -156,25 +169,32 @@ def load_preset(name: str) -> Preset:
     """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
     if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
+    if re.search(_OTHER_SEED, name):
+        raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
     with naming(short(path)):
         _check(content, _PRESET)
-    preset = Preset(name=name, **content)
-    if preset.l_train not in preset.lengths:
-        raise ValueError(f"preset {name}: lengths {preset.lengths} must contain l_train {preset.l_train}")
+        preset = Preset(name=name, **content)
+        if preset.l_train not in preset.lengths:
+            raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
+        if preset.tokens_per_update % preset.l_train:
+            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
+        if preset.tokens_per_device < preset.l_train:
+            raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
     return preset
 
 
 def preset_of(folder: str) -> Preset:
     """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
-    return load_preset(re.sub(r"-seed\d+$", "", folder))
+    return load_preset(re.sub(_OTHER_SEED, "", folder))
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
     """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
     if name not in names("tables"):
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
+    refuse_table_name("table", name)
     path = CONFIGS / "tables" / f"{name}.yaml"
     content = read_yaml(path)
     with naming(short(path)):
@@ -185,9 +205,33 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     for row, entry in content["rows"].items():
         with naming(f"{short(path)}, row {row}"):
             refuse_path("the name", row)
+            if re.search(r" seed \d+$", row):
+                raise ValueError("a name with a seed at its end is that of another row's run")
             _check(entry, dict.fromkeys([*labels, "options"], _TEXT))
+            for label in labels:
+                if _OTHER_COLUMN.fullmatch(label):
+                    raise ValueError(f"the label {label} has the name of another column")
+                if entry[label].startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", entry[label][2:]):
+                    raise ValueError(f"{label} {entry[label]!r}: accepted after d/ is a whole number > 0")
             rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
+    with naming(short(path)):
+        refuse_alike(rows)
     return content["title"], rows
+
+
+def refuse_table_name(what: str, name: str) -> None:
+    """ValueError unless the files of a table called `name` are its own in a results folder."""
+    if name in ("attention", "claims", "positions") or name.endswith((".tidy", ".manifest")):
+        raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
+
+
+def refuse_alike(rows: List[Row]) -> None:
+    """ValueError where two rows have the same labels: the table could not tell them apart."""
+    seen: Dict[Tuple[str, ...], str] = {}
+    for row in rows:
+        first = seen.setdefault(tuple(row.labels.values()), row.name)
+        if first != row.name:
+            raise ValueError(f"rows {first} and {row.name} have the same labels ({', '.join(row.labels.values())})")
 
 
 def refuse_path(what: str, name: str) -> None:
@@ -216,18 +260,21 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
     devices = gpus or processes
     if gpus and processes > 1:
         raise ValueError(f"--processes {processes} is for the CPU (--gpus 0); each of the {gpus} GPUs has a process")
-    for update_freq in range(1, preset.tokens_per_update // preset.l_train + 1):
-        max_tokens, rest = divmod(preset.tokens_per_update, devices * update_freq)
-        if rest == 0 and max_tokens <= preset.tokens_per_device and max_tokens % preset.l_train == 0:
-            world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
-            if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
-                world.append("--load-checkpoint-on-all-dp-ranks")
-            return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
     sequences = preset.tokens_per_update // preset.l_train
-    raise ValueError(
-        f"--{'gpus' if gpus else 'processes'} {devices}: an update of {preset.name} has {sequences} sequences of "
-        f"{preset.l_train} tokens, which must divide evenly; accepted are the divisors of {sequences}"
-    )
+    each, rest = divmod(sequences, devices)
+    if rest:
+        accepted = [str(number) for number in range(1, min(sequences, 10_000) + 1) if sequences % number == 0]
+        raise ValueError(
+            f"--{'gpus' if gpus else 'processes'} {devices}: an update of {preset.name} has {sequences} sequences of "
+            f"{preset.l_train} tokens, which must divide evenly; accepted are {', '.join(accepted)}"
+        )
+    most = min(each, preset.tokens_per_device // preset.l_train)
+    at_a_time = next(number for number in range(most, 0, -1) if each % number == 0)
+    world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
+    if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
+        world.append("--load-checkpoint-on-all-dp-ranks")
+    max_tokens, update_freq = at_a_time * preset.l_train, each // at_a_time
+    return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
 
 
 @dataclass(frozen=True)
@@ -317,6 +364,8 @@ class Run:
         A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can, and
         kept as checkpoint_last.unreadable.
         """
+        from . import checkpoints  # here, for PyTorch takes a second to be imported
+
         last = self.folder / "checkpoint_last.pt"
         older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
         for checkpoint in [last, *older] if last.is_file() else older:

@@ -33,6 +33,15 @@ def refuse_without_cluster() -> None:
     _states("")
 
 
+def refuse_resources(resources: Mapping[str, Any]) -> None:
+    """ValueError unless these are parameters that `submit` knows, and timeout_min is among them."""
+    unknown = sorted(set(resources) - set(_RESOURCES))
+    if unknown:
+        raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
+    if "timeout_min" not in resources:
+        raise ValueError("slurm: timeout_min is missing, the minutes after which Slurm stops a job and it is requeued")
+
+
 def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mapping[str, Any]) -> Dict[str, submitit.Job]:
     """Submits the tasks as one job array called `name`, and gives their jobs by the tasks' names.
 
@@ -41,11 +50,7 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
     Raises ValueError for others, and where Slurm refuses (see `refuse_without_cluster`).
     """
-    unknown = sorted(set(resources) - set(_RESOURCES))
-    if unknown:
-        raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
-    if "timeout_min" not in resources:
-        raise ValueError("slurm: timeout_min is missing, the minutes after which Slurm stops a job and it is requeued")
+    refuse_resources(resources)
     queued = [submitit.SlurmJob(folder, job_id) for job_id in _states(name)]
     jobs = {job.submission().function.name: job for job in queued if job.paths.submitted_pickle.exists()}
     new = [_Resumable(task_name, task) for task_name, task in tasks.items() if task_name not in jobs]

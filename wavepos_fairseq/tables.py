@@ -4,15 +4,13 @@ A run's result is the JSON that `evaluation` writes; a row of a table says by it
 what it is the result of. Of several seeds the tidy table has each, the others mean and standard deviation.
 """
 
-import contextlib
-import glob
 import math
-import os
-import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import pandas as pd
+
+from .files import write_whole
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {
@@ -20,7 +18,6 @@ _BLOCKS = {
     "full": "Perplexity without non-overlapping inference",
 }
 _CELL = ["inference", "l_train", "sequence_length"]
-_SECONDS_TO_WRITE = 3600  # the most that any writer takes, on whatever machine that shares the disk
 _NUMBERS = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perplexity_high"}
 
 
@@ -135,18 +132,3 @@ def write_tables(
     write_whole(folder / f"{name}.tidy.csv", tidy(rows, l_train, lengths).to_csv(index=False))
     write_whole(folder / f"{name}.md", text)
     return text
-
-
-def write_whole(path: Path, content: Union[str, bytes]) -> None:
-    """Writes a whole file or none: under another name first, then renamed. What killed writers left is removed."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(FileNotFoundError):
-            if left.stat().st_mtime < time.time() - _SECONDS_TO_WRITE:
-                left.unlink()
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -1,0 +1,107 @@
+"""Files that users name, written whole or not at all."""
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Iterator, Optional, Union
+
+_SECONDS_TO_WRITE = 3600  # the most that any writer takes, on whatever machine that shares the disk
+
+
+def write_whole(path: Path, content: Union[str, bytes]) -> None:
+    """Writes a whole file or none: under another name first, then renamed. What killed writers left is removed.
+
+    A symbolic link stays, and the file that it leads to is written; a file that is there keeps its mode. What is no
+    regular file, a device or a pipe, is written to where it stands, and so is what this process prints to.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with _naming(path):
+        file = _to_replace(path)
+        if file:
+            _replace(file, data)
+        elif _is_printed_to(path):
+            sys.stdout.flush()
+            with open(os.dup(1), "wb") as output:  # another descriptor would not know what is printed already
+                output.write(data)
+        else:
+            path.write_bytes(data)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """OSError where the file, and the folders to it, could not be made, as far as that can be told; makes nothing."""
+    with _naming(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        file = _to_replace(path)
+        if file:
+            there = next(folder for folder in file.parents if folder.exists())
+            tempfile.TemporaryFile(dir=str(there)).close()
+            _refuse_protected(file)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a whole file or none (see `write_whole`), in a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the disk within, say that it is full, names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _to_replace(path: Path) -> Optional[Path]:
+    """The regular file, or nothing as yet, that the path leads to; None where it leads to what can only be opened."""
+    there, file = _stat(path), Path(os.path.realpath(path))
+    if there is None:
+        return file
+    found = _stat(file)  # not that of a deleted file, to which /dev/fd may lead
+    same = found and stat.S_ISREG(there.st_mode) and os.path.samestat(there, found)
+    return file if same and not _is_printed_to(path) else None
+
+
+def _stat(path: Path) -> Optional[os.stat_result]:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def _is_printed_to(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # it may be closed
+        return os.path.samestat(path.stat(), os.fstat(1))
+    return False
+
+
+def _replace(path: Path, data: bytes) -> None:
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - _SECONDS_TO_WRITE:
+                left.unlink()
+    _refuse_protected(path)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_bytes(data)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(str(path), str(unfinished))
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_protected(path: Path) -> None:
+    """OSError where a file is there that may not be written to: a rename would not ask."""
+    with contextlib.suppress(FileNotFoundError):
+        path.open("r+b").close()
