@@ -6,7 +6,6 @@ Press et al. (2022) trained them with the hyperparameters that the paper's rows 
 that the file is whole is known from its length alone, and its SHA-256 is printed.
 """
 
-import argparse
 import json
 import pickle
 import sys
@@ -17,7 +16,7 @@ from typing import Any, Dict, List, Optional
 import pandas as pd
 import torch
 
-from . import evaluation
+from . import cli, evaluation
 from .data import DataError, fetch_file, file_digest, file_size, prepare, say
 from .runs import PAPER, ROOT, load_preset, short
 
@@ -57,9 +56,9 @@ def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = cli.parser(
+        __doc__,
         prog="python -m wavepos_fairseq.alibi_release",
-        description=__doc__.split("\n")[0],
         epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
         allow_abbrev=False,
     )
@@ -74,6 +73,7 @@ def main(arguments=None) -> int:
     evaluating = evaluation.parser()
     evaluating.error = parser.error
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
+    cli.require_fairseq()
     try:
         data = args.data or prepare(preset.corpus, dest=ROOT / "data")
         checkpoint = released_checkpoint(args.l_train, args.copy)

@@ -39,7 +39,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-from . import __version__
+from . import __version__, cli
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
@@ -720,6 +720,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--dest", default="data", help="where NAME goes (default: data, the script: ROOT/data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
     args = parser.parse_args(argv)
+    cli.require_fairseq()
     try:
         prepare(args.name, args.source, Path(args.dest), args.bpe)
     except (DataError, OSError) as error:

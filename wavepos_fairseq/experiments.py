@@ -34,7 +34,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import pandas as pd
 import torch
 
-from . import slurm, tables
+from . import cli, slurm, tables
 from .data import WIKITEXT, check_counts, count, prepare
 from .evaluation import parse_count, write_json
 from .positions import build_position
@@ -381,7 +381,7 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.experiments")
     commands = parser.add_subparsers(dest="command", required=True)
     seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
@@ -424,6 +424,7 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
+    cli.require_fairseq()
     try:
         return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
     except (ValueError, InUse, OSError) as error:
