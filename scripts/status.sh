@@ -3,8 +3,6 @@
 #
 #   scripts/status.sh TABLE --preset PRESET [--seeds N] [--runs DIR]     scripts/status.sh table1 --preset wikitext2-cpu
 #   scripts/status.sh --preset PRESET --wavelet X ... [--scales X ...]   the grid as given to scripts/sweep.sh
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments status "$@"
