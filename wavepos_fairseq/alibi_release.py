@@ -30,7 +30,9 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
     name = f"alibi_wt103_L{l_train}.pt"
     if copy is None:
         urls = [f"{mirror}{name}" for mirror in MIRRORS]
-        path = fetch_file(ROOT / "data" / ".downloads" / name, urls, check_format, by_length=True)
+        path = fetch_file(
+            ROOT / "data" / ".downloads" / name, urls, check_format, "--from takes a local copy", by_length=True
+        )
     elif copy.is_file():
         path = copy
         check_format(path)

@@ -356,7 +356,7 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
         raise ValueError(f"--data {data}: there is no such folder")
     if data is not None and (data / "dict.txt").is_file():
         return data
-    return prepare(preset.corpus, data, ROOT / "data")
+    return prepare(preset.corpus, data, ROOT / "data", option="--data")
 
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
