@@ -7,7 +7,6 @@ quartiles. Besides the representations there are the plain definition, the paper
 torch.scatter, and ALiBi as a ready additive mask; on a GPU also FlexAttention with the same bias.
 """
 
-import argparse
 import itertools
 import math
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from measure import by_turns, machine, peak_bytes, ratios, report
 
+from wavepos_fairseq import cli
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import build_position, position_names
 
@@ -126,7 +126,7 @@ def measure(length, batch, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__)
     parser.add_argument("--sizes", default=SIZES, help=f"lengths of sequences, times how many (default: {SIZES})")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)

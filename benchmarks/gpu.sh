@@ -2,13 +2,8 @@
 # On a machine with a GPU, in one command: the Triton kernel's tests on the hardware, then the benchmarks there.
 #
 #   benchmarks/gpu.sh [PYTHON]      results/benchmarks/attention-cuda.csv, training-cuda.csv
-set -euo pipefail
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
-    exit 0
-    ;;
-esac
+. "$(dirname "$(readlink -f "$0")")/../scripts/env.sh"
+
 python=${1:-python3}
 if [ $# -gt 1 ] || ! command -v -- "$python" >/dev/null; then
     echo "error: gpu.sh takes the name of one Python, not ${*:-$python}" >&2
@@ -18,8 +13,7 @@ case $python in
 /*) ;;
 */*) python=$PWD/$python ;;
 esac
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd "$ROOT"
 
 "$python" -m pytest -q tests/test_triton.py
 "$python" benchmarks/attention.py --device cuda --dtype bfloat16 --sizes 512x32,1024x16,2048x8,4096x4,8192x2

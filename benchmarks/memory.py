@@ -6,7 +6,6 @@ The model is of the size of wikitext2-cpu, in evaluation, without the softmax ov
 length over that at the length before. Lengths are left out that would take more than 4 GiB if it grew with the square.
 """
 
-import argparse
 import functools
 import logging
 import warnings
@@ -16,13 +15,14 @@ import torch
 from measure import machine, peak_bytes, report
 from training import BASELINE, RESULTS, VOCABULARY, Trainee
 
+from wavepos_fairseq import cli
 from wavepos_fairseq.positions import position_names
 
 MOST = 4 * 2**30
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__)
     parser.add_argument("--lengths", default="8192,16384,32768", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--fp16", action="store_true")

@@ -10,7 +10,6 @@ fairseq's own --fp16 and --bf16 do not run on a CPU: it flattens the gradients o
 functions for CUDA, and reads --bf16 as a TPU. `train` has it do the same without.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -22,16 +21,22 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
-import fairseq_cli.train
 import torch
-from fairseq import options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from measure import machine, report
 
-import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
+from wavepos_fairseq import cli
 from wavepos_fairseq.evaluation import evaluate, load_checkpoint, load_stream, write_json
 from wavepos_fairseq.positions import position_names
 from wavepos_fairseq.runs import ROOT, Row, Run, load_preset
+
+cli.require_fairseq()  # before the imports that would end in a traceback
+# ruff: noqa: E402
+
+import fairseq_cli.train
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
 
 RESULTS = ROOT / "results" / "benchmarks"
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -89,7 +94,7 @@ def measure(name, precision, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__)
     parser.add_argument("data", nargs="?", type=Path, default=ROOT / "data" / "demo", metavar="DATA_BIN")
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

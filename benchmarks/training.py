@@ -7,17 +7,22 @@ take turns on the same random tokens; a ratio is of tokens a second in one round
 sinusoidal positions being 1.
 """
 
-import argparse
 import logging
 import warnings
 from pathlib import Path
 
 import torch
+from measure import by_turns, machine, ratios, report
+
+from wavepos_fairseq import cli
+
+cli.require_fairseq()  # before the imports that would end in a traceback
+# ruff: noqa: E402
+
 from fairseq import criterions, options, utils
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from measure import by_turns, machine, ratios, report
 
 import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
 from wavepos_fairseq.evaluation import token_nll
@@ -80,7 +85,7 @@ class Trainee:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__)
     parser.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

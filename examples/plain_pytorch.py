@@ -81,7 +81,7 @@ def perplexity(model, text, length):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Train small GPTs on a text, and read on beyond their length.")
     parser.add_argument("text", type=Path)
     parser.add_argument("--representations", default="wavelet,alibi,rope", help="default: %(default)s")
     parser.add_argument("--length", type=int, default=64, help="of a piece in training (default: %(default)s)")

@@ -5,8 +5,6 @@
 #
 #   --preset P       wikitext103-512, wikitext2-cpu ..., or paper: the paper's own tables
 #   --results DIR    where the tables are (default: results)
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.claims "$@"

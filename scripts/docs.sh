@@ -5,9 +5,7 @@
 #
 # A warning fails it: a link or an anchor that is not there, say. The pages can be read as files; their search needs a
 # server (python -m http.server -d site).
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 export NO_MKDOCS_2_WARNING=1 # of the theme's authors, about a mkdocs that is not the pinned one
 exec "$PYTHON" -m mkdocs build --strict --config-file "$ROOT/mkdocs.yml" "$@"

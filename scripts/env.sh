@@ -1,6 +1,8 @@
-# Sourced by the scripts of this folder: where the project is (ROOT), which Python runs it (PYTHON, unless it is given),
-# and how the environment .venv is made.
+# Each script begins with it: bash, its errors, its help, where the project is (ROOT), which Python runs it (PYTHON, unless
+# it is given), and how the environment .venv is made. Up to the exec it is any shell's, for "sh scripts/train.sh".
 # shellcheck shell=bash
+[ -n "${BASH_VERSION:-}" ] || exec bash "${ZSH_ARGZERO:-$0}" "$@"
+set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case $ROOT in
 *:*)
@@ -16,14 +18,12 @@ fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
 # The comment at the top of the calling script is its help.
-help_if_asked() {
-    case " $* " in
-    *" --help "* | *" -h "*)
-        sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
-        exit 0
-        ;;
-    esac
-}
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
+    exit 0
+    ;;
+esac
 
 no_arguments() {
     if [ $# -gt 0 ]; then
@@ -44,21 +44,38 @@ supported_python() {
     return 1
 }
 
+venv_is_whole() {
+    [ "$ROOT/.venv/installed" -nt "$ROOT/setup.py" ] && [ "$ROOT/.venv/installed" -nt "$ROOT/constraints.txt" ]
+}
+
 # Makes .venv with the tested versions of everything, unless it is there and no older than setup.py.
 ensure_venv() {
     PYTHON=$ROOT/.venv/bin/python
-    if [ "$ROOT/.venv/installed" -nt "$ROOT/setup.py" ] && [ "$ROOT/.venv/installed" -nt "$ROOT/constraints.txt" ]; then
-        return
-    fi
+    venv_is_whole || make_venv 9>"$ROOT/.venv.lock" || exit 1
+}
+
+# One script at a time. A new .venv is marked as unfinished until it is whole; what a killed script left of it is made
+# anew. In any other, which may be the user's own, nothing is removed.
+make_venv() {
+    python=$(supported_python) || return
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || return
+    if venv_is_whole; then return; fi # made by the script that had the lock
     echo "== installing into .venv (a minute or two; the log is .venv/install.log)"
-    if [ ! -x "$PYTHON" ]; then
-        python=$(supported_python) || exit 1
-        "$python" -m venv "$ROOT/.venv"
+    if [ -z "$(ls -A "$ROOT/.venv" 2>/dev/null)" ]; then
+        mkdir -p "$ROOT/.venv" && touch "$ROOT/.venv/unfinished" || return
+    fi
+    if [ -e "$ROOT/.venv/unfinished" ]; then
+        (cd "$ROOT/.venv" && find . -mindepth 1 ! -path ./unfinished -delete) || return
+        "$python" -m venv "$ROOT/.venv" || return
+    fi
+    if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        echo "error: $ROOT/.venv is no environment with a working pip; remove it, and it is made anew" >&2
+        return 1
     fi
     "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {
         tail -n 20 "$ROOT/.venv/install.log" >&2
         echo "error: pip install failed" >&2
-        exit 1
+        return 1
     }
-    touch "$ROOT/.venv/installed"
+    touch "$ROOT/.venv/installed" && rm -f "$ROOT/.venv/unfinished"
 }

@@ -7,8 +7,6 @@
 # The result is RUNS/PRESET/ROW/evaluation.json. For any other checkpoint, length or split:
 #
 #   python -m wavepos_fairseq.evaluation DATA_BIN --path CHECKPOINT --lengths 128,256,512,1012 --output FILE.json
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments evaluate "$@"

@@ -10,8 +10,6 @@
 #
 # Every other option is that of python -m wavepos_fairseq.evaluation: --cpu, --fp16, --max-tokens, --trust-checkpoint ...
 # An interrupted download is continued. The release gives no checksum; the SHA-256 of what came is printed.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.alibi_release "$@"

@@ -22,9 +22,7 @@
 # Without a NAME all are drawn: perplexity and perplexity-table3 from the tables; from Table 1's finished runs positions
 # and receptive-field, whose numbers go to RESULTS/PRESET/positions.csv and attention.csv; and attention-ROW for alibi,
 # ricker, rope-10k and nope.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 case " $* " in
 *" --preset"* | *" --path"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;

@@ -8,8 +8,6 @@
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised as WikiText is; --bpe N: subwords
 #
 # The data-bin becomes DIR/NAME (default: data/NAME in the project). It appears whole or not at all.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.data --dest "$ROOT/data" "$@" # the last --dest counts

@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # Everything once, small: installs into .venv, prepares the demo corpus, reproduces Table 1 on it and prints the table.
 # Needs Python 3.11 (3.12 and 3.8 have a fairseq, too), a package index, and at most ten minutes on two cores.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 no_arguments "$@"
 cd "$ROOT"
 

@@ -7,8 +7,6 @@
 #   --output FILE    where the page goes (default: report.html in the preset's results)
 #
 # What is not there is left out, and the page says which command makes it. The page needs no network.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.report "$@"

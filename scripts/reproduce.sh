@@ -16,8 +16,6 @@
 # Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-cpu and wikitext2-cpu-256 (an hour on two cores),
 # demo (minutes). Interrupted, it goes on where it stopped; a row that two tables share is trained once. If a row fails,
 # or does not fit the heads of the preset, the others go on and the status is not 0. See also scripts/status.sh.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments reproduce "$@"

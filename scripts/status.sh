@@ -5,8 +5,6 @@
 #   scripts/status.sh --preset PRESET --wavelet X ... [--scales X ...]   the grid as given to scripts/sweep.sh
 #
 # It reads the runs' files only: that a row does not fit the preset's heads, reproduce.sh says.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments status "$@"

@@ -13,8 +13,6 @@
 #
 # --data, --jobs, --gpus, --runs, --results and --seed are those of scripts/reproduce.sh. Combinations that do not fit
 # the preset's heads are reported, all of them, before the first is trained. Accepted are at most 10,000 runs in a call.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments sweep "$@"

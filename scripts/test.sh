@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Runs ruff and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 cd "$ROOT"
 
 ensure_venv

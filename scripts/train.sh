@@ -12,8 +12,6 @@
 #   --dry-run     print the fairseq-train command and stop
 #
 # Every other option is fairseq-train's and follows the preset's and the row's own.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-help_if_asked "$@"
+. "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments train "$@"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import data
+from wavepos_fairseq import alibi_release, data, experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
@@ -225,6 +225,23 @@ def test_data_bin_reads_back_as_the_text(wikitext_bin):
         assert lines == [" ".join([*line.split(), "</s>"]) for line in text.splitlines()]
 
 
+def test_fairseqs_symbols_in_a_users_text_are_text_and_named_with_file_and_line(tmp_path, capsys):
+    from fairseq.data import Dictionary, data_utils
+
+    symbols = ["<s>", "<pad>", "</s>", "<unk>"]
+    assert Dictionary().symbols == symbols
+    train = "A heron.\n" + "".join(3 * f"A heron, {symbol}heron{symbol}.\n" for symbol in symbols)
+    own = write_files(tmp_path / "own", {"train": train, "valid": "A heron <pad>.\n", "test": "A heron.\n"}, "{}.txt")
+    data_bin = data.prepare("text", own, tmp_path)
+    dictionary = Dictionary.load(str(data_bin / "dict.txt"))
+    for split in data.SPLITS:
+        for line in data_utils.load_indexed_dataset(str(data_bin / split), dictionary):
+            assert line[-1] == dictionary.eos() and (line[:-1] >= len(symbols)).all()
+    said = capsys.readouterr().out
+    assert f"{own}/train.txt, line 2: <s> becomes < s >, and is not fairseq's symbol\n" in said
+    assert f"{own}/valid.txt, line 1: <pad> becomes < pad >, " in said and "test.txt, line" not in said
+
+
 @pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
 def test_the_real_wikitext2_has_the_published_counts(tmp_path, capsys):
     made = provenance(data.prepare("wikitext-2", WIKITEXT2, tmp_path))
@@ -406,9 +423,9 @@ def test_without_a_checksum_a_file_is_taken_at_the_length_that_is_told_and_no_ot
     part, archive = tmp_path / "archive.zip.part", tmp_path / "archive.zip"
     part.write_bytes(ARCHIVE[:size])
     with pytest.raises(data.DataError, match=said):
-        data.fetch_file(archive, [server.url(behaviour)], Path.stat, by_length=True)
+        data.fetch_file(archive, [server.url(behaviour)], Path.stat, "", by_length=True)
     assert not archive.exists() and len(part.read_bytes()) >= size
-    data.fetch_file(archive, [server.url("good")], Path.stat, by_length=True)
+    data.fetch_file(archive, [server.url("good")], Path.stat, "", by_length=True)
     assert archive.read_bytes() == ARCHIVE and not part.exists()
 
 
@@ -416,7 +433,7 @@ def test_without_a_checksum_a_file_is_taken_at_the_length_that_is_told_and_no_ot
 def test_without_a_checksum_too_many_bytes_or_others_are_no_part_of_the_file(server, tmp_path, behaviour):
     size = len(ARCHIVE) + 100 if behaviour == "unsatisfied" else 100
     (tmp_path / "archive.zip.part").write_bytes(b"x" * size)
-    archive = data.fetch_file(tmp_path / "archive.zip", [server.url(behaviour)], Path.stat, by_length=True)
+    archive = data.fetch_file(tmp_path / "archive.zip", [server.url(behaviour)], Path.stat, "", by_length=True)
     assert archive.read_bytes() == ARCHIVE
 
 
@@ -752,8 +769,8 @@ def text_with(**changed):
 @pytest.mark.parametrize(
     "arguments, files, message",
     [
-        (["demo", "--from", "."], {}, "demo is made from Python's own documentation and takes no --from"),
-        (["text"], {}, "text needs a folder with train.txt, valid.txt and test.txt"),
+        (["demo", "--from", "."], {}, "--from .: demo is made from Python's own documentation and of no other text"),
+        (["text"], {}, "--from is missing: text needs a folder with train.txt, valid.txt and test.txt"),
         (["text", "--from", "http://127.0.0.1/x"], {}, "text needs a folder"),
         (["wikitext-2", "--bpe", "100"], {}, "--bpe 100: only text takes it"),
         (["text", "--from", "own", "--bpe", "0"], TEXT, "--bpe 0: the number of merges is 1 or more"),
@@ -765,6 +782,8 @@ def text_with(**changed):
         (["text", "--from", "own"], text_with(train=""), "train.txt is empty"),
         (["text", "--from", "own"], text_with(valid=" \n\n"), "valid.txt is empty"),
         (["text", "--from", "own/train.txt"], TEXT, "--from own/train.txt: train.txt, valid.txt, test.txt missing"),
+        (["text", "--from", "own"], dict.fromkeys(TEXT, "Each word once.\n"), "train would be nothing but <unk>"),
+        (["text", "--from", "own"], text_with(test="Hérons.\n"), "test would be nothing but <unk>"),
         (["wikitext-2", "--from", "words"], {}, "wiki.valid.tokens, line 2: not UTF-8"),
         (["wikitext-2", "--from", "own/train.txt"], TEXT, "wrong checksum: expected MD5"),
         (["wikitext-2", "--from", "http://127.0.0.1:9/x.zip"], {}, "http://127.0.0.1:9/x.zip: <urlopen error"),
@@ -788,11 +807,46 @@ def test_bad_input_is_one_error_status_2_and_nothing_under_the_name(
     assert not (tmp_path / "dest").exists()
 
 
+NOWHERE = ("http://127.0.0.1:9/",)
+
+
+@pytest.mark.parametrize(
+    "main, words, message",
+    [
+        (
+            data.main,
+            ["wikitext-2"],
+            "wikitext-2 could not be downloaded; scripts/prepare_data.sh wikitext-2 --from takes",
+        ),
+        (experiments.main, ["reproduce", "table1"], "; scripts/prepare_data.sh wikitext-2 --from takes a local copy:"),
+        (experiments.main, ["train", "ricker"], "; scripts/prepare_data.sh wikitext-2 --from takes a local copy:"),
+        (experiments.main, ["train", "ricker", "--data", "own"], "error: --data own: wiki.train.tokens, "),
+        (alibi_release.main, ["512"], "; scripts/prepare_data.sh wikitext-103 --from takes a local copy:"),
+    ],
+)
+def test_what_to_do_without_a_network_names_a_command_that_does_it(
+    module_patch, monkeypatch, tmp_path, capsys, main, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for module in (data, experiments, alibi_release):
+        monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
+    monkeypatch.setattr(data, "MIRRORS", NOWHERE)
+    if main is experiments.main:
+        words = [words[0], *(["wikitext2-cpu"] if words[0] == "train" else ["--preset", "wikitext2-cpu"]), *words[1:]]
+    try:
+        assert main(words) == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
+    assert message in capsys.readouterr().err.splitlines()[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
 def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):
     write_files(tmp_path / "wikitext-2", CORPUS, "wiki.{}.tokens")
     inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in data.SPLITS}
     for folder in (tmp_path, tmp_path / "wikitext-2"):
-        assert data.source_files("wikitext-2", folder) == inside
+        assert data.source_files("wikitext-2", folder, "--from") == inside
 
 
 def test_script_passes_its_arguments_on_from_any_folder(tmp_path):

@@ -14,10 +14,12 @@ from html.parser import HTMLParser
 from typing import Dict, List, NamedTuple
 
 import pytest
-from conftest import ROOT, run_module
+from conftest import L_TRAIN, ROOT, run_module
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
-from fairseq import options  # noqa: E402
+import fairseq_cli.eval_lm  # noqa: E402
+from fairseq import options, tasks  # noqa: E402
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from markdown_it import MarkdownIt  # noqa: E402
 
 from wavepos_fairseq import experiments  # noqa: E402
@@ -346,3 +348,33 @@ def test_the_presets_are_as_the_page_says():
 def test_the_tables_have_as_many_rows_as_the_page_says():
     for name, (said, _) in table_of(REPRODUCE, "table")[1].items():
         assert said == str(len(load_table(name)[1])), name
+
+
+# What the README says of fairseq's own commands
+
+
+def test_fairseq_eval_lm_beyond_l_train_without_overrides_evaluates_nothing_at_a_perplexity_of_1(
+    trained, data_bin, caplog
+):
+    tokens = len((data_bin / "valid.txt").read_text().split()) + (data_bin / "valid.txt").read_text().count("\n")
+    length = next(length for length in range(L_TRAIN + 1, tokens) if tokens % length > L_TRAIN)
+    words = [str(data_bin), "--path", trained("rope"), "--sample-break-mode", "none", "--cpu", "--num-workers", "0"]
+    words += ["--gen-subset", "valid", "--max-tokens", "512", "--tokens-per-sample", str(length)]
+    caplog.set_level("INFO", "fairseq_cli.eval_lm")
+    arguments = options.parse_args_and_arch(options.get_eval_lm_parser(), words)
+    fairseq_cli.eval_lm.main(convert_namespace_to_omegaconf(arguments))
+    assert "Evaluated 0 tokens" in caplog.text and "Perplexity: 1.00" in caplog.text
+
+
+@pytest.mark.parametrize("given, multiple", [((), 8), (("--required-batch-size-multiple", "1"), 1)])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_fairseq_drops_the_last_batch_unless_it_is_a_multiple_of_8(data_bin, split, given, multiple):
+    words = [str(data_bin), "--task", "language_modeling", "--arch", "transformer_lm", "--sample-break-mode", "none"]
+    words += ["--tokens-per-sample", "32", "--max-tokens", "512", *given]
+    arguments = options.parse_args_and_arch(options.get_training_parser(), words)
+    assert arguments.required_batch_size_multiple == multiple
+    task = tasks.setup_task(arguments)
+    task.load_dataset(split)
+    sequences = len(task.dataset(split))
+    batches = task.get_batch_iterator(task.dataset(split), 512, required_batch_size_multiple=multiple).frozen_batches
+    assert sequences % 8 and sum(map(len, batches)) == sequences - sequences % multiple  # of which 16 fit into a batch

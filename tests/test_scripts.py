@@ -22,7 +22,7 @@ STEPS = {  # what each step of the scripts that have several is given, in order
 }
 
 
-def run(script, *words, cwd, path=os.environ["PATH"]):
+def run(script, *words, cwd, path=os.environ["PATH"], shell="bash"):
     environment = {
         **os.environ,
         "PATH": str(path),
@@ -31,7 +31,7 @@ def run(script, *words, cwd, path=os.environ["PATH"]):
         "PYTHONPATH": "",
         "PYTHONWARNINGS": "ignore",
     }
-    command = ["/bin/bash", str(script), *map(str, words)]
+    command = [shutil.which(shell), str(script), *map(str, words)]
     return subprocess.run(command, cwd=str(cwd), env=environment, capture_output=True, text=True)
 
 
@@ -58,11 +58,11 @@ def stub(tmp_path):
     )
     project = project_with(tmp_path / "project", python)
 
-    def called(script, *words, failing="nothing"):
+    def called(script, *words, failing="nothing", shell="bash"):
         bin = project / ".venv/bin"
         (bin / "failing").write_text(failing)
         (bin / "calls").write_text("")
-        done = run(project / script, *words, cwd=tmp_path, path=f"{bin}:{os.environ['PATH']}")
+        done = run(project / script, *words, cwd=tmp_path, path=f"{bin}:{os.environ['PATH']}", shell=shell)
         return done, (bin / "calls").read_text().splitlines()
 
     return called
@@ -104,6 +104,108 @@ def test_a_script_that_knows_no_options_says_so_and_starts_nothing(stub, script)
     done, calls = stub(script, "--no-such-option")
     assert (done.returncode, calls) == (2, [])
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "--no-such-option" in done.stderr
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, BENCHMARK])
+def test_scripts_work_through_links_and_by_the_name_of_another_shell(stub, tmp_path, script):
+    done, calls = stub(script)
+    assert done.returncode == 0 and calls
+    here = tmp_path / "bin"
+    here.mkdir()
+    (here / "first").symlink_to(Path("..", "project", script))
+    (here / "second").symlink_to("first")
+    for name, shell in ((tmp_path / "bin/second", "bash"), (script, "sh"), (here / "first", "sh"), (script, "zsh")):
+        if shutil.which(shell):
+            done, again = stub(name, shell=shell)
+            assert (done.returncode, again) == (0, calls), (name, shell, done.stderr)
+            done, again = stub(name, "--help", shell=shell)
+            assert (done.returncode, again, done.stderr) == (0, [], "") and done.stdout
+
+
+# A Python whose venv has a Python like itself, and then a pip; it kills the script that calls it where KILLED says so.
+INSTALLING_PYTHON = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in
+*fcntl*) exec "$REAL_PYTHON" "$@" ;;
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && [ "$KILLED" != venv ] && touch "$3/bin/pip" ;;
+"-m pip --version") test -e "${0%/*}/pip" || exit 1 ;;
+"-m pip install "*) sleep "$SECONDS_TO_INSTALL" && touch "${0%/*}/../a package" ;;
+esac
+case "$*" in "-m $KILLED"*) kill -9 $PPID ;; esac
+"""
+
+
+@pytest.fixture
+def quickstart(tmp_path):
+    """quickstart(killed): a process of quickstart.sh that is killed in that step, in a project without .venv."""
+    project = project_with(tmp_path / "pro [ject]", "exit 1")
+    shutil.rmtree(str(project / ".venv"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(INSTALLING_PYTHON, encoding="utf-8")
+    (tmp_path / "bin/python3").chmod(0o755)
+
+    def started(killed="nothing", seconds="0"):
+        environment = {
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "CALLS": str(tmp_path / "calls"),
+            "REAL_PYTHON": sys.executable,
+            "KILLED": killed,
+            "SECONDS_TO_INSTALL": seconds,
+        }
+        command = ["bash", str(project / "scripts/quickstart.sh")]
+        return subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, universal_newlines=True)
+
+    started.venv = project / ".venv"
+    started.calls = lambda: (tmp_path / "calls").read_text().splitlines()
+    return started
+
+
+@pytest.mark.parametrize("killed", ["venv", "pip --version", "pip install"])
+def test_a_quickstart_killed_while_it_installs_is_made_anew_by_the_next(quickstart, killed):
+    first = quickstart(killed)
+    first.communicate()
+    assert first.returncode == -9
+    (quickstart.venv / "half").write_text("of a package")
+    second = quickstart()
+    said = second.communicate()
+    assert second.returncode == 0, said
+    assert {path.name for path in quickstart.venv.iterdir()} == {"bin", "a package", "install.log", "installed"}
+    calls = quickstart.calls()
+    third = quickstart()
+    third.communicate()
+    assert third.returncode == 0
+    assert [call for call in quickstart.calls()[len(calls) :] if "venv" in call or "pip" in call] == []
+
+
+def test_a_quickstart_killed_before_there_is_anything_in_venv_goes_on(quickstart):
+    quickstart.venv.mkdir()
+    process = quickstart()
+    assert process.communicate() and process.returncode == 0
+    assert (quickstart.venv / "installed").exists()
+
+
+def test_an_environment_of_the_users_own_is_installed_into_or_refused_but_never_removed(quickstart):
+    (quickstart.venv / "bin").mkdir(parents=True)
+    (quickstart.venv / "bin/mine").write_text("kept")
+    process = quickstart()
+    _, said = process.communicate()
+    assert process.returncode == 1 and said.startswith("error: ") and said.count("\n") == 1
+    assert f"{quickstart.venv} is no environment with a working pip; remove it" in said
+    for name in ("python", "pip"):
+        shutil.copy(str(quickstart.venv.parents[1] / "bin/python3"), str(quickstart.venv / "bin" / name))
+    process = quickstart()
+    assert process.communicate() and process.returncode == 0
+    assert (quickstart.venv / "a package").exists() and (quickstart.venv / "bin/mine").read_text() == "kept"
+    assert not any(call.startswith("-m venv") for call in quickstart.calls())
+
+
+def test_two_quickstarts_at_once_install_once(quickstart):
+    both = [quickstart(seconds="0.5"), quickstart(seconds="0.5")]
+    assert all(process.communicate() and process.returncode == 0 for process in both)
+    calls = quickstart.calls()
+    assert sum(call.startswith("-m venv") for call in calls) == 1
+    assert sum(call.startswith("-m pip install") for call in calls) == 1
 
 
 def test_a_project_in_a_folder_with_a_colon_says_so(tmp_path):

@@ -63,7 +63,7 @@ def test_dropout_of_the_attention_takes_part_in_training(train, tmp_path):
 
 @pytest.fixture(scope="module")
 def shards(data_bin, tmp_path_factory):
-    """A path, as fairseq takes it, of three data-bins with one dictionary, whose epochs have 10, 5 and 3 updates."""
+    """A path, as fairseq takes it, of three data-bins with one dictionary, each shorter than the one before."""
     folder = tmp_path_factory.mktemp("shards")
     paths = [data_bin]
     for number, lines in enumerate((150, 100)):
@@ -94,13 +94,13 @@ def test_epochs_are_counted_and_their_batches_drawn_as_fairseqs_own_are(train, t
     data = data_of(num_shards, data_bin, shards)
     ours = train(tmp_path / "ours", {**changes, "--position-encoding": "sinusoidal"}, data)
     theirs = train(tmp_path / "theirs", {**changes, "--arch": "transformer_lm"}, data)
-    assert len(ours) == len(theirs) == (28 if num_shards == 3 else 40)
+    assert sorted(ours) == sorted(theirs)
     compared = sorted(ours)[: 20 if "--curriculum" in options else None]  # fairseq never shuffles after it
     assert [float(ours[n]) for n in compared] == pytest.approx([float(theirs[n]) for n in compared], abs=5e-3)
     assert all((tmp_path / "ours" / f"checkpoint{epoch}.pt").is_file() for epoch in (1, 2, 3, 4))
 
 
-INTERRUPTED = [("one data-bin", *at) for at in ((8, [6]), (14, [12]), (11, [10, 11]))]  # an epoch has 10 updates
+INTERRUPTED = [("one data-bin", *at) for at in ((8, [6]), (14, [12]), (11, [10, 11]))]  # an epoch has 10 or 11 updates
 INTERRUPTED += [(case, 25, [24]) for case in EPOCHS]
 
 

@@ -6,7 +6,6 @@ Press et al. (2022) trained them with the hyperparameters that the paper's rows 
 that the file is whole is known from its length alone, and its SHA-256 is printed.
 """
 
-import argparse
 import json
 import pickle
 import sys
@@ -17,7 +16,7 @@ from typing import Any, Dict, List, Optional
 import pandas as pd
 import torch
 
-from . import evaluation
+from . import cli, evaluation
 from .data import DataError, fetch_file, file_digest, file_size, prepare, say
 from .runs import PAPER, ROOT, load_preset, short
 
@@ -31,7 +30,9 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
     name = f"alibi_wt103_L{l_train}.pt"
     if copy is None:
         urls = [f"{mirror}{name}" for mirror in MIRRORS]
-        path = fetch_file(ROOT / "data" / ".downloads" / name, urls, check_format, by_length=True)
+        path = fetch_file(
+            ROOT / "data" / ".downloads" / name, urls, check_format, "--from takes a local copy", by_length=True
+        )
     elif copy.is_file():
         path = copy
         check_format(path)
@@ -57,9 +58,9 @@ def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = cli.parser(
+        __doc__,
         prog="python -m wavepos_fairseq.alibi_release",
-        description=__doc__.split("\n")[0],
         epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
         allow_abbrev=False,
     )
@@ -74,6 +75,7 @@ def main(arguments=None) -> int:
     evaluating = evaluation.parser()
     evaluating.error = parser.error
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
+    cli.require_fairseq()
     try:
         data = args.data or prepare(preset.corpus, dest=ROOT / "data")
         checkpoint = released_checkpoint(args.l_train, args.copy)

@@ -10,7 +10,6 @@ judged where a table or a row is missing. Nothing is trained or evaluated here, 
 numbers: they are a results folder too (``--preset paper``).
 """
 
-import argparse
 import math
 import statistics
 import sys
@@ -21,6 +20,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
+from . import cli
 from .files import write_json, write_whole
 from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
 from .words import INFERENCES, naming
@@ -267,7 +267,7 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.claims", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.claims")
     parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     args = parser.parse_args(arguments)

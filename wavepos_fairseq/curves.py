@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from . import maps
+from . import cli, maps
 from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
@@ -278,6 +278,7 @@ def draw_checkpoints(
     args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
     """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
+    cli.require_fairseq()
     opened = functools.partial(
         maps.open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
     )
@@ -310,7 +311,7 @@ def row_map(
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.curves", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.curves")
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
     of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")

@@ -39,7 +39,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-from . import __version__
+from . import __version__, cli
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
@@ -88,6 +88,7 @@ MAX_BYTES = 4 << 30  # of a download, and of the text in an archive; WikiText-10
 MAX_LINE_BYTES = 16 << 20  # a line is in memory as a whole, several times while it is tokenised
 MIN_COUNT = 3  # WikiText: a word that train has fewer times than this becomes <unk>
 DEMO_MIN_TRAIN_TOKENS = 100_000
+FAIRSEQ_SYMBOL = re.compile("</?s>|<pad>|<unk>")
 PLAIN_WORD = re.compile(r"""["'(*`]*[A-Za-z]+(['’-][A-Za-z]+)*["')*`.,:;!?]*""")  # with its punctuation
 BYTES_PER_WORKER = 64 << 20  # fairseq-preprocess gets one worker for each 64 MiB of train
 
@@ -97,7 +98,11 @@ class DataError(ValueError):
 
 
 def prepare(
-    name: str, source: Union[str, Path, None] = None, dest: Union[str, Path] = Path("data"), bpe: Optional[int] = None
+    name: str,
+    source: Union[str, Path, None] = None,
+    dest: Union[str, Path] = Path("data"),
+    bpe: Optional[int] = None,
+    option: str = "--from",
 ) -> Path:
     """Make the data-bin folder ``dest/name``, or find it made from the same text, and return it.
 
@@ -107,13 +112,14 @@ def prepare(
             (default: downloaded from `MIRRORS`); for "text" a folder with train.txt, valid.txt and test.txt.
         dest: folder of data-bin folders; made where missing.
         bpe: number of merges of a byte-pair encoding learned on train; only for "text". Default: words.
+        option: what the command calls ``source``, for its messages.
 
     Raises:
         DataError: wrong request, unusable source, wrong checksum or counts, failing fairseq-preprocess; nothing is
             then left at ``dest/name``.
     """
-    check_request(name, source, bpe)
-    files = source_files(name, source)
+    check_request(name, source, bpe, option)
+    files = source_files(name, source, option)
     source_sha256 = sha256_of(files)
     target = Path(dest) / name
     with one_at_a_time(target.with_name(f".{name}.lock")):
@@ -132,26 +138,27 @@ def prepare(
     return target
 
 
-def check_request(name: str, source: Union[str, Path, None], bpe: Optional[int]) -> None:
+def check_request(name: str, source: Union[str, Path, None], bpe: Optional[int], option: str) -> None:
     if name not in NAMES:
         raise DataError(f"unknown corpus {name!r}; accepted: {', '.join(NAMES)}")
     if name == "demo" and source is not None:
-        raise DataError(f"--from {source}: demo is made from Python's own documentation and takes no --from")
+        raise DataError(f"{option} {source}: demo is made from Python's own documentation and of no other text")
     if name == "text" and (source is None or is_url(source)):
-        raise DataError(f"--from {source}: text needs a folder with train.txt, valid.txt and test.txt")
+        given = "is missing" if source is None else source
+        raise DataError(f"{option} {given}: text needs a folder with train.txt, valid.txt and test.txt")
     if bpe is not None and name != "text":
         raise DataError(f"--bpe {bpe}: only text takes it; {name} is made of words")
     if bpe is not None and bpe < 1:
         raise DataError(f"--bpe {bpe}: the number of merges is 1 or more")
 
 
-def source_files(name: str, source: Union[str, Path, None]) -> Dict[str, Path]:
+def source_files(name: str, source: Union[str, Path, None], option: str) -> Dict[str, Path]:
     """The three text files where ``source`` is a folder, by split; empty where it is an archive, a URL or None."""
     if source is None or is_url(source):
         return {}
     path = Path(source)
     if not path.exists():
-        raise DataError(f"--from {source}: no such folder or file")
+        raise DataError(f"{option} {source}: no such folder or file")
     if path.is_file() and name in WIKITEXT:
         return {}
     names = {split: f"{split}.txt" if name == "text" else f"wiki.{split}.tokens" for split in SPLITS}
@@ -159,7 +166,7 @@ def source_files(name: str, source: Union[str, Path, None]) -> Dict[str, Path]:
     folder = next((f for f in folders if any((f / file_name).is_file() for file_name in names.values())), path)
     missing = [file_name for file_name in names.values() if not (folder / file_name).is_file()]
     if missing:
-        raise DataError(f"--from {source}: {', '.join(missing)} missing; {name} needs {', '.join(names.values())}")
+        raise DataError(f"{option} {source}: {', '.join(missing)} missing; {name} needs {', '.join(names.values())}")
     return {split: folder / file_name for split, file_name in names.items()}
 
 
@@ -177,7 +184,7 @@ def check_same_request(target: Path, name: str, bpe: Optional[int], source_sha25
     if not same:
         raise DataError(
             f"{target} was made from something else (name {made['name']}, source {made['source']}, bpe {made['bpe']}); "
-            "move or remove it, or give another --dest"
+            "move or remove it, or have scripts/prepare_data.sh make another with --dest"
         )
 
 
@@ -214,6 +221,8 @@ def make_data_bin(
     if name in WIKITEXT:
         check_counts(name, counts)
         say(f"{name}: all counts are right")
+    else:
+        check_words(data_bin)
 
     sha256 = sha256_of({split: text / f"{split}.tokens" for split in SPLITS})
     provenance = {
@@ -275,6 +284,20 @@ def count(data_bin: Path) -> Counts:
     return Counts(lines, tokens, types=words + 2)
 
 
+def check_words(data_bin: Path) -> None:
+    """Raise where a split is nothing but <unk>, which any model would foretell, at a perplexity near 1."""
+    from fairseq.data import Dictionary
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+    first_word = Dictionary().nspecial
+    for split in SPLITS:
+        if not any((line >= first_word).any() for line in MMapIndexedDataset(str(data_bin / split))):
+            raise DataError(
+                f"{split} would be nothing but <unk>: it has no word that train has {MIN_COUNT} times or more "
+                "(with --bpe N: no subword that train has)"
+            )
+
+
 def check_counts(name: str, counts: Counts) -> None:
     """Raise unless the counts are those of the WikiText corpus ``name``."""
     expected = WIKITEXT[name]
@@ -299,7 +322,7 @@ def wikitext_archive(name: str, source: Union[str, Path, None], downloads: Path)
         check_md5(Path(source), WIKITEXT[name].md5)
     except DataError as error:
         raise DataError(
-            f"--from {source} is not the archive {name}-v1.zip: {error}. "
+            f"{source} is not the archive {name}-v1.zip: {error}. "
             f"Of a folder with the unpacked wiki.*.tokens only the counts are checked"
         ) from error
     return Path(source)
@@ -307,13 +330,17 @@ def wikitext_archive(name: str, source: Union[str, Path, None], downloads: Path)
 
 def fetch(name: str, urls: Sequence[str], downloads: Path) -> Path:
     """Download the archive of ``name`` to ``downloads/name.zip``, which has the right checksum (see `fetch_file`)."""
-    return fetch_file(downloads / f"{name}.zip", urls, lambda archive: check_md5(archive, WIKITEXT[name].md5))
+    instead = f"scripts/prepare_data.sh {name} --from takes a local copy"
+    return fetch_file(downloads / f"{name}.zip", urls, lambda archive: check_md5(archive, WIKITEXT[name].md5), instead)
 
 
-def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None], by_length: bool = False) -> Path:
+def fetch_file(
+    file: Path, urls: Sequence[str], check: Callable[[Path], None], instead: str, by_length: bool = False
+) -> Path:
     """Download ``file`` from the first of ``urls`` whose bytes pass ``check``, which raises DataError for others.
 
-    What an interrupted run left in ``file`` with .part at the end is continued. by_length: the check has no checksum,
+    What an interrupted run left in ``file`` with .part at the end is continued. instead: what the user can do without a
+    network, for the message of a DataError. by_length: the check has no checksum,
     so that the length, which the server must tell, is all that shows the file to be whole.
     """
     part = file.with_name(f"{file.name}.part")
@@ -333,7 +360,7 @@ def fetch_file(file: Path, urls: Sequence[str], check: Callable[[Path], None], b
             say(f"failed: {error}")
     with contextlib.suppress(OSError):
         file.parent.rmdir()  # unless part of the file is in it
-    raise DataError("\n  ".join([f"{file.stem} could not be downloaded; --from takes a local copy:", *reasons]))
+    raise DataError("\n  ".join([f"{file.stem} could not be downloaded; {instead}:", *reasons]))
 
 
 def download_verified(url: str, part: Path, check: Callable[[Path], None], by_length: bool) -> None:
@@ -473,11 +500,20 @@ def choose_members(members: Iterable[zipfile.ZipInfo]) -> Dict[str, zipfile.ZipI
 
 
 def write_own_text(files: Mapping[str, Path], folder: Path) -> None:
-    """Tokenise {train,valid,test}.txt."""
+    """Tokenise {train,valid,test}.txt.
+
+    What reads as one of fairseq's symbols (a padding in the midst of a text stops a training) is divided as any other
+    text, ``< pad >``; the user, who may have meant the symbol, is told.
+    """
     tokenize = wikitext_tokenizer()
     for split, path in files.items():
         say(f"tokenising {path.name}")
         write_lines(map(tokenize, read_paragraphs(path)), folder / f"{split}.tokens")
+        for number, paragraph in enumerate(read_paragraphs(path), start=1):
+            symbol = FAIRSEQ_SYMBOL.search(paragraph)
+            if symbol:
+                say(f"{path}, line {number}: {symbol[0]} becomes {tokenize(symbol[0])}, and is not fairseq's symbol")
+                break
 
 
 def check_text(path: Path) -> None:
@@ -720,6 +756,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--dest", default="data", help="where NAME goes (default: data, the script: ROOT/data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
     args = parser.parse_args(argv)
+    cli.require_fairseq()
     try:
         prepare(args.name, args.source, Path(args.dest), args.bpe)
     except (DataError, OSError) as error:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import __version__, checkpoints
+from . import __version__, checkpoints, cli
 from .files import refuse_unwritable, write_json
 from .positions import position_names
 from .words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
@@ -290,7 +290,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.evaluation", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.evaluation")
     parser.add_argument("data", metavar="DATA_BIN", help="folder made by fairseq-preprocess (scripts/prepare_data.sh)")
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="checkpoint written by fairseq-train")
     parser.add_argument("--lengths", required=True, type=parse_lengths, help="evaluated lengths: 128,256,512,1012")
@@ -308,6 +308,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments=None) -> int:
     args = parser().parse_args(arguments)
+    cli.require_fairseq()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         _evaluate_file(args)

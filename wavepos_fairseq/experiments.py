@@ -34,6 +34,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from tabulate import tabulate
 
+from . import cli
 from .data import WIKITEXT, check_counts, count, prepare
 from .files import refuse_unwritable, write_json
 from .runs import (
@@ -457,7 +458,7 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
         raise ValueError(f"--data {data}: there is no such folder")
     if data is not None and (data / "dict.txt").is_file():
         return data
-    return prepare(preset.corpus, data, ROOT / "data")
+    return prepare(preset.corpus, data, ROOT / "data", option="--data")
 
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
@@ -479,7 +480,7 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.experiments", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.experiments")
     commands = parser.add_subparsers(dest="command", required=True)
     seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
@@ -522,6 +523,7 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
+    cli.require_fairseq()
     try:
         return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
     except (ValueError, InUse, OSError) as error:

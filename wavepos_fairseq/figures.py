@@ -19,6 +19,7 @@ from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from . import cli
 from .files import write_whole
 from .positions import Position, build_position, position_names
 from .wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
@@ -203,7 +204,7 @@ def figure_name(text: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.figures", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.figures")
     default = Path(__file__).resolve().parents[1] / "results" / "figures"
     parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
     parser.add_argument(

@@ -11,8 +11,14 @@ import os
 import signal
 import sys
 
-from fairseq_cli.train import cli_main
 from torch.distributed.elastic.multiprocessing.errors import record
+
+from . import cli
+
+cli.require_fairseq()  # before the imports that would end in a traceback
+# ruff: noqa: E402
+
+from fairseq_cli.train import cli_main
 
 from . import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
 

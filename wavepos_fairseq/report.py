@@ -7,7 +7,6 @@ loads nothing from a network: plotly's JavaScript, which draws the curves, and t
 gives the same bytes. What the page looks like is report.html, a Jinja template.
 """
 
-import argparse
 import base64
 import collections
 import csv
@@ -25,6 +24,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from . import cli
 from .files import write_whole
 from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
 from .words import INFERENCES
@@ -331,7 +331,7 @@ def render(preset_name: str, results: Path) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m wavepos_fairseq.report", description=__doc__.split("\n")[0])
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.report")
     parser.add_argument("--preset", required=True, metavar="P", help="whose results")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the preset's results")
