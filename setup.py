@@ -36,6 +36,7 @@ setup(
         "subword-nmt",
         "pyyaml",
         "tabulate",
+        "joblib",
         "jinja2",
         "plotly",
         "submitit",

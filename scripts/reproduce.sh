@@ -15,7 +15,8 @@
 #
 # Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-cpu and wikitext2-cpu-256 (an hour on two cores),
 # demo (minutes). Interrupted, it goes on where it stopped; a row that two tables share is trained once. If a row fails,
-# or does not fit the heads of the preset, the others go on and the status is not 0. See also scripts/status.sh.
+# or does not fit the heads of the preset, or one of its files is not sound, the others go on and the status is not 0. See
+# also scripts/status.sh. A row has OMP_NUM_THREADS threads where that is set, and keeps the number it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments reproduce "$@"

@@ -11,7 +11,9 @@
 #   --name NAME   the run's name (default: ROW, or made from the options)
 #   --dry-run     print the fairseq-train command and stop
 #
-# Every other option is fairseq-train's and follows the preset's and the row's own.
+# Every other option is fairseq-train's and follows the preset's and the row's own, but those that make the run what it is:
+# --save-dir, --task and --tokens-per-sample. Threads: OMP_NUM_THREADS, or the CPUs that it may use; a training that goes
+# on keeps those it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq.experiments train "$@"

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -10,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import L_TRAIN
+from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
-from wavepos_fairseq import curves, maps
+from wavepos_fairseq import curves, maps, runs
 from wavepos_fairseq.evaluation import load_checkpoint
 from wavepos_fairseq.figures import OKABE_ITO
 
@@ -38,14 +39,17 @@ paper_perplexity = functools.lru_cache(maxsize=None)(
 
 @pytest.fixture(scope="module")
 def folders(trained, data_bin, tmp_path_factory):
-    """--runs, with two finished runs of the preset demo and one without a result; --results; --data."""
+    """--runs, with two finished runs of the preset demo and two without a sound result; --results; --data."""
     folder = tmp_path_factory.mktemp("curves")
-    for row, encoding in {**ROWS, "haar": "wavelet"}.items():
+    for row, encoding in {**ROWS, "haar": "wavelet", "morlet": "wavelet"}.items():
         run = folder / "runs" / "demo" / row
         run.mkdir(parents=True)
         shutil.copy(trained(encoding), run / "checkpoint_last.pt")
-        if row != "haar":
+        if row == "morlet":
             (run / "result.json").write_text("{}")
+        elif row != "haar":
+            of = runs.Run(runs.load_preset("demo"), runs.find_row(row), data_bin, run, 0, 1)
+            (run / "result.json").write_text(json.dumps(sound_result(of)))
     (folder / "results" / "demo").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "wikitext2-cpu" / "table1.tidy.csv", folder / "results" / "demo")
     return {"--runs": folder / "runs", "--results": folder / "results", "--data": data_bin}
@@ -243,9 +247,10 @@ def test_all_that_there_is_something_for_is_drawn_and_the_numbers_are_kept(drawn
 
 
 def test_rows_without_a_finished_run_are_named(folders, capsys):
-    assert draw(folders, "attention-haar", "attention-alibi") == 0
+    assert draw(folders, "attention-haar", "attention-morlet", "attention-alibi") == 0
     message = capsys.readouterr().err
-    assert "has no finished run of haar: they are left out" in message
+    assert "has no finished run of haar, morlet: they are left out" in message
+    assert f"morlet is broken, {folders['--runs'] / 'demo/morlet/result.json'} is no JSON object with seed" in message
 
 
 def test_without_any_finished_run_the_tables_are_drawn_and_an_error_names_the_rows(folders, tmp_path, capsys):

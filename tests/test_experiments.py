@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import preprocess
+from conftest import preprocess, sound_result
 
 from wavepos_fairseq import experiments, runs, tables, words
 from wavepos_fairseq.positions import build_position
@@ -417,7 +419,7 @@ def test_the_status_of_a_table_imports_none_of_what_takes_seconds():
 def test_status_reads_the_last_update_as_fairseq_does(more):
     row = runs.Row("nope", {}, ("--position-encoding", "nope", *more))
     run = runs.Run(runs.load_preset("demo"), row, ROOT, ROOT, gpus=0, seed=1)
-    assert experiments._last_update(run) == runs.fairseq_options(run).max_update
+    assert run.max_update == runs.fairseq_options(run).max_update
 
 
 @pytest.mark.parametrize("seed", ["-1", "one", "4294967296"])
@@ -428,7 +430,8 @@ def test_a_seed_that_no_generator_takes_is_refused(seed, capsys):
 
 
 def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
-    monkeypatch.setattr(experiments.os, "cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runs, "cpu_count", lambda: 16)
     assert experiments.shares_of_the_machine(4, 0, 2) == 4 * [{"OMP_NUM_THREADS": "2"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7,GPU-1")
     assert experiments.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
@@ -440,6 +443,86 @@ def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     shares = experiments.shares_of_the_machine(8, 1, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == list("01234567")
+
+
+@pytest.fixture
+def three_runs(tmp_path):
+    preset, rows = runs.load_preset("demo"), runs.load_table("table1")[1][:3]
+    return [runs.Run(preset, row, ROOT, tmp_path / "runs" / row.name, 0, 1) for row in rows]
+
+
+def test_a_run_with_a_broken_file_is_marked_and_named_and_the_others_are_made(
+    three_runs, tmp_path, monkeypatch, capsys
+):
+    for run, name in zip(three_runs, ("result.json", "training.json")):
+        run.folder.mkdir(parents=True)
+        (run.folder / name).write_text("[1]")
+    monkeypatch.setattr(experiments, "execute", lambda run, *_: sound_result(run))
+    outcomes = experiments.make(three_runs, {}, jobs=1)
+    assert outcomes == ["broken", "broken", sound_result(three_runs[2])]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("[1/3] nope: broken, ") and "result.json" in first and "; remove the file, and" in first
+    assert second.startswith("[2/3] sinusoidal: broken, ") and f": remove {three_runs[1].folder}, or" in second
+    experiments.write_table("table1", "Table 1", three_runs, outcomes, {}, tmp_path / "results")
+    assert json.loads((tmp_path / "results" / "table1.manifest.json").read_text())["rows"]["nope"] == "broken"
+    assert "| broken |" in (tmp_path / "results" / "table1.md").read_text()
+    experiments.print_status(three_runs)
+    assert [line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()[-3:]] == [
+        *("broken", "broken", "not started")
+    ]
+
+
+def test_the_manifest_counts_an_evaluation_once_and_has_the_threads(three_runs):
+    result = {**sound_result(three_runs[0]), "threads": 3}
+    seconds = {16: 1.0, 32: 2.0, 64: 4.0, 126: 8.0, 189: 16.0, 314: 32.0}
+    for cell in result["cells"]:  # up to L_train = 64 the second inference is a copy of the first
+        again = cell["inference"] == "non-overlapping" and cell["sequence_length"] > 64
+        cell["seconds"] = seconds[cell["sequence_length"]] + (100 if again else 0)
+    row = experiments.manifest(three_runs[:1], [result], {})["rows"]["nope"]
+    assert row["evaluation_seconds"] == sum(seconds.values()) + (100 + 8) + (100 + 16) + (100 + 32)
+    assert row["threads"] == 3
+
+
+def test_the_time_left_is_that_of_the_updates_without_fairseqs_start(monkeypatch, capsys):
+    clock = iter([100.0, 100.0, 110.0, 120.0])
+    progress = experiments.Progress({"a": 100, "b": 50})
+    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    for run, update in (("a", 10), ("b", 10), ("a", 20), ("b", 30)):
+        progress.update(run, update, 5.0)
+    assert capsys.readouterr().out.splitlines() == [  # 10 updates in 10 s, and 30 in 20
+        "a              update     20 of 100  loss  5.000 bits  about 2 min left for all",
+        "b              update     30 of 50  loss  5.000 bits  about 1 min left for all",
+    ]
+
+
+def broken_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "w", encoding="utf-8", buffering=1)
+
+
+def closed_file():
+    file = open(os.devnull, "w", encoding="utf-8")
+    file.close()
+    return file
+
+
+def ascii_only():
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+@pytest.mark.parametrize("stream", [broken_pipe, closed_file, ascii_only, lambda: None])
+def test_progress_that_cannot_be_printed_fails_nothing(stream, monkeypatch):
+    there = stream()
+    monkeypatch.setattr(sys, "stdout", there)
+    monkeypatch.setattr(sys, "stderr", there)
+    with experiments.progress_fails_nothing():
+        for text in ("café", 100_000 * "x"):
+            print(text, flush=True)
+            print(text, file=sys.stderr)
+    assert sys.stdout is sys.stderr is there
+    if there is not None and not there.closed:
+        there.close()  # as Python does at the end
 
 
 def test_options_make_a_run_of_their_own(capsys):

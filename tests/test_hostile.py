@@ -97,6 +97,8 @@ def test_what_is_no_plain_mapping_is_one_line_with_the_file(configs, tmp_path, c
         ("train", [], "train must be a mapping of options"),
         ("train", {"lr": [1, 2]}, "train must be a mapping of options to text, numbers or true"),
         ("train", {"fp16": False}, "train must be a mapping of options to text, numbers or true"),
+        ("train", {"lr": 1}, "train: max-update is missing"),
+        ("train", {"max-update": "60"}, "train: max-update must be a whole number > 0, not '60'"),
         ("evaluate", "fp16", "evaluate must be a mapping"),
         ("slurm", 3, "slurm must be a mapping, not 3"),
         ("lenghts", [64], "lenghts is unknown; accepted are corpus, l_train"),
@@ -236,7 +238,8 @@ def test_any_other_path_reaches_fairseq_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--tokens-per-sample", "0"], "--tokens-per-sample 0: a sequence has at least 1 token"),
+        (["--tokens-per-sample", "0"], "--tokens-per-sample 0: this run has 64"),
+        (["--max-update=0"], "--max-update 0: accepted is a whole number > 0"),
         (["--max-update", "many"], "argument --max-update: invalid int value: 'many'"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],

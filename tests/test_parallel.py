@@ -1,7 +1,10 @@
-"""Several processes on the CPU: the training of one process with the same update, uninterrupted or resumed."""
+"""A run's processes: several train as one does with the same update; and they end with the one that started them."""
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,3 +55,32 @@ def test_two_processes_train_as_one_and_resume_where_they_stopped(train, two_pro
     # Within the first epoch: in later ones fairseq draws the batches of a resumed training anew, on one process too.
     resumed = two_processes(tmp_path / "resumed", {"--restore-file": tmp_path / "two" / "checkpoint_1_4.pt"})
     assert resumed == pytest.approx({update: loss for update, loss in whole.items() if update > 4}, abs=1.1e-3)
+
+
+PARENT = """if True:
+    import os, signal, subprocess, sys
+    for number in (signal.SIGPIPE, signal.SIGHUP):  # which Python ignores, or nohup
+        signal.signal(number, signal.SIG_DFL)
+    subprocess.run([*sys.argv[1:], str(os.getpid()), "sleeper", "a b"])
+"""
+ON_ANOTHER_SYSTEM = "import runpy, sys; sys.platform = 'another'; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGKILL])
+@pytest.mark.parametrize("start", [[], ["-c", ON_ANOTHER_SYSTEM]], ids=["here", "another system"])
+def test_whatever_ends_a_process_ends_what_it_started(start, ending, tmp_path):
+    sleeper = "import sys, time; print(__name__, *sys.argv[1:], flush=True); time.sleep(30); print('survived')"
+    (tmp_path / "sleeper.py").write_text(sleeper)
+    command = [sys.executable, "-c", PARENT, sys.executable, *start, str(PLUGIN / "child.py")]
+    with subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "__main__ a b\n"
+        parent.send_signal(ending)
+        assert parent.stdout.read() == ""  # until nobody has it open
+    assert parent.returncode == -ending
+
+
+def test_a_process_whose_parent_has_ended_before_it_began_ends(tmp_path):
+    (tmp_path / "sleeper.py").write_text("print('begun')")
+    command = [sys.executable, str(PLUGIN / "child.py"), "1234567", "sleeper"]
+    done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")

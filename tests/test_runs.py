@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import preprocess, synthetic_text
+from conftest import preprocess, sound_result, synthetic_text
 
 from wavepos_fairseq import experiments, runs, slurm
 
@@ -87,14 +88,16 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
-def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint(run, undisturbed):
+def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint_with_as_many_threads(run, undisturbed, capfd):
     process = in_a_process(run)
     wait_for(lambda: int(run.last_logged().get("num_updates", 0)) >= 13)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)  # alone: its training ends with it
     process.wait()
     wait_for(lambda: run.state() == "stopped")
     assert 0 < run.resumed_at() < LAST
-    assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
+    result = runs.execute(run, {"OMP_NUM_THREADS": "2"})
+    assert numbers(result) == undisturbed and result["threads"] == 1
+    assert f"{run.folder}: began with 1 threads and goes on with them, not with 2\n" in capfd.readouterr().err
     assert first_attempts(run) == 2
 
 
@@ -106,12 +109,46 @@ def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_or_by_none(run, ca
         checkpoint = run.folder / f"{cut}.pt"
         checkpoint.write_bytes(checkpoint.read_bytes()[:100])
         assert run.resumed_at() == resumed_at
-    assert (run.folder / "checkpoint_last.unreadable").is_file()
+    assert (run.folder / runs.UNREADABLE).is_file()
     said = capsys.readouterr().err
     assert "checkpoint_last.pt cannot be read" in said and "checkpoint_last.pt: is checkpoint_1_9.pt now" in said
     for checkpoint in run.folder.glob("*.pt"):
         checkpoint.write_bytes(b"")
     assert run.resumed_at() == 0 and not (run.folder / "checkpoint_last.pt").exists()
+
+
+def test_what_cannot_be_read_is_kept_until_a_checkpoint_is_written_after_it(run):
+    run.folder.mkdir(parents=True)
+    last, unreadable = run.folder / "checkpoint_last.pt", run.folder / runs.UNREADABLE
+    for updates, checkpoint in ((9, run.folder / "checkpoint_1_9.pt"), (12, last)):
+        torch.save({"optimizer_history": [{"num_updates": updates}]}, str(checkpoint))
+        os.utime(checkpoint, (updates, updates))
+    last.write_bytes(last.read_bytes()[:100])
+    assert run.resumed_at() == run.resumed_at() == 9 and unreadable.is_file()
+    torch.save({"optimizer_history": [{"num_updates": 15}]}, str(last))
+    assert run.resumed_at() == 15 and not unreadable.exists()
+
+
+def test_who_has_the_run_removes_what_those_before_left_half_written(run):
+    run.folder.mkdir(parents=True)
+    for name in ("checkpoint_last.part", "checkpoint_1_9.pt.tmp", "result.json.17.part", "checkpoint_1_6.pt"):
+        (run.folder / name).write_bytes(b"half")
+    with run.locked():
+        assert sorted(path.name for path in run.folder.iterdir()) == ["checkpoint_1_6.pt", "lock"]
+
+
+def test_a_run_that_is_complete_keeps_nothing_that_cannot_be_read(run):
+    run.folder.mkdir(parents=True)
+    (run.folder / "result.json").write_text(json.dumps(sound_result(run)))
+    (run.folder / runs.UNREADABLE).write_bytes(b"half")
+    assert runs.execute(run)["cells"] and not (run.folder / runs.UNREADABLE).exists()
+
+
+@pytest.mark.parametrize("updates", [-5, "12", None, 3.5])
+def test_a_checkpoint_of_no_number_of_updates_is_not_gone_on_from(run, updates):
+    run.folder.mkdir(parents=True)
+    torch.save({"optimizer_history": [{"num_updates": updates}]}, str(run.folder / "checkpoint_last.pt"))
+    assert run.resumed_at() == 0 and (run.folder / runs.UNREADABLE).is_file()
 
 
 def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkeypatch):
@@ -126,8 +163,9 @@ def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkey
 def test_files_cut_short_are_no_result_and_no_line_of_the_log(run):
     run.folder.mkdir(parents=True)
     (run.folder / "result.json.1.part").write_text('{"cells": [')
-    logged = '2026 | INFO | train_inner | {"epoch": 1, "loss": "9.1", "num_updates": "%d"}\n'
-    (run.folder / "train.log").write_text(logged % 3 + (logged % 4)[:60])
+    logged = '2026 | INFO | train_inner | {"epoch": 1, "loss": "9.1", "wall": "2", "num_updates": "%s"}\n'
+    unsound = [(logged % 4)[:60], *(logged % number for number in (-4, "many", "1e999", "[4]")), '{"epoch": 1}']
+    (run.folder / "train.log").write_text(logged % 3 + "\n".join(unsound))
     assert run.result() is None and run.state() == "not started"
     assert run.last_logged()["num_updates"] == "3"
     (run.folder / "result.json").write_text("")
@@ -135,23 +173,21 @@ def test_files_cut_short_are_no_result_and_no_line_of_the_log(run):
         run.result()
 
 
-def test_a_process_that_outlives_its_parent_keeps_the_run_and_its_work_is_not_lost(run, undisturbed):
-    parent = in_a_process(run)
-    wait_for(lambda: run.last_logged())
-    os.killpg(parent.pid, signal.SIGSTOP)  # so that the training does not end meanwhile
-    parent.kill()
-    parent.wait()
+def test_a_process_that_outlives_its_parent_keeps_the_run(run):
+    """As one that waits for the disk does, even killed."""
+    run.folder.mkdir(parents=True)
+    (run.folder / "training.json").write_text(json.dumps({"command": shlex.join(run.training_command())}))
+    with run.locked() as lock:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
     assert run.state() == "running"
-    with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {parent.pid} on .* started"):
+    with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {os.getpid()} on .* started"):
         runs.execute(run)
-    os.killpg(parent.pid, signal.SIGCONT)
-    wait_for(lambda: run.state() == "stopped")
-    assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
-    assert first_attempts(run) == 1
+    process.communicate(b"\n")
+    assert run.state() == "stopped"
 
 
 def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys):
-    monkeypatch.setattr(experiments.os, "cpu_count", lambda: 1)  # as many threads as in the other tests
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = [replace(run.row, name=name, options=("--position-encoding", name)) for name in ("nope", "alibi")]
     both = [replace(run, row=row, folder=run.folder.with_name(row.name)) for row in rows]
     found = []
@@ -191,10 +227,174 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_lost(run, undisturbed):
     try:
         with pytest.raises(runs.RunFailed, match=f"^File too large in {run.folder}; status 1"):
             runs.execute(run, ONE_THREAD)
+        assert "File too large" in (run.folder / "failed").read_text()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+        with pytest.raises(OSError, match=f"File too large: '{run.folder}'"):
+            runs.execute(run, ONE_THREAD)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert numbers(runs.execute(run, ONE_THREAD)) == undisturbed
     assert not list(run.folder.glob("*.tmp"))
+
+
+def test_a_failure_that_cannot_be_written_down_leaves_no_empty_file(run, monkeypatch):
+    def fail(*_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+        raise runs.RunFailed("status 1")
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(runs, "_execute", fail)
+    try:
+        with pytest.raises(runs.RunFailed, match="status 1"):
+            runs.execute(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [path.name for path in run.folder.iterdir()] == ["lock"]
+
+
+def test_an_error_while_it_is_followed_ends_the_process_that_it_started(run):
+    class Stop(Exception):
+        pass
+
+    def progress(update, loss):
+        raise Stop
+
+    with pytest.raises(Stop):
+        runs.execute(run, ONE_THREAD, progress)
+    assert run.state() == "stopped"
+
+
+def changed(change):
+    """A sound result after `change`, as JSON."""
+
+    def write(run):
+        result = sound_result(run)
+        change(result)
+        return json.dumps(result)
+
+    return write
+
+
+UNSOUND = {
+    "null": "is no JSON object with ",
+    "[1]": "is no JSON object with ",
+    "{}": "is no JSON object with ",
+    "": "is no JSON file",
+    changed(lambda result: result.pop("cells")): "is no JSON object with cells",
+    changed(lambda result: result.update(cells=[])): "cells must be a list of cells, not []",
+    changed(lambda result: result.update(cells=[1])): "cell 1: expected is a mapping",
+    changed(lambda result: result["cells"][1].pop("nll")): "cell 2: nll is missing",
+    changed(lambda result: result["cells"][0].update(perplexity=float("nan"))): "perplexity must be a number >= 0",
+    changed(lambda result: result["cells"][0].update(nll=10**400)): "nll must be a number >= 0",
+    changed(lambda result: result["cells"][0].update(seconds=True)): "seconds must be a number >= 0",
+    changed(lambda result: result["cells"][0].update(inference=[])): "inference must be full or non-overlapping",
+    changed(lambda result: result["cells"].pop()): "it has other cells than were asked for",
+    changed(lambda result: result["cells"].append(result["cells"][0])): "it has other cells than were asked for",
+    changed(lambda result: [cell.update(l_train=8) for cell in result["cells"]]): "its L_train is not 16",
+    changed(lambda result: result.update(training_command="'")): "training_command must be a command",
+    changed(lambda result: result.update(training_command="fairseq-train data --lr 1")): "it is another training's",
+    changed(lambda result: result.update(seed=2)): "it is another training's",
+    changed(lambda result: result.update(threads=0)): "threads must be a whole number > 0, or null, not 0",
+    changed(
+        lambda result: result.update(training_seconds=-1)
+    ): "training_seconds must be a number >= 0, or null, not -1",
+}
+
+
+@pytest.mark.parametrize("content, message", UNSOUND.items(), ids=UNSOUND.values())
+def test_a_result_that_says_nonsense_is_not_done_and_it_is_said_why(run, content, message):
+    run.folder.mkdir(parents=True)
+    path = run.folder / "result.json"
+    path.write_text(content if isinstance(content, str) else content(run))
+    with pytest.raises(runs.Broken) as broken:
+        run.result()
+    said = str(broken.value)
+    assert said.startswith(str(path)) and message in said and len(said.splitlines()) == 1
+    assert said.endswith("; remove the file, and the run is evaluated again")
+    path.unlink()
+    assert run.result() is None
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[1]", "", "{}", '{"command": ""}', '{"command": "\'"}', '{"command": "x", "threads": -1}']
+)
+def test_a_training_json_that_says_nonsense_is_not_gone_on_with(run, content):
+    run.folder.mkdir(parents=True)
+    (run.folder / "training.json").write_text(content)
+    for ask in (run.refuse_other_options, run.result, run.state, lambda: runs.execute(run)):
+        with pytest.raises(
+            runs.Broken, match="training.json.* what was trained here is not known: remove .*ricker, or"
+        ):
+            ask()
+
+
+def test_the_result_and_the_training_json_of_version_0_2_3_are_read(run):
+    """They say nothing of threads."""
+    result = {key: value for key, value in sound_result(run).items() if key != "threads"}
+    run.folder.mkdir(parents=True)
+    (run.folder / "result.json").write_text(json.dumps(result))
+    started = {"command": result["training_command"], "version": runs.__version__}
+    (run.folder / "training.json").write_text(json.dumps(started))
+    assert run.result() == result
+    assert experiments.manifest([run], [result], {})["rows"]["ricker"]["threads"] is None
+
+
+@pytest.mark.parametrize(
+    "words", [("--lr=0.1", "--fp16"), ("--lr", "9", "--lr=0.1", "--fp16"), ("--fp16", "--lr=9", "--lr", "0.1")]
+)
+def test_an_option_is_the_same_with_a_space_and_with_an_equals_sign(words):
+    assert runs._by_option(shlex.join(["fairseq-train", "data", *words]))["--lr"] == "0.1"
+
+
+@pytest.mark.parametrize(
+    "option, given, kept",
+    [
+        ("--save-dir", "elsewhere", "{folder}"),
+        ("--seed", "7", "1"),
+        ("--tokens-per-sample", "8", "16"),
+        ("--task", "multilingual_language_modeling", "language_modeling"),
+    ],
+)
+def test_what_makes_the_run_what_it_is_is_not_an_option_of_its_training(run, option, given, kept):
+    for words in ((option, given), (f"{option}={given}",)):
+        with pytest.raises(ValueError) as refused:
+            runs.fairseq_options(replace(run, row=replace(run.row, options=words)))
+        assert f"{option} {given}: this run has {kept.format(folder=run.folder)}, " in str(refused.value)
+
+
+def test_threads_are_an_even_share_of_the_cpus_that_this_process_may_use(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert runs.threads_of(1) == runs.threads_of(3) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setattr(runs, "cpu_count", lambda: 7)
+    assert [runs.threads_of(processes) for processes in (1, 2, 3, 9)] == [7, 3, 2, 1]
+    assert runs.threads_of(2, cpus=16) == 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert runs.threads_of(1) == runs.threads_of(9, cpus=16) == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "none")
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS=none: accepted is a whole number > 0"):
+        runs.threads_of(1)
+
+
+def test_a_process_has_the_threads_it_is_given_whatever_the_machine_and_its_variables_say(tmp_path, monkeypatch):
+    (tmp_path / "said.py").write_text("import sys, torch; print(torch.get_num_threads(), *sys.argv[1:])")
+    for name, text in (
+        ("PYTHONPATH", tmp_path),
+        ("OMP_NUM_THREADS", 1),
+        ("MKL_NUM_THREADS", 1),
+        ("OMP_THREAD_LIMIT", 1),
+    ):
+        monkeypatch.setenv(name, str(text))
+    threads = os.cpu_count() + 3  # more than MKL makes by itself
+    with (tmp_path / "log").open("w+") as log:
+        process = runs._start(["said", "--a", "b c"], log.fileno(), threads, {"OMP_NUM_THREADS": "2"}, log)
+        assert process.wait() == 0
+        log.seek(0)
+        assert log.read() == f"{threads} --a b c\n"
 
 
 def test_stopped_it_ends_its_processes_at_once(run):

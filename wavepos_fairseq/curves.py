@@ -38,7 +38,7 @@ from .data import subword_segmenter, wikitext_tokenizer
 from .evaluation import Checkpoint, add_reading_options, inputs_of
 from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
 from .files import refuse_unwritable, write_whole
-from .runs import PAPER, ROOT, load_table, preset_of
+from .runs import PAPER, ROOT, Broken, load_table, preset_of, read_result
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -230,11 +230,13 @@ def read_table(folder: Path, table: str) -> Optional[pd.DataFrame]:
 
 def finished(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
     """The checkpoints of the rows, by name, whose runs in `folder` are finished; ValueError where none is."""
-    found = {
-        row: folder / row / checkpoint
-        for row in rows
-        if (folder / row / "result.json").is_file() and (folder / row / checkpoint).is_file()
-    }
+    found = {}
+    for row in rows:
+        try:
+            if read_result(folder / row) and (folder / row / checkpoint).is_file():
+                found[row] = folder / row / checkpoint
+        except Broken as error:
+            print(f"{row} is broken, {error}", file=sys.stderr, flush=True)
     missing = ", ".join(row for row in rows if row not in found)
     if not found:
         raise ValueError(f"{folder} has no finished run of {missing}; scripts/reproduce.sh makes them")

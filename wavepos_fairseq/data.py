@@ -256,8 +256,10 @@ def fairseq_preprocess(work: Path, min_count: int) -> None:
     It runs inside ``work``, on relative paths: its log then names no folder of this machine, and it cannot trip over
     a comma in the user's paths, which it takes for a separator.
     """
+    import joblib  # which takes NumPy along
+
     workers = (work / "text/train.tokens").stat().st_size // BYTES_PER_WORKER
-    workers = max(1, min(workers, os.cpu_count() or 1))
+    workers = max(1, min(workers, joblib.cpu_count()))
     command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--destdir", "data-bin"]
     command += [arg for split in SPLITS for arg in (f"--{split}pref", f"text/{split}.tokens")]
     command += ["--thresholdsrc", str(min_count), "--workers", str(workers)]

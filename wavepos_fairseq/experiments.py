@@ -30,7 +30,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from tabulate import tabulate
 
@@ -40,12 +40,14 @@ from .files import refuse_unwritable, write_json
 from .runs import (
     PAPER,
     ROOT,
+    Broken,
     InUse,
     Preset,
     Row,
     Run,
     RunFailed,
     batch_options,
+    cpu_count,
     execute,
     fairseq_options,
     find_row,
@@ -57,6 +59,7 @@ from .runs import (
     refuse_path,
     refuse_table_name,
     short,
+    threads_of,
 )
 from .words import naming, parse_count
 
@@ -133,12 +136,15 @@ def _folder_of(labels: Dict[str, str]) -> str:
 
 
 class Progress:
-    """A line every few seconds: which run of how many, how far it is, its loss, and the time left for all."""
+    """A line every few seconds: which run, how far it is, its loss, and the time left for all.
 
-    def __init__(self, num_runs: int, max_update: int):
-        self.num_runs, self.max_update = num_runs, max_update
-        self.started = time.monotonic()
-        self.shown = 0.0
+    max_updates: the last update of each run that is to be made.
+    """
+
+    def __init__(self, max_updates: Dict[str, int]):
+        self.max_updates = max_updates
+        self.started = math.inf  # with the first update, not with fairseq's start
+        self.shown = -math.inf
         self.at_start: Dict[str, int] = {}
         self.updates: Dict[str, int] = {}
         self.lock = threading.Lock()
@@ -149,16 +155,52 @@ class Progress:
             self.at_start.setdefault(run, update)
             self.updates[run] = update
             now = time.monotonic()
+            self.started = min(self.started, now)
             made = sum(self.updates.values()) - sum(self.at_start.values())
             if not made or now - self.shown < _SECONDS_BETWEEN_LINES:
                 return
             self.shown = now
-            left = (self.num_runs * self.max_update - sum(self.updates.values())) * (now - self.started) / made
+            left = (sum(self.max_updates.values()) - sum(self.updates.values())) * (now - self.started) / made
             print(
-                f"{run:<14} update {update:>6} of {self.max_update}  loss {loss:6.3f} bits  "
+                f"{run:<14} update {update:>6} of {self.max_updates[run]}  loss {loss:6.3f} bits  "
                 f"about {left / 60:.0f} min left for all",
                 flush=True,
             )
+
+
+class _Unfailing:
+    """A stream to which printing never fails: it may be closed, its reader gone or its disk full."""
+
+    def __init__(self, stream):
+        self.stream = stream  # None where the process was started without it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self.stream.flush()
+
+
+@contextlib.contextmanager
+def progress_fails_nothing() -> Iterator[None]:
+    """Within, what cannot be printed is left out, and the work goes on."""
+    streams = (sys.stdout, sys.stderr)
+    try:
+        with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):
+            yield
+    finally:
+        for stream in streams:
+            if stream is not None and not stream.closed:
+                try:
+                    stream.flush()
+                except OSError:  # Python's own attempt at the end would make the status 120
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 Outcome = Union[Dict[str, Any], str]
@@ -172,7 +214,7 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
     """
     outcomes = _so_far(runs, refused)
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
-    progress = Progress(len(missing), runs[0].max_update)
+    progress = Progress({runs[number].label: runs[number].max_update for number in missing})
     shares = queue.SimpleQueue()
     for share in shares_of_the_machine(jobs, runs[0].gpus, runs[0].processes):
         shares.put(share)
@@ -214,8 +256,7 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
 
     Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
     """
-    threads = max(1, (os.cpu_count() or 1) // (jobs * processes))
-    shares = [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
+    shares = [{"OMP_NUM_THREADS": str(threads_of(jobs * processes))} for _ in range(jobs)]
     if gpus and jobs > 1:
         import torch
 
@@ -236,17 +277,24 @@ def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: 
     if runs[0].gpus:
         resources.setdefault("gpus_per_node", runs[0].gpus)
     by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
-    threads = {"OMP_NUM_THREADS": str(resources["cpus_per_task"])} if "cpus_per_task" in resources else {}
-    make_one = functools.partial(execute, environment=threads, patience=math.inf)
+    cpus = resources.get("cpus_per_task")  # without it, what the node gives the job
+    share = {"OMP_NUM_THREADS": str(threads_of(runs[0].processes, cpus))} if cpus else {}
+    make_one = functools.partial(execute, environment=share, patience=math.inf)
     tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
     for label, failure in slurm.finished(slurm.submit(tasks, folder, name, resources), name):
         run = runs[by_label[label]]
-        result, failed = run.result(), run.folder / "failed"
+        failed = run.folder / "failed"
+        try:
+            result = run.result()
+        except (ValueError, OSError) as error:
+            _print_failure(label, error)
+            continue
         if result:
             outcomes[by_label[label]] = result
             _print_success(label, result)
         else:
-            _print_failure(label, failed.read_text(encoding="utf-8") if failed.is_file() else failure)
+            text = failed.read_text(encoding="utf-8", errors="replace") if failed.is_file() else failure
+            _print_failure(label, text)
     return outcomes
 
 
@@ -260,18 +308,24 @@ def _print_failure(label: str, why: Any) -> None:
 
 
 def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
-    """What is known of each run, and printed, before any is made; "failed" for those that are to be made."""
+    """What is known of each run, and printed, before any is made; "failed" for those that are to be made.
+
+    One of whose files is not sound is "broken", and stays as it is; ValueError for one trained with other options.
+    """
     outcomes: List[Outcome] = []
     for number, run in enumerate(runs, 1):
-        outcomes.append("does not fit" if run.row.name in refused else run.result() or "failed")
-        if outcomes[-1] == "does not fit":
-            print(
-                f"[{number}/{len(runs)}] {run.label}: does not fit, {refused[run.row.name]}",
-                file=sys.stderr,
-                flush=True,
-            )
-        elif outcomes[-1] != "failed":
-            print(f"[{number}/{len(runs)}] {run.label}: is done", flush=True)
+        label = f"[{number}/{len(runs)}] {run.label}"
+        if run.row.name in refused:
+            outcomes.append("does not fit")
+            print(f"{label}: does not fit, {refused[run.row.name]}", file=sys.stderr, flush=True)
+            continue
+        try:
+            outcomes.append(run.result() or "failed")
+        except (Broken, OSError) as error:
+            outcomes.append("broken")
+            print(f"{label}: broken, {error}", file=sys.stderr, flush=True)
+        if not isinstance(outcomes[-1], str):
+            print(f"{label}: is done", flush=True)
     return outcomes
 
 
@@ -305,21 +359,31 @@ def _table_files(table: str) -> List[str]:
 
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
     """What a table was made from: the machine and, for each run, commit, versions, commands, seconds, or why not."""
-    kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions")
+    kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions", "threads")
     return {
         "preset": runs[0].preset.name,
-        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": cpu_count()},
         "rows": {
             run.label: refused.get(run.row.name, outcome)
             if isinstance(outcome, str)
             else {
-                **{key: outcome[key] for key in kept},
+                **{key: outcome.get(key) for key in kept},
                 "training_seconds": outcome["training_seconds"],
-                "evaluation_seconds": sum(cell["seconds"] for cell in outcome["cells"]),
+                "evaluation_seconds": sum(_seconds_by_pieces(outcome["cells"]).values()),
             }
             for run, outcome in zip(runs, outcomes)
         },
     }
+
+
+def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, int], float]:
+    """Seconds by length and length of the pieces: up to L_train both inferences are one evaluation, see `evaluate`."""
+    seconds = {}
+    for cell in cells:
+        length = cell["sequence_length"]
+        piece_length = length if cell["inference"] == "full" else min(length, cell["l_train"])
+        seconds[length, piece_length] = cell["seconds"]
+    return seconds
 
 
 def print_status(runs: List[Run]) -> None:
@@ -332,11 +396,10 @@ def print_status(runs: List[Run]) -> None:
         line = {"run": run.label, "state": "", "updates": "", "perplexity": "", "training": ""}
         lines.append(line)
         try:
-            line["state"], result, logged = run.state(), run.result(), run.last_logged()
+            line["state"], result, logged, last = run.state(), run.result(), run.last_logged(), run.max_update
         except ValueError as error:
-            line.update(state="refused", training=str(error))
+            line.update(state="broken" if isinstance(error, Broken) else "refused", training=str(error))
             continue
-        last = _last_update(run)
         updates = last if result else int(logged.get("num_updates", 0))
         line["updates"] = f"{updates} of {last}"
         if result:
@@ -348,13 +411,6 @@ def print_status(runs: List[Run]) -> None:
             left = float(logged["wall"]) * (last / updates - 1)
             line["training"] = f"loss {float(logged['loss']):.3f} bits, {left / 60:.0f} min left"
     print(tabulate(lines, headers="keys", tablefmt="pipe"))
-
-
-def _last_update(run: Run) -> int:
-    """--max-update as fairseq reads it, which itself takes seconds to be imported."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--max-update", type=int)
-    return parser.parse_known_args(run.training_arguments())[0].max_update
 
 
 def refusals(runs: List[Run]) -> Dict[str, str]:
@@ -523,15 +579,18 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
-    cli.require_fairseq()
-    try:
-        return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
-    except (ValueError, InUse, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+    if args.command != "status" or not args.table:  # a table's status is read off files
+        cli.require_fairseq()
+    only_prints = args.command == "status" or getattr(args, "dry_run", False)
+    with contextlib.nullcontext() if only_prints else progress_fails_nothing():
+        try:
+            return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
+        except (ValueError, InUse, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+            return 130
 
 
 def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:

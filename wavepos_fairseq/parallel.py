@@ -6,9 +6,7 @@ The options are fairseq-train's; --max-tokens is what one process takes at a tim
 so each process is told its own here.
 """
 
-import ctypes
 import os
-import signal
 import sys
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -21,9 +19,10 @@ cli.require_fairseq()  # before the imports that would end in a traceback
 from fairseq_cli.train import cli_main
 
 from . import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
+from .child import end_with
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: torchrun, killed, holds the run's lock no longer
+    end_with(os.getppid())  # with torchrun, which is the run's own child
     sys.argv += ["--distributed-world-size", os.environ["WORLD_SIZE"], "--distributed-rank", os.environ["RANK"]]
     sys.argv += ["--distributed-init-method", "env://", "--distributed-no-spawn", "--distributed-backend", "gloo"]
     sys.argv += ["--load-checkpoint-on-all-dp-ranks"]  # fairseq's broadcast of it is not what PyTorch 2.6 loads

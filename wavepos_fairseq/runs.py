@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import io
+import itertools
 import json
 import logging
 import os
@@ -31,12 +32,13 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 import yaml
 
 from . import __version__
-from .files import write_json
-from .words import first_line, naming
+from .files import write_json, write_whole
+from .words import INFERENCES, first_line, naming
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PAPER = ROOT / "results" / "paper"
+UNREADABLE = "checkpoint_last.unreadable"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
@@ -128,8 +130,24 @@ def _is_checkpoint(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"checkpoint(_last|_best|\d+|_\d+_\d+)\.pt", value))
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # as NaN and 10 ** 400 are not
+
+
+def _is_command(value: Any) -> bool:
+    with contextlib.suppress(ValueError):  # of a quotation that does not end
+        return isinstance(value, str) and shlex.split(value) != []
+    return False
+
+
+def _or_none(accepted: Accepted) -> Accepted:
+    return f"{accepted[0]}, or null", lambda value: value is None or accepted[1](value)
+
+
 _TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
 _COUNT: Accepted = ("a whole number > 0", _is_count)
+_NUMBER: Accepted = ("a number >= 0", _is_number)
+_COMMAND: Accepted = ("a command", _is_command)
 _OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
 _PRESET: Dict[str, Accepted] = {
     "corpus": _TEXT,
@@ -150,19 +168,49 @@ _TABLE: Dict[str, Accepted] = {
 # The columns that stand beside the labels in a table's files, or while they are made and read.
 _COLUMNS = "row seed inference l_train sequence_length perplexity low high value mean std count shown start stop nll"
 _OTHER_COLUMN = re.compile(r"\d+( std)?|" + _COLUMNS.replace(" ", "|"))
+# What is read of a run's files, in which more may stand. Null: what earlier versions did not write, or was not known.
+_TRAINING: Dict[str, Accepted] = {"command": _COMMAND, "version": _or_none(_TEXT), "threads": _or_none(_COUNT)}
+_RESULT: Dict[str, Accepted] = {
+    "seed": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
+    "commit": _TEXT,
+    "training_command": _COMMAND,
+    "evaluation_command": _COMMAND,
+    "training_seconds": _or_none(_NUMBER),
+    "threads": _or_none(_COUNT),
+    "parameters": _COUNT,
+    "device": _TEXT,
+    "versions": ("a mapping", lambda value: isinstance(value, dict)),
+    "cells": ("a list of cells", lambda value: isinstance(value, list) and value != []),
+}
+_CELL: Dict[str, Accepted] = {
+    "inference": (" or ".join(INFERENCES), lambda value: value in INFERENCES),
+    "l_train": _COUNT,
+    "sequence_length": _COUNT,
+    "tokens": _COUNT,
+    "nll": _NUMBER,
+    "perplexity": _NUMBER,
+    "perplexity_low": _or_none(_NUMBER),
+    "perplexity_high": _or_none(_NUMBER),
+    "seconds": _NUMBER,
+}
 
 
-def _check(content: Any, accepted: Dict[str, Accepted]) -> None:
-    """ValueError unless it is a mapping with these keys and no others, and each has what it accepts."""
+def _check(content: Any, accepted: Dict[str, Accepted], others: bool = False) -> None:
+    """ValueError unless it is a mapping with these keys, and no others unless with `others`, each as it is accepted."""
     if not isinstance(content, dict):
-        raise ValueError(f"expected is a mapping with {', '.join(accepted)}, not {content!r}")
+        raise ValueError(f"expected is a mapping with {', '.join(accepted)}, not {_shown(content)}")
     for key in {**content, **accepted}:
-        if key not in accepted:
+        if key not in accepted and not others:
             raise ValueError(f"{key} is unknown; accepted are {', '.join(accepted)}")
-        if key not in content:
+        if key not in content and not (others and accepted[key][1](None)):
             raise ValueError(f"{key} is missing")
-        if not accepted[key][1](content[key]):
-            raise ValueError(f"{key} must be {accepted[key][0]}, not {content[key]!r}")
+        if key in accepted and not accepted[key][1](content.get(key)):
+            raise ValueError(f"{key} must be {accepted[key][0]}, not {_shown(content[key])}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def load_preset(name: str) -> Preset:
@@ -175,6 +223,9 @@ def load_preset(name: str) -> Preset:
     content = read_yaml(path)
     with naming(short(path)):
         _check(content, _PRESET)
+    with naming(f"{short(path)}, train"):  # the rest of which fairseq checks
+        _check(content["train"], {"max-update": _COUNT}, others=True)
+    with naming(short(path)):
         preset = Preset(name=name, **content)
         if preset.l_train not in preset.lengths:
             raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
@@ -330,12 +381,17 @@ class Run:
             *([] if self.gpus else ["--cpu"]),
         ]
 
+    def started(self) -> Optional[Dict[str, Any]]:
+        """What training.json holds; None where the training was not started, Broken where it is not sound."""
+        remedy = f"what was trained here is not known: remove {short(self.folder)}, or give another --runs"
+        return _read(self.folder / "training.json", _TRAINING, remedy)
+
     def refuse_other_options(self) -> None:
         """ValueError where the folder holds a training by another command or another version of this package."""
-        started = read_json(self.folder / "training.json", "command")
+        started = self.started()
         if started is None:
             return
-        there = {**_by_option(started["command"]), "version": started.get("version", __version__)}
+        there = {**_by_option(started["command"]), "version": started.get("version") or __version__}
         here = {**_by_option(shlex.join(self.training_command())), "version": __version__}
         differences = [
             f"{option} {there.get(option, 'not given')} there, {here.get(option, 'not given')} here"
@@ -351,26 +407,45 @@ class Run:
     def result(self) -> Optional[Dict[str, Any]]:
         """What result.json holds, if it was made by these commands; None until the run is complete.
 
-        Raises ValueError as `refuse_other_options`.
+        Raises Broken where a file of the run is not sound, ValueError as `refuse_other_options`.
         """
         self.refuse_other_options()
-        result = read_json(self.folder / "result.json", "evaluation_command", "cells")
-        evaluated = _by_option(shlex.join(self.evaluation_command()))
-        return result if result and _by_option(result["evaluation_command"]) == evaluated else None
+        result = read_result(self.folder)
+        evaluated_by = _by_option(shlex.join(self.evaluation_command()))
+        if result is None or _by_option(result["evaluation_command"]) != evaluated_by:
+            return None
+        inferences = evaluated_by.get("--inference", ",".join(INFERENCES)).split(",")
+        expected = sorted(itertools.product(set(inferences), self.preset.lengths))
+        trained_by = (result["seed"], _by_option(result["training_command"]))
+        problems = {
+            "it has other cells than were asked for": expected
+            != sorted((cell["inference"], cell["sequence_length"]) for cell in result["cells"]),
+            f"its L_train is not {self.preset.l_train}": {cell["l_train"] for cell in result["cells"]}
+            != {self.preset.l_train},
+            "it is another training's": trained_by != (self.seed, _by_option(shlex.join(self.training_command()))),
+        }
+        for problem in [problem for problem, is_there in problems.items() if is_there]:
+            raise Broken(f"{short(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
+        return result
 
     def resumed_at(self) -> int:
         """The updates that the checkpoint has made from which training goes on; 0 where there is none.
 
         A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can, and
-        kept as checkpoint_last.unreadable.
+        kept as checkpoint_last.unreadable until the training has written another.
         """
         from . import checkpoints  # here, for PyTorch takes a second to be imported
 
-        last = self.folder / "checkpoint_last.pt"
+        last, unreadable = self.folder / "checkpoint_last.pt", self.folder / UNREADABLE
+        with contextlib.suppress(FileNotFoundError):
+            if last.stat().st_mtime > unreadable.stat().st_mtime:
+                unreadable.unlink()
         older = sorted(self.folder.glob("checkpoint_*_*.pt"), key=lambda path: -int(path.stem.split("_")[-1]))
         for checkpoint in [last, *older] if last.is_file() else older:
             try:
                 updates = checkpoints.load(checkpoint)["optimizer_history"][-1]["num_updates"]
+                if type(updates) is not int or updates < 0:
+                    raise ValueError(f"it has made {updates!r} updates")
             except checkpoints.Refused as error:
                 raise ValueError(f"{short(checkpoint)} {error}") from error
             except (OSError, MemoryError):  # the machine's fault and not the file's
@@ -378,12 +453,12 @@ class Run:
             except Exception as error:  # whatever else torch raises on half a file
                 print(f"{short(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
                 if checkpoint == last:
-                    last.replace(last.with_suffix(".unreadable"))
+                    last.replace(unreadable)
                 continue
             if checkpoint != last:
                 print(f"{short(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
                 part = last.with_suffix(".part")
-                shutil.copyfile(checkpoint, part)
+                shutil.copy2(checkpoint, part)  # with its time: it is older than what cannot be read
                 os.replace(part, last)
             return updates
         return 0
@@ -394,14 +469,16 @@ class Run:
 
     @property
     def max_update(self) -> int:
-        words = self.training_arguments()
-        return int([value for name, value in zip(words, words[1:]) if name == "--max-update"][-1])
+        """The last update, as fairseq reads it (`fairseq_options` compares), whose own import takes seconds."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--max-update")
+        return int(parser.parse_known_args(self.training_arguments())[0].max_update)
 
     def last_logged(self) -> Dict[str, Any]:
         """What fairseq logged last of the training; empty where there is nothing yet."""
         log = self.folder / "train.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        return next((logged for logged in map(_logged, reversed(lines)) if "num_updates" in logged), {})
+        return next(filter(None, map(_logged, reversed(lines))), {})
 
     def state(self) -> str:
         """``done``, ``running``, ``failed``, ``stopped`` or ``not started``; ValueError as `refuse_other_options`."""
@@ -420,38 +497,55 @@ class Run:
     def locked(self, patience: float = 1.0, stop: Optional[threading.Event] = None) -> Iterator[int]:
         """The run is this process's, and that of the processes which get the file descriptor.
 
-        Raises InUse after `patience` seconds in which another has it, KeyboardInterrupt once `stop` is set.
+        Raises InUse after `patience` seconds in which another has it, KeyboardInterrupt once `stop` is set; OSErrors
+        within, a full disk's for example, get the folder's name if they have none.
         """
         stop, ends = stop or threading.Event(), time.monotonic() + patience
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a+", encoding="utf-8") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > ends:
-                        file.seek(0)
-                        raise InUse(f"{short(self.folder)} is in use, by what {file.read()} started") from None
-                    if stop.wait(_SECONDS_BETWEEN_LOOKS):
-                        raise KeyboardInterrupt from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            yield file.fileno()
+        try:
+            with (self.folder / "lock").open("a+", encoding="utf-8") as file:
+                while True:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() > ends:
+                            file.seek(0)
+                            raise InUse(f"{short(self.folder)} is in use, by what {file.read()} started") from None
+                        if stop.wait(_SECONDS_BETWEEN_LOOKS):
+                            raise KeyboardInterrupt from None
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+                for unfinished in itertools.chain(self.folder.glob("*.tmp"), self.folder.glob("*.part")):
+                    unfinished.unlink()  # who began it had the lock, and is no more
+                yield file.fileno()
+        except OSError as error:
+            error.filename = error.filename or short(self.folder)
+            raise
 
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
-        command = self.training_command()
-        write_json(self.folder / "training.json", {"command": shlex.join(command), "version": __version__})
-        modules = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}
-        return _start(["-m", modules[command[0]], *command[1:]], lock, environment, output)
+        command, threads = self.training_command(), self._threads(environment)
+        started = {"command": shlex.join(command), "version": __version__, "threads": threads}
+        write_json(self.folder / "training.json", started)
+        module = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}[command[0]]
+        return _start([module, *command[1:]], lock, threads, environment, output)
 
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
-        return _start(self.evaluation_command()[1:], lock, environment, output)
+        return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
+
+    def _threads(self, environment: Mapping[str, str]) -> int:
+        """Those of each of its processes: as many as it began with, for the last digits depend on them."""
+        now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
+        began_with = (self.started() or {}).get("threads") or now
+        if began_with != now:
+            said = f"{short(self.folder)}: began with {began_with} threads and goes on with them, not with {now}"
+            print(said, file=sys.stderr, flush=True)
+        return began_with
 
 
 def _as_options(settings: Dict[str, Any]) -> List[str]:
@@ -469,13 +563,42 @@ def short(path: Path) -> str:
 
 def read_json(path: Path, *keys: str) -> Optional[Any]:
     """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
+    if not path.is_file():
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{short(path)} is no JSON file: {error}") from None
-    missing = [] if content is None else [key for key in keys if not isinstance(content, dict) or key not in content]
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f"{short(path)} is no JSON object with {', '.join(missing)}")
+    return content
+
+
+class Broken(ValueError):
+    """A file of a run is not sound; the message names it, and says what to remove."""
+
+
+_EVALUATED_AGAIN = "remove the file, and the run is evaluated again"
+
+
+def read_result(folder: Path) -> Optional[Dict[str, Any]]:
+    """What a run's result.json holds; None where there is none, Broken where it is not sound."""
+    return _read(folder / "result.json", _RESULT, _EVALUATED_AGAIN)
+
+
+def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Dict[str, Any]]:
+    """What one of a run's files holds; None where there is none, Broken where it is not what is accepted."""
+    try:
+        content = read_json(path, *(key for key, (_, accepts) in accepted.items() if not accepts(None)))
+        if content is not None:
+            with naming(short(path)):
+                _check(content, accepted, others=True)
+                for number, cell in enumerate(content.get("cells", []), 1):
+                    with naming(f"cell {number}"):
+                        _check(cell, _CELL, others=True)
+    except ValueError as error:
+        raise Broken(f"{error}; {remedy}") from error
     return content
 
 
@@ -488,25 +611,51 @@ def _by_option(command: str) -> Dict[str, str]:
         given["--processes"], words = words[start - 2], words[start + 1 :]
     for word in words:
         if word.startswith("--"):
-            option = word
-            given[option] = "given"
+            option, is_given, value = word.partition("=")
+            given[option] = value if is_given else "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
     places = ("--save-dir", "--tensorboard-logdir", "--path", "--output")
     return {option: text for option, text in given.items() if option not in places}
 
 
-def _start(arguments: List[str], lock: int, environment: Mapping[str, str], output) -> "subprocess.Popen[bytes]":
+def cpu_count() -> int:
+    """The CPUs that this process may use: those of its affinity, and of its control group's quota."""
+    import joblib  # which takes NumPy along
+
+    return joblib.cpu_count()
+
+
+def threads_of(processes: int, cpus: Optional[int] = None) -> int:
+    """Threads for each of so many processes side by side: OMP_NUM_THREADS, or an even share of the CPUs.
+
+    cpus: those that this process may use where None is given. Raises ValueError where OMP_NUM_THREADS is no number.
+    """
+    given = os.environ.get("OMP_NUM_THREADS")
+    if not given:
+        return max(1, (cpus or cpu_count()) // processes)
+    if not given.isdigit() or int(given) == 0:
+        raise ValueError(f"OMP_NUM_THREADS={given}: accepted is a whole number > 0")
+    return int(given)
+
+
+def _start(
+    arguments: List[str], lock: int, threads: int, environment: Mapping[str, str], output
+) -> "subprocess.Popen[bytes]":
+    """A module with its arguments as a process with so many threads, which ends with this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    inherited.pop("OMP_THREAD_LIMIT", None)
+    exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
+    exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, str(ROOT / "wavepos_fairseq" / "child.py"), str(os.getpid()), *arguments],
         stdout=output,
         stderr=output and subprocess.STDOUT,
         cwd=ROOT,
-        env={**inherited, **environment},
-        pass_fds=[lock],  # the run stays locked while this process lives, even if the one that started it is killed
+        env={**inherited, **environment, **exactly},
+        pass_fds=[lock],  # the run stays locked while this process lives
     )
 
 
@@ -533,23 +682,23 @@ def execute(
     """
     stop, failed = stop or threading.Event(), run.folder / "failed"
     with run.locked(patience, stop) as lock:
-        done = run.result()
-        if done:
-            return done
-        for left in [failed, *run.folder.glob("*.tmp")]:  # unfinished checkpoints
-            with contextlib.suppress(FileNotFoundError):
-                left.unlink()
-        try:
-            return _execute(run, lock, environment, progress, stop)
-        except RunFailed as error:
-            failed.write_text(str(error), encoding="utf-8")
-            raise
+        result = run.result()
+        if result is None:
+            failed.unlink(missing_ok=True)
+            try:
+                result = _execute(run, lock, environment, progress, stop)
+            except RunFailed as error:
+                with contextlib.suppress(OSError):  # of a full disk: then there is none, and not an empty one
+                    write_whole(failed, str(error))
+                raise
+        (run.folder / UNREADABLE).unlink(missing_ok=True)
+        return result
 
 
 def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]:
     def on_line(line: str) -> None:
         logged = _logged(line)
-        if "num_updates" in logged:
+        if logged:
             progress(int(logged["num_updates"]), float(logged["loss"]))
 
     def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
@@ -558,8 +707,9 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
     if not run.is_trained():
         follow(run.train, "train.log")
     follow(run.evaluate, "evaluation.log")
-    evaluation = read_json(run.folder / "evaluation.json", "cells")
+    evaluated = read_json(run.folder / "evaluation.json", "cells")
     wall = run.last_logged().get("wall")
+    started = run.started()
     result = {
         "row": run.row.name,
         "seed": run.seed,
@@ -567,17 +717,21 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
         "training_command": shlex.join(run.training_command()),
         "evaluation_command": shlex.join(run.evaluation_command()),
         "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
-        **evaluation,
+        "threads": started and started.get("threads"),
+        **evaluated,
     }
     write_json(run.folder / "result.json", result)
     return result
 
 
 def _logged(line: str) -> Dict[str, Any]:
-    """What fairseq logs with --log-format json, if the line is that, and whole."""
+    """What fairseq logs of an update with --log-format json, if the line is that, whole and sound; else empty."""
     start = line.find('{"epoch"')
-    with contextlib.suppress(ValueError):
-        return json.loads(line[start:]) if start >= 0 else {}
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        logged = json.loads(line[start:]) if start >= 0 else {}
+        float(logged["loss"])
+        if int(logged["num_updates"]) >= 0 and _is_number(float(logged["wall"])):
+            return logged
     return {}
 
 
@@ -593,16 +747,19 @@ def _follow(
         lines.seek(0, os.SEEK_END)
         process = start(output=output)
         ended, line = False, ""
-        while not ended:
-            ended = process.poll() is not None
-            *whole, line = (line + lines.read()).split("\n")
-            last += whole
-            for text in whole:
-                on_line(text)
-            if not ended and stop.wait(_SECONDS_BETWEEN_LOOKS):
+        try:
+            while not ended:
+                ended = process.poll() is not None
+                *whole, line = (line + lines.read()).split("\n")
+                last += whole
+                for text in whole:
+                    on_line(text)
+                if not ended and stop.wait(_SECONDS_BETWEEN_LOOKS):
+                    raise KeyboardInterrupt
+        finally:
+            if not ended:
                 process.terminate()
                 process.wait()
-                raise KeyboardInterrupt
     if process.returncode == -signal.SIGINT or process.returncode and stop.wait(_SECONDS_BETWEEN_LOOKS):
         raise KeyboardInterrupt
     if process.returncode:
@@ -646,6 +803,16 @@ def fairseq_options(run: Run) -> argparse.Namespace:
             raise ValueError(why.strip().rpartition("error: ")[2]) from None
     if understood.cpu and understood.fp16:
         raise ValueError("--fp16 trains on GPUs only, and this is for the CPU (--gpus 0)")
-    if understood.tokens_per_sample < 1:
-        raise ValueError(f"--tokens-per-sample {understood.tokens_per_sample}: a sequence has at least 1 token")
+    if understood.max_update < 1:
+        raise ValueError(f"--max-update {understood.max_update}: accepted is a whole number > 0")
+    ours = {
+        "--task": (understood.task, "language_modeling"),
+        "--save-dir": (understood.save_dir, short(run.folder)),
+        "--tokens-per-sample": (understood.tokens_per_sample, run.preset.l_train),
+        "--seed": (understood.seed, run.seed),
+        "--max-update": (understood.max_update, run.max_update),
+    }
+    for option, (given, kept) in ours.items():
+        if given != kept:
+            raise ValueError(f"{option} {given}: this run has {kept}, which only its preset, --runs or --seed changes")
     return understood

@@ -1,0 +1,45 @@
+"""A Python module as a process that ends when the one that started it does, however that ends.
+
+    python wavepos_fairseq/child.py PID MODULE [ARGUMENT ...]
+
+PID is the process that starts it. What the module sees is what ``python -m MODULE ARGUMENT ...`` gives it. Run as a
+file, for as ``-m wavepos_fairseq.child`` it would import the package before fairseq's --user-dir does.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def end_with(parent: int) -> None:
+    """Kills this process once `parent`, the one that started it, has ended.
+
+    Linux does that at once; elsewhere a thread looks every second, as long as Python lets it.
+    """
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(1, signal.SIGKILL):  # PR_SET_PDEATHSIG; 0 where it is set
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    _kill_without(parent)  # which may have ended before it was said
+
+
+def _watch(parent: int) -> None:
+    while True:
+        _kill_without(parent)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _kill_without(parent: int) -> None:
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    sys.path[0] = os.getcwd()  # as with -m, and not this folder
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
