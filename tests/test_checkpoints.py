@@ -11,7 +11,6 @@ import os
 import pickle
 import tarfile
 import threading
-import time
 import tracemalloc
 import zipfile
 from types import SimpleNamespace
@@ -204,12 +203,11 @@ def of_pickle(opcodes, target):
 
 
 def refusal(path):
-    """Why the checkpoint is refused, having taken no more than a hundred megabytes and ten seconds."""
+    """Why the checkpoint is refused, with no more than a hundred megabytes of Python's objects."""
     tracemalloc.start()
-    began = time.process_time()
     with pytest.raises((pickle.UnpicklingError, checkpoints.Refused)) as refused:
         checkpoints.load(path)
-    assert tracemalloc.get_traced_memory()[1] < 10**8 and time.process_time() - began < 10
+    assert tracemalloc.get_traced_memory()[1] < 10**8
     tracemalloc.stop()
     return str(refused.value)
 
@@ -285,24 +283,24 @@ NAMESPACE = _global("argparse", "Namespace")
 @pytest.mark.parametrize(
     "opcodes, why",
     [
-        (b"}" * 2**21, "more beside its tensors than options and names take"),
-        (b"}q\0" + b"X\0\0\x08\0" + b"x" * 2**19 + b"q\1" + b"Nsh\0h\1" * 2**19, "more beside its tensors"),
+        (b"}" * 2**15, "more beside its tensors than options and names take"),
         (
-            _global("_codecs", "encode") + b"q\0X\0\0\4\0" + b"x" * 2**18 + b"N\x86q\1" + b"0h\0h\1R" * 100,
+            _global("_codecs", "encode") + b"q\0X\0\x10\0\0" + b"x" * 2**12 + b"N\x86q\1" + b"0h\0h\1R" * 9,
             "more beside",
         ),
         (
-            NAMESPACE + b"q\0}q\1(" + b"".join(b"M%cAN" % n for n in range(256)) * 9 + b"u" + b"0h\0)\x81h\1b" * 10**5,
-            "",
+            NAMESPACE + b"q\0}q\1(" + b"".join(b"M%c\0N" % n for n in range(256)) + b"u" + b"0h\0)\x81h\1b" * 99,
+            "more beside",
         ),
-        (b"}" + b")" + b"\x85" * 500_000 + b"Ns", "a tuple in the place of a key"),
-        (_global("builtins", "set") + b"(]" + b")" + b"\x85" * 500_000 + b"at" + b"R", "in the place of a key"),
+        (b"}" + b")" + b"\x85" * 5000 + b"Ns", "a tuple in the place of a key"),
+        (_global("builtins", "set") + b"])" + b"\x85" * 5000 + b"a\x85R", "a tuple in the place of a key"),
         (b"\x8f", "is no operation of a checkpoint's pickle"),
         (b"\x96" + (2**40).to_bytes(8, "little"), "is no operation of a checkpoint's pickle"),
     ],
-    ids=["too many", "text again and again", "copied text", "copied attributes", "tuples", "a set", "sets", "memory"],
+    ids=["too many", "copied text", "copied attributes", "tuples in a dict", "tuples in a set", "sets", "memory"],
 )
-def test_a_pickle_that_takes_more_than_options_do_is_refused(tmp_path, opcodes, why):
+def test_a_pickle_that_takes_more_than_options_do_is_refused(tmp_path, monkeypatch, opcodes, why):
+    monkeypatch.setattr(checkpoints, "FOR_OPTIONS", 2**14)  # as quick as it is small
     assert why in refusal(of_pickle(opcodes, tmp_path / "state.pt"))
 
 
@@ -383,14 +381,13 @@ def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_pat
     assert error.startswith(f"error: --path {path}: its options ") and said in error and error.count("\n") == 1
 
 
-def test_weights_that_share_a_storage_do_not_make_a_larger_model(trained, data_bin, tmp_path, capsys):
-    state = checkpoints.load(trained("alibi"))
-    for name in [name for name in state["model"] if ".layers.0." in name]:
-        for layer in range(2, 1000):
-            state["model"][name.replace(".0.", f".{layer}.", 1)] = state["model"][name]
-    state["cfg"]["model"]["decoder_layers"] = 1000
-    assert run(data_bin, save(state, tmp_path / "state.pt")) == 2
-    assert "a larger model than" in capsys.readouterr().err
+def test_weights_that_share_a_storage_do_not_make_a_larger_model():
+    shared = torch.empty(2**11, 2**11)
+    weights = {str(number): shared for number in range(20)}
+    with evaluation._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
+        assert len([torch.empty(2**11, 2**11) for _ in weights]) == 20
+    with pytest.raises(ValueError, match="a larger model than"), evaluation._MadeFor(weights, {}):
+        [torch.empty(2**11, 2**11) for _ in weights]
 
 
 # Bytes that are not those that were written
@@ -404,11 +401,12 @@ def flipped(path, target, at):
 
 
 def places(path):
-    """A byte of each weight's record, of the pickle, and some that no checksum covers."""
+    """A byte of the pickle, of some weights' records, and two of the directory, which no checksum covers."""
     with zipfile.ZipFile(str(path)) as archive:
         records = [record for record in archive.infolist() if record.file_size]
         size = os.path.getsize(str(path))
-        return [record.header_offset + 200 for record in records if record.file_size > 200] + [size - 1, size - 30]
+        large = [record.header_offset + 200 for record in records if record.file_size > 200]
+        return [*large[::5], size - 1, size - 30]
 
 
 @pytest.mark.parametrize("words", [[], ["--trust-checkpoint"]], ids=["", "trusted"])
@@ -422,7 +420,7 @@ def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, t
             assert same(checkpoints.load(broken), sound)
         except (pickle.UnpicklingError, RuntimeError):  # the latter where PyTorch finds no zip
             found += 1
-    assert found >= len(places(path)) - 2 > 20
+    assert found >= len(places(path)) - 2 > 10
     assert run(data_bin, flipped(path, tmp_path / "broken.pt", places(path)[3]), *words) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: --path {tmp_path}/broken.pt is no fairseq checkpoint: it is damaged")

@@ -216,7 +216,7 @@ def test_other_options_are_those_of_fairseq_eval_lms_model_overrides_and_recorde
     assert run(data_bin, trained("rope"), *words) == 0
     as_trained = json.loads((tmp_path / "result.json").read_text())
     assert as_trained["model_overrides"] == {} and "rope_theta" not in as_trained["options"]
-    assert as_trained["cells"][0]["nll"] != pytest.approx(result["cells"][0]["nll"], rel=1e-4)
+    assert as_trained["cells"][0]["nll"] != result["cells"][0]["nll"]
 
 
 @pytest.mark.parametrize(
@@ -542,8 +542,19 @@ def test_a_batch_without_tokens_is_refused(refuses, data_bin, tokens):
     assert "--max-tokens" in refuses(data_bin, None, "--lengths", "20", f"--max-tokens={tokens}")
 
 
-def test_neither_lengths_nor_lines_are_refused(refuses, data_bin):
+def test_neither_lengths_nor_lines_are_refused(refuses, data_bin, tmp_path):
     assert "one of the arguments --lengths --per-line is required" in refuses(data_bin, None, "--inference", "full")
+    assert "argument --output: it holds" in refuses(data_bin, None, "--per-line", tmp_path / "lines.csv")
+    assert not (tmp_path / "lines.csv").exists()
+
+
+def test_options_that_are_lists_are_written_as_text(trained, data_bin, tmp_path):
+    def change(state):
+        state["cfg"]["model"].update(more=[1, {"a": "b"}])
+
+    path, output = edited(trained("nope"), tmp_path / "changed.pt", change), tmp_path / "result.json"
+    assert run(data_bin, path, "--lengths", "20", "--output", output) == 0
+    assert json.loads(output.read_text())["options"]["more"] == "[1, {'a': 'b'}]"
 
 
 @pytest.mark.parametrize("name", ["lines", "lines.json", ""])

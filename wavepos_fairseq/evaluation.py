@@ -121,7 +121,11 @@ def load_checkpoint(
     # Some options, as adaptive_softmax_cutoff, fairseq runs as Python: here they are numbers, and no code.
     literal = functools.partial(mock.patch.object, attribute="eval", new=ast.literal_eval, create=True)
     with naming(f"--path {path}"), literal(utils), literal(transformer_lm):
-        options = {name: value for name, value in sorted(config.model.items()) if value is not None}
+        options = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)  # as JSON has it
+            for name, value in sorted(config.model.items())
+            if value is not None
+        }
         task = tasks.setup_task(config.task)
         with _MadeFor(weights, config.model):
             model = task.build_model(config.model, from_checkpoint=True)
@@ -143,6 +147,7 @@ class _MadeFor(TorchFunctionMode):
     tables of sine waves, and what is tied afterwards, which doubles an embedding.
     """
 
+    overhead = 2**13  # what a tensor and its module take besides, in numbers
     factories = (torch.empty, torch.zeros, torch.ones, torch.full, torch.arange)
 
     def __init__(self, weights: Mapping[str, Tensor], options):
@@ -154,13 +159,15 @@ class _MadeFor(TorchFunctionMode):
             weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() // weight.element_size()
             for weight in weights.values()
         }
-        self.left = 2**24 + 2 * sum(storages.values())
+        self.left = 2**24 + 2 * (sum(storages.values()) + self.overhead * len(weights))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function in self.factories:
             numbers = function(*args, **{**kwargs, "device": "meta"}).numel()
-            self.left -= 2**10 + numbers * (self.width if function is torch.arange else 1)  # a sine wave's positions
+            self.left -= self.overhead + numbers * (
+                self.width if function is torch.arange else 1
+            )  # a sine wave's positions
             if self.left < 0:
                 raise ValueError("its options make a larger model than that of which it has the weights")
         return function(*args, **kwargs)
@@ -475,6 +482,8 @@ def main(arguments=None) -> int:
     args = accepted.parse_args(arguments)
     if not args.lengths and not args.per_line:
         accepted.error("one of the arguments --lengths --per-line is required")
+    if args.output and not args.lengths:
+        accepted.error("argument --output: it holds the perplexities at --lengths, which are not given")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         _evaluate_file(args)
