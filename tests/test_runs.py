@@ -131,6 +131,15 @@ def test_a_checkpoint_with_a_bit_changed_is_replaced_by_the_one_before(run, caps
     assert run.resumed_at() == 9 and (run.folder / "checkpoint_last.unreadable").read_bytes() == content
 
 
+def test_a_checkpoint_that_is_refused_stays_where_it_is(run):
+    run.folder.mkdir(parents=True)
+    last = run.folder / "checkpoint_last.pt"
+    torch.save({"optimizer_history": [{"num_updates": 12}], "more": "x" * 2**21}, str(last))
+    with pytest.raises(ValueError, match="checkpoint_last.pt asks for more beside its tensors than options"):
+        run.resumed_at()
+    assert last.is_file()
+
+
 def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkeypatch):
     run.folder.mkdir(parents=True)
     (run.folder / "checkpoint_last.pt").write_bytes(b"sound")

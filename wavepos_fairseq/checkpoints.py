@@ -93,9 +93,9 @@ _CALLED = [
 class Refused(ValueError):
     """A checkpoint is more than data; the message follows its path."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, could: str = "run any code") -> None:
         super().__init__(
-            f"asks for {what}, which could run any code; "
+            f"asks for {what}, which could {could}; "
             "python -m wavepos_fairseq.evaluation --trust-checkpoint reads it nonetheless"
         )
 
@@ -119,7 +119,7 @@ class Unpickler(pickle._Unpickler):
         """What is read or copied, for which there must be enough left."""
         self._left -= len(read)
         if self._left < 0:
-            raise pickle.UnpicklingError("it has more beside its tensors than options and names take")
+            raise Refused("more beside its tensors than options and names take", "take any memory")
         return read
 
     def find_class(self, module, name):
@@ -178,7 +178,7 @@ class Unpickler(pickle._Unpickler):
         """Python's hash of a tuple in a tuple in a tuple ... ends the process."""
         for key in keys:
             if type(key) not in _SCALARS:
-                raise pickle.UnpicklingError(f"a {type(key).__name__} in the place of a key")
+                raise Refused(f"a {type(key).__name__} in the place of a key", "end the process")
 
     def load_binpersid(self):
         what, kind, key, _, numel, *view = self.stack[-1]
@@ -241,7 +241,8 @@ def sound_records(path: Union[str, Path]) -> Dict[str, int]:
         except (Refused, pickle.UnpicklingError):
             raise
         except Exception as error:  # whatever zipfile raises on bytes that are no zip
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the machine's fault and not the file's
+            machine = isinstance(error, OSError) and error.errno != errno.EINVAL or isinstance(error, MemoryError)
+            if machine:  # is at fault, and not the file
                 raise
             raise pickle.UnpicklingError(f"it is damaged, or cut off: {error}") from error
     if damaged is not None:
@@ -256,7 +257,7 @@ def _refuse_options(options: Any) -> None:
         option, depth = left.pop()
         looked_at += 1
         if looked_at > _MOST_OPTIONS or depth > _DEEPEST_OPTION:
-            raise pickle.UnpicklingError("it has more options than fairseq, or options in options in options")
+            raise Refused("more options than fairseq has, or for options in options in options", "take any memory")
         if isinstance(option, str) and "${" in option and not _OWN_OPTION.fullmatch(option):
             raise Refused(f"the interpolation {option}")
         left += [(part, depth + 1) for part in _parts(option)]

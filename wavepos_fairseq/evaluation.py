@@ -89,9 +89,7 @@ def load_checkpoint(
         config, weights = state["cfg"], state["model"]
         task_name, architecture = getattr(config.task, "task", None) or config.task._name, config.model._name
         if ema:
-            weights = state["model"] = state["extra_state"].get("ema")
-            if weights is None:
-                raise ValueError("--ema: no averaged weights are in it, as fairseq-train keeps them with --store-ema")
+            weights = state["model"] = state["extra_state"].get("ema", {})
         trained_on = Path(first_folder(str(config.task.get("data"))), "dict.txt")
         l_train = config.task.tokens_per_sample
         types = sum(len(weight) for name, weight in weights.items() if embedded.fullmatch(name))
@@ -99,6 +97,8 @@ def load_checkpoint(
         raise ValueError(f"--path {path} {error}") from error
     except Exception as error:  # whatever torch and fairseq raise on a file that is something else
         raise ValueError(f"--path {path} is no fairseq checkpoint: {first_line(error)}") from error
+    if ema and not weights:
+        raise ValueError(f"--ema: --path {path} has no averaged weights, which fairseq-train keeps with --store-ema")
     if task_name != "language_modeling":
         raise ValueError(f"--path {path} is a model for the task {task_name}, not a language model")
     if ARCH_MODEL_REGISTRY.get(architecture) not in (transformer_lm.TransformerLanguageModel, WaveletLanguageModel):
@@ -165,9 +165,8 @@ class _MadeFor(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in self.factories:
             numbers = function(*args, **{**kwargs, "device": "meta"}).numel()
-            self.left -= self.overhead + numbers * (
-                self.width if function is torch.arange else 1
-            )  # a sine wave's positions
+            vectors = self.width if function is torch.arange else 1  # a sine wave's position each
+            self.left -= self.overhead + numbers * vectors
             if self.left < 0:
                 raise ValueError("its options make a larger model than that of which it has the weights")
         return function(*args, **kwargs)
