@@ -11,6 +11,7 @@ import os
 import pickle
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 from unittest import mock
@@ -186,14 +187,243 @@ def test_a_tensor_is_not_written_to(tmp_path, new_format, items):
         checkpoints.load(save(state, tmp_path / "state.pt", new_format))
 
 
-def test_a_tensor_of_more_than_the_file_holds_is_refused(tmp_path):
-    with zipfile.ZipFile(str(save({"tensor": torch.ones(4)}, tmp_path / "whole.pt"))) as whole, zipfile.ZipFile(
-        str(tmp_path / "short.pt"), "w"
-    ) as short:
+def rewritten(path, change, target, **options):
+    """The checkpoint with change(name, content) in the place of each of its records."""
+    with zipfile.ZipFile(str(path)) as whole, zipfile.ZipFile(str(target), "w", **options) as changed:
         for name in whole.namelist():
-            short.writestr(name, whole.read(name)[: 8 if name.endswith("data/0") else None])
-    with pytest.raises(pickle.UnpicklingError, match="data/0 is shorter"):
-        checkpoints.load(tmp_path / "short.pt")
+            changed.writestr(name, change(name, whole.read(name)))
+    return target
+
+
+def of_pickle(opcodes, target):
+    """A file of PyTorch's with these operations in the place of its own."""
+    whole = save({"tensor": torch.ones(4)}, target.with_suffix(".whole"))
+    pickled = pickle.PROTO + b"\2" + opcodes + pickle.STOP
+    return rewritten(whole, lambda name, content: pickled if name.endswith("data.pkl") else content, target)
+
+
+def refusal(path):
+    """Why the checkpoint is refused, with no more than a hundred megabytes of Python's objects."""
+    tracemalloc.start()
+    with pytest.raises((pickle.UnpicklingError, checkpoints.Refused)) as refused:
+        checkpoints.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**8
+    tracemalloc.stop()
+    return str(refused.value)
+
+
+def test_a_tensor_of_more_than_the_file_holds_is_refused(tmp_path):
+    whole = save({"tensor": torch.ones(4)}, tmp_path / "whole.pt")
+    short = rewritten(
+        whole, lambda name, content: content[: 8 if name.endswith("data/0") else None], tmp_path / "short.pt"
+    )
+    assert "data/0 is shorter" in refusal(short)
+
+
+# What it may take
+
+
+@pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
+@pytest.mark.parametrize(
+    "size, stride",
+    [((2**33,), (1,)), ((2,), (2**33,)), ((2**33,), (0,)), ((2, 2), (4, 1)), ((4,), (-1,)), ((-1,), (1,))],
+)
+def test_a_tensor_of_more_than_its_storage_is_refused(tmp_path, new_format, size, stride):
+    rebuild, (storage, offset, *_, grad, hooks) = torch.zeros(4).__reduce_ex__(2)
+    path = save(
+        {"tensor": Calls(rebuild, storage, offset, size, stride, grad, hooks)}, tmp_path / "state.pt", new_format
+    )
+    assert "a tensor of the size" in refusal(path)
+
+
+def test_storages_of_more_than_the_old_formats_file_are_refused(tmp_path):
+    small = save({"tensor": torch.zeros(4)}, tmp_path / "small.pt", OLD)
+    large = small.read_bytes().replace(b"K\x04N", pickle.LONG1 + b"\5" + (2**33).to_bytes(5, "little") + b"N")
+    assert large != small.read_bytes()
+    (tmp_path / "large.pt").write_bytes(large)
+    assert "has more numbers than are left in the file" in refusal(tmp_path / "large.pt")
+
+
+def test_tensors_may_share_a_storage_be_empty_and_lie_in_any_order(tmp_path):
+    storage = torch.arange(6.0)
+    state = {
+        "tied": storage,
+        "part": storage[1:5:2],
+        "turned": storage.view(2, 3).t(),
+        "none": storage[:0],
+        "one": storage.sum(),
+    }
+    for new_format in ZIP, OLD:
+        assert same(checkpoints.load(save(state, tmp_path / "state.pt", new_format)), state)
+
+
+def test_a_compressed_file_is_refused(trained, tmp_path):
+    path = rewritten(
+        trained("nope"), lambda _, content: content, tmp_path / "small.pt", compression=zipfile.ZIP_DEFLATED
+    )
+    assert "it is compressed" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "calls, why",
+    [
+        (Calls(bytes, 2**30), "a call of bytes"),
+        (Calls(list, [0] * 10), "a call of list"),
+        (Calls(DictConfig, {"a": 1}), "a call of DictConfig"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_would_copy_or_make_more_than_there_is_is_not_called(tmp_path, calls, why):
+    assert why in refusal(save(calls, tmp_path / "state.pt"))
+
+
+NAMESPACE = _global("argparse", "Namespace")
+
+
+@pytest.mark.parametrize(
+    "opcodes, why",
+    [
+        (b"}" * 2**15, "more beside its tensors than options and names take"),
+        (
+            _global("_codecs", "encode") + b"q\0X\0\x10\0\0" + b"x" * 2**12 + b"N\x86q\1" + b"0h\0h\1R" * 9,
+            "more beside",
+        ),
+        (
+            NAMESPACE + b"q\0}q\1(" + b"".join(b"M%c\0N" % n for n in range(256)) + b"u" + b"0h\0)\x81h\1b" * 99,
+            "more beside",
+        ),
+        (b"}" + b")" + b"\x85" * 5000 + b"Ns", "a tuple in the place of a key"),
+        (_global("builtins", "set") + b"])" + b"\x85" * 5000 + b"a\x85R", "a tuple in the place of a key"),
+        (b"\x8f", "is no operation of a checkpoint's pickle"),
+        (b"\x96" + (2**40).to_bytes(8, "little"), "is no operation of a checkpoint's pickle"),
+    ],
+    ids=["too many", "copied text", "copied attributes", "tuples in a dict", "tuples in a set", "sets", "memory"],
+)
+def test_a_pickle_that_takes_more_than_options_do_is_refused(tmp_path, monkeypatch, opcodes, why):
+    monkeypatch.setattr(checkpoints, "FOR_OPTIONS", 2**14)  # as quick as it is small
+    assert why in refusal(of_pickle(opcodes, tmp_path / "state.pt"))
+
+
+def laughs(depth):
+    level = [1, 2]
+    for _ in range(depth):
+        level = [level, level]
+    return level
+
+
+def tower(depth):
+    level = ()
+    for _ in range(depth):
+        level = (level,)
+    return level
+
+
+@pytest.mark.parametrize("options", [laughs(60), tower(400), list(range(20_000)), {"a": [[[laughs(20)]]]}])
+@pytest.mark.parametrize("kept", ["args", "cfg", "DictConfig"])
+def test_more_options_than_fairseq_has_are_refused_before_they_are_counted_out(tmp_path, kept, options):
+    held = {"model": {"option": options}}
+    if kept == "args":
+        held = argparse.Namespace(option=options)
+    elif kept == "DictConfig":
+        held = DictConfig({"option": 1})
+        held.__dict__["_content"]["option"].__dict__["_val"] = options
+    path = save({"args" if kept == "args" else "cfg": held}, tmp_path / "state.pt")
+    assert "more options than fairseq" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:SECRET}", "a ${oc.env:SECRET}", "${oc.decode:${oc.env:SECRET}}", "${.x}"])
+@pytest.mark.parametrize("kept", ["args", "cfg", "DictConfig"])
+def test_what_omegaconf_would_look_up_elsewhere_is_refused(
+    trained, data_bin, tmp_path, monkeypatch, capsys, kept, text
+):
+    monkeypatch.setenv("SECRET", "hunter2")
+    state = checkpoints.load(trained("alibi"))
+    if kept == "args":
+        state.update(cfg=None, args=parse(data_bin, *command_line(TINY)))
+        state["args"].decoder_input_dim = text
+    else:
+        state["cfg"]["model"]["activation_fn"] = text
+        if kept == "DictConfig":
+            state["cfg"] = OmegaConf.create(state["cfg"])
+    assert run(data_bin, save(state, tmp_path / "state.pt"), "--output", tmp_path / "result.json") == 2
+    said = capsys.readouterr()
+    assert "asks for the interpolation " + text in said.err and "hunter2" not in said.err + said.out
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained, data_bin, tmp_path):
+    state = checkpoints.load(trained("alibi"))
+    state["cfg"]["task"]["seed"] = "${common.seed}"
+    state["cfg"] = OmegaConf.create(state["cfg"])
+    assert run(data_bin, save(state, tmp_path / "state.pt")) == 0
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"decoder_layers": 10**7}, "a larger model than that of which it has the weights"),
+        ({"decoder_layers_to_keep": "0," * 10**5 + "1"}, "a larger model than"),
+        ({"decoder_embed_dim": 2**30}, "1073741824 wide (decoder_embed_dim); its weights are not"),
+        ({"decoder_ffn_embed_dim": 2**40}, "a larger model than"),
+        ({"decoder_input_dim": 2**40, "decoder_output_dim": 2**40}, "a larger model than"),
+        ({"position_encoding": "rpe", "rpe_clip": 2**40}, "a larger model than"),
+        ({"position_encoding": "t5", "t5_num_buckets": 2**40, "t5_max_distance": 2**41}, "a larger model than"),
+        ({"position_encoding": "sinusoidal", "max_target_positions": 2**30}, "a larger model than"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_path, capsys, changes, said):
+    state = checkpoints.load(trained("alibi"))
+    state["cfg"]["model"].update({"no_token_positional_embeddings": False, **changes})
+    path = save(state, tmp_path / "state.pt")
+    assert run(data_bin, path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --path {path}: its options ") and said in error and error.count("\n") == 1
+
+
+def test_weights_that_share_a_storage_do_not_make_a_larger_model():
+    shared = torch.empty(2**11, 2**11)
+    weights = {str(number): shared for number in range(20)}
+    with evaluation._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
+        assert len([torch.empty(2**11, 2**11) for _ in weights]) == 20
+    with pytest.raises(ValueError, match="a larger model than"), evaluation._MadeFor(weights, {}):
+        [torch.empty(2**11, 2**11) for _ in weights]
+
+
+# Bytes that are not those that were written
+
+
+def flipped(path, target, at):
+    content = bytearray(open(str(path), "rb").read())
+    content[at] ^= 0x10
+    target.write_bytes(content)
+    return target
+
+
+def places(path):
+    """A byte of the pickle, of some weights' records, and two of the directory, which no checksum covers."""
+    with zipfile.ZipFile(str(path)) as archive:
+        records = [record for record in archive.infolist() if record.file_size]
+        size = os.path.getsize(str(path))
+        large = [record.header_offset + 200 for record in records if record.file_size > 200]
+        return [*large[::5], size - 1, size - 30]
+
+
+@pytest.mark.parametrize("words", [[], ["--trust-checkpoint"]], ids=["", "trusted"])
+def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, tmp_path, capsys, words):
+    path = trained("alibi")
+    sound = checkpoints.load(path)
+    found = 0
+    for at in places(path):
+        broken = flipped(path, tmp_path / "broken.pt", at)
+        try:
+            assert same(checkpoints.load(broken), sound)
+        except (pickle.UnpicklingError, RuntimeError):  # the latter where PyTorch finds no zip
+            found += 1
+    assert found >= len(places(path)) - 2 > 10
+    assert run(data_bin, flipped(path, tmp_path / "broken.pt", places(path)[3]), *words) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: --path {tmp_path}/broken.pt is no fairseq checkpoint: it is damaged")
 
 
 @pytest.mark.parametrize("view, error", [(("1", 0, 4), checkpoints.Refused), (None, pickle.UnpicklingError)])
@@ -244,7 +474,9 @@ def test_a_numpy_scalar_of_objects_is_refused(tmp_path):
 def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin):
     with mock.patch.object(torch, "load", wraps=torch.load) as reading:
         load_checkpoint(trained("alibi"), str(data_bin))
-    assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler is checkpoints.Unpickler
+    assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler.__bases__ == (
+        checkpoints.Unpickler,
+    )
 
 
 @pytest.mark.parametrize("option", ["adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters"])
@@ -490,6 +722,20 @@ def test_a_page_in_the_place_of_the_release_is_refused(served, data_bin, capsys)
     assert alibi_release.main(["512", "--data", str(data_bin)]) == 2
     error = capsys.readouterr().err
     assert "is no PyTorch file" in error and "--from takes a local copy" in error
+
+
+def test_a_release_of_which_a_bit_has_changed_is_downloaded_again(served, release, data_bin, tmp_path, capsys):
+    save(by_args(*release(tokens_per_sample=512)), served.file)
+    served.ranges.append(None)  # no dropped connection
+    there = tmp_path / "data/.downloads/alibi_wt103_L512.pt"
+    there.parent.mkdir(parents=True)
+    flipped(served.file, there, places(served.file)[0])
+    assert alibi_release.main(["512", "--data", str(data_bin), "--cpu"]) == 0
+    assert there.read_bytes() == served.file.read_bytes()
+    assert (
+        alibi_release.main(["512", "--data", str(data_bin), "--from", str(flipped(there, tmp_path / "b.pt", 999))]) == 2
+    )
+    assert "error: b.pt is no PyTorch file, or not all of it: it is damaged" in capsys.readouterr().err
 
 
 def test_a_release_for_another_dictionary_is_refused_with_both_sizes(release, data_bin, tmp_path, capsys):

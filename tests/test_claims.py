@@ -177,6 +177,12 @@ def test_seeds_go_before_the_bootstrap_and_an_interval_on_one_side_only_is_none(
     assert (half["verdict"], half["numbers"][0]["spread_known_by"]) == ("holds", "unknown")
 
 
+def test_an_interval_without_width_is_that_of_one_sequence_and_no_known_spread(tmp_path):
+    for ricker in (99, 99, 99), (99, 97, 101):
+        judged = verdict(tmp_path, two_rows((ricker, (100, 100, 100))), at_most=1)
+        assert (judged["verdict"], judged["numbers"][0]["spread_known_by"]) == ("holds", "unknown")
+
+
 def table_of(ricker, alibi=100.0):
     """Ricker's perplexities by length, ALiBi's all the same, in full; in pieces all are 10."""
     full = [("ricker", "full", length, 1, value) for length, value in zip(LENGTHS, ricker)]

@@ -1,5 +1,7 @@
 """Evaluation: beside fairseq-eval-lm and scoring by hand, what it writes, and what it refuses."""
 
+import argparse
+import csv
 import json
 import math
 import os
@@ -7,12 +9,14 @@ import shutil
 from pathlib import Path
 
 import fairseq_cli.eval_lm
+import fairseq_cli.preprocess
 import pytest
 import torch
-from conftest import L_TRAIN, PLAIN, ROOT, preprocess
+from conftest import L_TRAIN, PLAIN, ROOT, TINY, command_line, parse, preprocess
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.sequence_scorer import SequenceScorer
 
 from wavepos_fairseq import evaluation
 from wavepos_fairseq.evaluation import load_checkpoint, load_stream, pieces, stream_nll, token_nll
@@ -44,10 +48,10 @@ def nll_by_fairseq(model, source, target):
     return -log_probs.gather(1, target[:, None])[:, 0]
 
 
-def fairseq_eval_lm(data, path, length):
-    words = [str(data), "--path", path, "--gen-subset", "valid", "--sample-break-mode", "none", "--cpu"]
-    words += ["--tokens-per-sample", str(length), "--max-tokens", "512", "--num-workers", "0"]
-    words += ["--model-overrides", f"{{'max_target_positions': {length}}}"]
+def fairseq_eval_lm(data, path, length, *more, **overrides):
+    words = [str(data), "--path", str(path), "--gen-subset", "valid", "--sample-break-mode", "none", "--cpu"]
+    words += ["--tokens-per-sample", str(length), "--max-tokens", "512", "--num-workers", "0", *more]
+    words += ["--model-overrides", str({"max_target_positions": length, **overrides})]
     arguments = options.parse_args_and_arch(options.get_eval_lm_parser(), words)
     return fairseq_cli.eval_lm.main(convert_namespace_to_omegaconf(arguments))
 
@@ -126,6 +130,135 @@ def test_token_nll_is_that_of_fairseqs_probabilities(load, changes):
     theirs = torch.stack([nll_by_fairseq(checkpoint.model, s, t) for s, t in zip(source, target)])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert {0, 1, 2} == {int(band) for band in torch.bucketize(target, torch.tensor([20, 40]), right=True).unique()}
+
+
+def test_of_several_folders_the_first_is_evaluated_as_by_fairseq_eval_lm(trained, data_bin, tmp_path):
+    (tmp_path / "text").write_text("w1 w2\n" * 20)
+    other = preprocess(tmp_path / "other", train=tmp_path / "text", valid=tmp_path / "text")
+    both, output = f"{data_bin}:{other}", tmp_path / "result.json"
+    assert run(both, trained("alibi"), "--lengths", SHORTER, "--inference", "full", "--output", output) == 0
+    (cell,) = json.loads(output.read_text())["cells"]
+    theirs = fairseq_eval_lm(both, trained("alibi"), SHORTER)
+    assert cell["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["lazy", "cached", "raw"])
+def test_each_implementation_of_a_data_bin_has_the_same_stream(data_bin, tmp_path, implementation):
+    words = ["--only-source", "--destdir", str(tmp_path), "--workers", "1", "--srcdict", str(data_bin / "dict.txt")]
+    words += ["--validpref", str(data_bin / "valid.txt"), "--dataset-impl", implementation]
+    fairseq_cli.preprocess.main(options.get_preprocessing_parser().parse_args(words))
+    for file in tmp_path.glob("valid.None-None*"):  # the languages of a corpus that has none
+        file.rename(tmp_path / file.name.replace(".None-None", ""))
+    dictionary = Dictionary.load(str(data_bin / "dict.txt"))
+    assert torch.equal(*(load_stream(str(folder), "valid", dictionary) for folder in (tmp_path, data_bin)))
+
+
+# each line on its own
+
+
+@pytest.fixture
+def scored_by_fairseq(data_bin):
+    """scored_by_fairseq(checkpoint): the losses of each line, by its dataset of --sample-break-mode eos and scorer."""
+
+    def score(checkpoint):
+        task = checkpoint.task
+        task.args.sample_break_mode = "eos"
+        task.load_dataset("valid")
+        dataset = task.dataset("valid")
+        samples = [dataset.collater([dataset[index]]) for index in range(len(dataset))]
+        scorer = SequenceScorer(task.target_dictionary)
+        return [-scorer.generate([checkpoint.model], sample)[0][0]["positional_scores"] for sample in samples]
+
+    return score
+
+
+@pytest.mark.parametrize("name", ["lines.csv", "lines.jsonl"])
+@pytest.mark.parametrize("encoding", ["wavelet", "t5"])
+def test_a_line_on_its_own_has_the_loss_of_fairseqs_sample_break_mode_eos(
+    trained, data_bin, scored_by_fairseq, tmp_path, encoding, name
+):
+    assert run(data_bin, trained(encoding), "--per-line", tmp_path / name, "--max-tokens", 64) == 0
+    text = (tmp_path / name).read_text()
+    ours = list(csv.DictReader(text.splitlines())) if name.endswith("csv") else list(map(json.loads, text.splitlines()))
+    theirs = scored_by_fairseq(load_checkpoint(trained(encoding), str(data_bin)))
+    assert len(ours) == len(theirs) == 60
+    for number, (line, losses) in enumerate(zip(ours, theirs), start=1):
+        assert list(line) == ["line", "tokens", "nll", "perplexity"]
+        assert (int(line["line"]), int(line["tokens"])) == (number, len(losses))
+        assert float(line["nll"]) == pytest.approx(losses.double().mean().item(), rel=1e-5)
+        assert float(line["perplexity"]) == math.exp(float(line["nll"]))
+
+
+def test_an_empty_line_is_its_end_alone(load):
+    checkpoint, _ = load("nope")
+    eos = torch.tensor([checkpoint.task.dictionary.eos()])
+    lines = [torch.tensor([10, 11, 2]), eos, torch.tensor([10, 11, 2])]
+    first, empty, again = evaluation.evaluate_lines(checkpoint, lines)
+    assert (empty["line"], empty["tokens"]) == (2, 1)
+    assert empty["nll"] == pytest.approx(nll_by_fairseq(checkpoint.model, eos, eos).item(), rel=1e-6)
+    assert again["nll"] == first["nll"]
+
+
+# other options and weights than those of the training's end
+
+
+def test_other_options_are_those_of_fairseq_eval_lms_model_overrides_and_recorded(trained, data_bin, tmp_path):
+    words = ["--lengths", LONGER, "--inference", "full", "--output", tmp_path / "result.json"]
+    assert (
+        run(data_bin, trained("rope"), *words, "--model-overrides", "{'rope_theta': 200, 'max_target_positions': 99}")
+        == 0
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["model_overrides"] == {"rope_theta": 200, "max_target_positions": 99}
+    assert result["options"]["rope_theta"] == 200
+    theirs = fairseq_eval_lm(data_bin, trained("rope"), LONGER, rope_theta=200.0)
+    assert result["cells"][0]["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
+    assert run(data_bin, trained("rope"), *words) == 0
+    as_trained = json.loads((tmp_path / "result.json").read_text())
+    assert as_trained["model_overrides"] == {} and "rope_theta" not in as_trained["options"]
+    assert as_trained["cells"][0]["nll"] != result["cells"][0]["nll"]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (
+            "{'rope_thetta': 1}",
+            "--model-overrides: rope_thetta is no option of a transformer_lm_wavelet; accepted are ",
+        ),
+        ("{'_name': 'transformer_lm'}", "--model-overrides: _name is no option of a transformer_lm_wavelet"),
+        ("{'rope_theta': 'many'}", "--model-overrides: rope_theta: Value 'many'"),
+        ("{'wavelet': 'haar'}", "--wavelet is given, but --position-encoding rope does not read it"),
+        ("{'decoder_layers': 3}", "Missing key(s) in state_dict"),
+        ("{'rope_theta': [1]}", "argument --model-overrides: \"{'rope_theta': [1]}\" is no dict of options"),
+        ("rope_theta=1", "argument --model-overrides: 'rope_theta=1' is no dict of options"),
+        ("{'rope_theta': __import__('os').getpid()}", "is no dict of options"),
+    ],
+)
+def test_options_that_a_model_has_not_or_cannot_have_are_refused(refuses, trained, data_bin, overrides, message):
+    error = refuses(data_bin, trained("rope"), "--lengths", "20", f"--model-overrides={overrides}")
+    assert message in error and "error: --" in error or "argument --model-overrides" in error
+
+
+def test_averaged_weights_are_those_that_fairseq_has_kept(trained, data_bin, tmp_path):
+    path = trained("rope", {**PLAIN, "--store-ema": True, "--ema-decay": "0.9"})  # fairseq averages no adaptive softmax
+
+    def average(state):
+        state["model"] = state["extra_state"]["ema"]
+
+    averaged = edited(path, tmp_path / "averaged.pt", average)
+    theirs = fairseq_eval_lm(data_bin, averaged, SHORTER)
+    output = tmp_path / "result.json"
+    for words in [], ["--ema"]:
+        assert run(data_bin, path, "--lengths", SHORTER, "--inference", "full", "--output", output, *words) == 0
+        result = json.loads(output.read_text())
+        same = result["cells"][0]["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
+        assert (result["ema"], same) == (bool(words), bool(words))
+
+
+def test_averaged_weights_that_are_not_there_are_refused(refuses, trained, data_bin):
+    error = refuses(data_bin, trained("nope"), "--lengths", "20", "--ema")
+    assert error.startswith("error: --ema: --path") and "has no averaged weights" in error
 
 
 # cutting
@@ -278,6 +411,17 @@ def test_a_checkpoint_of_another_task_is_refused(refuses, trained, data_bin, tmp
     assert error.startswith("error: --path") and "translation" in error
 
 
+def test_a_checkpoint_of_a_smaller_output_dictionary_is_refused(refuses, trained, data_bin, tmp_path):
+    def change(state):
+        state["cfg"]["task"]["output_dictionary_size"] = size
+
+    for size in 0, 63:
+        error = refuses(data_bin, edited(trained("nope"), tmp_path / "changed.pt", change))
+        assert error.startswith("error: --path") and f"--output-dictionary-size {size}, which is not evaluated" in error
+    size = 64  # which is all of it
+    assert run(data_bin, edited(trained("nope"), tmp_path / "changed.pt", change), "--lengths", "20") == 0
+
+
 @pytest.mark.parametrize("given", [None, "many", 0, -1, True, 1.5])
 def test_a_checkpoint_without_an_l_train_is_refused(refuses, trained, data_bin, tmp_path, given):
     def change(state):
@@ -398,6 +542,65 @@ def test_a_batch_without_tokens_is_refused(refuses, data_bin, tokens):
     assert "--max-tokens" in refuses(data_bin, None, "--lengths", "20", f"--max-tokens={tokens}")
 
 
+def test_neither_lengths_nor_lines_are_refused(refuses, data_bin, tmp_path):
+    assert "one of the arguments --lengths --per-line is required" in refuses(data_bin, None, "--inference", "full")
+    assert "argument --output: it holds" in refuses(data_bin, None, "--per-line", tmp_path / "lines.csv")
+    assert not (tmp_path / "lines.csv").exists()
+
+
+def test_options_that_are_lists_are_written_as_text(trained, data_bin, tmp_path):
+    def change(state):
+        state["cfg"]["model"].update(more=[1, {"a": "b"}])
+
+    path, output = edited(trained("nope"), tmp_path / "changed.pt", change), tmp_path / "result.json"
+    assert run(data_bin, path, "--lengths", "20", "--output", output) == 0
+    assert json.loads(output.read_text())["options"]["more"] == "[1, {'a': 'b'}]"
+
+
+@pytest.mark.parametrize("name", ["lines", "lines.json", ""])
+def test_a_file_of_lines_that_is_neither_csv_nor_jsonl_is_refused(refuses, data_bin, name):
+    assert "accepted are names that end in .csv or .jsonl" in refuses(data_bin, None, f"--per-line={name}")
+
+
+def test_a_literal_pad_in_the_text_is_refused_with_what_it_is(refuses, data_bin, tmp_path):
+    folder = tmp_path / "pad"
+    shutil.copytree(str(data_bin), str(folder))
+    for file in folder.glob("valid.*"):
+        file.unlink()
+    (folder / "valid").write_text("w1 w2 <pad> w3\nw1 <pad>\n")  # as --dataset-impl raw keeps it
+    error = refuses(folder)
+    assert (
+        error.startswith(f"error: --subset valid: {folder}/valid.bin")
+        and "2 words of the text are a literal <pad>" in error
+    )
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"decoder_attention_heads": -1}, "a head has -32 dimensions"),
+        ({"adaptive_softmax_cutoff": "20,4000", "adaptive_input_cutoff": "20,4000"}, "cutoff larger than vocab size"),
+        ({"wavelet_scales": "none"}, "--wavelet-scales"),
+    ],
+    ids=["heads", "cutoffs", "scales"],
+)
+@pytest.mark.parametrize("kept", ["args", "cfg", "cfg of an architecture"])
+def test_options_that_do_not_fit_together_are_one_line_with_the_checkpoint(
+    refuses, trained, data_bin, tmp_path, kept, change, said
+):
+    def spoil(state):
+        state["cfg"]["model"].update(change)
+        if kept == "cfg of an architecture":  # of which fairseq exits, rather than raises
+            state["cfg"]["model"]["_name"] = "transformer_lm_wavelet_tiny"
+        elif kept == "args":
+            args = vars(parse(data_bin, *command_line({**TINY, "--position-encoding": "wavelet"})))
+            state.update(cfg=None, args=argparse.Namespace(**{**args, **change}))
+
+    path = edited(trained("wavelet"), tmp_path / "spoiled.pt", spoil)
+    error = refuses(data_bin, path)
+    assert error.startswith(f"error: --path {path}") and said in error and "error:" not in error[len("error:") :]
+
+
 def test_an_unknown_inference_is_refused(refuses, data_bin):
     error = refuses(data_bin, None, "--lengths", "20", "--inference", "full,sliding")
     assert "--inference" in error and "full,non-overlapping" in error
@@ -419,6 +622,19 @@ def test_the_interval_is_that_of_the_mean_over_sequences_drawn_anew():
     assert (low, high) == pytest.approx(expected, rel=0.1 * error.item())
     assert evaluation.bootstrap_interval(nll, 50) == (low, high)
     assert evaluation.bootstrap_interval(nll, 1)[1] < high  # tokens alone vary less than their sequences do
+
+
+@pytest.mark.parametrize("length", [99, 100, 101])
+def test_of_one_sequence_there_is_no_interval(length):
+    nll = torch.rand(100, dtype=torch.float64)
+    low, high = evaluation.bootstrap_interval(nll, length)
+    assert low < high if length == 99 else (low, high) == (None, None)
+
+
+def test_without_an_interval_the_json_has_null(trained, data_bin, tmp_path):
+    assert run(data_bin, trained("nope"), "--lengths", "100000", "--output", tmp_path / "result.json") == 0
+    for cell in json.loads((tmp_path / "result.json").read_text())["cells"]:
+        assert cell["perplexity"] > 1 and cell["perplexity_low"] is cell["perplexity_high"] is None
 
 
 def test_a_shorter_last_sequence_counts_by_its_tokens_in_the_interval():

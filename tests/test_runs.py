@@ -151,6 +151,32 @@ def test_a_checkpoint_of_no_number_of_updates_is_not_gone_on_from(run, updates):
     assert run.resumed_at() == 0 and (run.folder / runs.UNREADABLE).is_file()
 
 
+def test_a_checkpoint_with_a_bit_changed_is_replaced_by_the_one_before(run, capsys):
+    run.folder.mkdir(parents=True)
+    for updates, name in ((12, "checkpoint_last"), (9, "checkpoint_1_9")):
+        torch.save({"optimizer_history": [{"num_updates": updates}]}, str(run.folder / f"{name}.pt"))
+    last = run.folder / "checkpoint_last.pt"
+    content = bytearray(last.read_bytes())
+    content[content.index(b"num_updates") + len("num_updatesq") + 2] ^= 16  # 12 becomes 28, and the pickle is sound
+    last.write_bytes(content)
+    assert torch.load(str(last), weights_only=False)["optimizer_history"] == [
+        {"num_updates": 28}
+    ]  # as PyTorch reads it
+    assert run.resumed_at() == 9
+    said = capsys.readouterr().err
+    assert "checkpoint_last.pt cannot be read (it is damaged: " in said and "is checkpoint_1_9.pt now" in said
+    assert run.resumed_at() == 9 and (run.folder / "checkpoint_last.unreadable").read_bytes() == content
+
+
+def test_a_checkpoint_that_is_refused_stays_where_it_is(run):
+    run.folder.mkdir(parents=True)
+    last = run.folder / "checkpoint_last.pt"
+    torch.save({"optimizer_history": [{"num_updates": 12}], "more": "x" * 2**21}, str(last))
+    with pytest.raises(ValueError, match="checkpoint_last.pt asks for more beside its tensors than options"):
+        run.resumed_at()
+    assert last.is_file()
+
+
 def test_a_checkpoint_that_the_machine_cannot_read_stays_where_it_is(run, monkeypatch):
     run.folder.mkdir(parents=True)
     (run.folder / "checkpoint_last.pt").write_bytes(b"sound")

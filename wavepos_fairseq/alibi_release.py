@@ -3,20 +3,20 @@
     python -m wavepos_fairseq.alibi_release 512
 
 Press et al. (2022) trained them with the hyperparameters that the paper's rows have. The release gives no checksums:
-that the file is whole is known from its length alone, and its SHA-256 is printed.
+that the file is whole is known from its length alone and, in PyTorch's newer format, from the checksums in it; its
+SHA-256 is printed.
 """
 
 import json
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pandas as pd
 import torch
 
-from . import cli, evaluation
+from . import checkpoints, cli, evaluation
 from .data import DataError, fetch_file, file_digest, file_size, prepare, say
 from .runs import PAPER, ROOT, load_preset, short
 
@@ -46,8 +46,13 @@ def check_format(path: Path) -> None:
     """DataError for what torch.save has not written, in its format or in that of before 1.6; nothing is unpickled."""
     magic = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
     with path.open("rb") as file:
-        if file.read(len(magic)) != magic and not zipfile.is_zipfile(str(path)):
-            raise DataError(f"{path.name} is no PyTorch file, or not all of it")
+        if file.read(len(magic)) == magic:
+            return
+    try:
+        if not checkpoints.sound_records(path):
+            raise pickle.UnpicklingError("it does not begin as one does")
+    except (pickle.UnpicklingError, checkpoints.Refused) as error:
+        raise DataError(f"{path.name} is no PyTorch file, or not all of it: {error}") from error
 
 
 def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:

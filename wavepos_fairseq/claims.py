@@ -5,9 +5,10 @@
 A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
 at least, a number. It holds, or does not hold, or lies within the spread, which is what the ratio could have been by
 chance: two standard deviations of it over the seeds; with one seed, what the bootstrap intervals of both perplexities
-allow if they are independent (the sequences are the same, so they allow less); 0 where neither is known. It is not
-judged where a table or a row is missing. Nothing is trained or evaluated here, and nothing compared with the paper's
-numbers: they are a results folder too (``--preset paper``).
+allow if they are independent (the sequences are the same, so they allow less); 0 where neither is known (an interval
+without width is that of one sequence, and says nothing). It is not judged where a table or a row is missing. Nothing is
+trained or evaluated here, and nothing compared with the paper's numbers: they are a results folder too
+(``--preset paper``).
 """
 
 import math
@@ -138,6 +139,7 @@ def load_cells(folder: Path, table: str) -> Cells:
         lines = lines.rename(columns={"perplexity": "value"})
         lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
     lines = lines.assign(**{key: math.nan for key in ("seed", "low", "high") if key not in lines}).fillna({"seed": 1})
+    lines.loc[lines.low == lines.high, ["low", "high"]] = math.nan  # as they were written of one sequence up to 0.2.3
     cells: Cells = defaultdict(dict)
     for line in lines.dropna(subset=["value"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)

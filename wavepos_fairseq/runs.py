@@ -431,8 +431,8 @@ class Run:
     def resumed_at(self) -> int:
         """The updates that the checkpoint has made from which training goes on; 0 where there is none.
 
-        A last checkpoint that cannot be read, because its writing was cut off, is replaced by the newest that can, and
-        kept as checkpoint_last.unreadable until the training has written another.
+        A last checkpoint that cannot be read, because its writing was cut off or a bit has changed, is replaced by the
+        newest that can, and kept as checkpoint_last.unreadable until the training has written another.
         """
         from . import checkpoints  # here, for PyTorch takes a second to be imported
 

@@ -34,8 +34,10 @@ def naming(what: str) -> Iterator[None]:
     """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
     try:
         yield
-    except Exception as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except (Exception, SystemExit) as error:  # the latter where options are checked as they are parsed
+        said = " ".join(str(error).split())
+        said = said[len("error: ") :] if said.startswith("error: ") else said
+        raise ValueError(f"{what}: {said or type(error).__name__}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -105,7 +105,10 @@ class PositionalSelfAttention(MultiheadAttention):
 def _refuse_padding_on_the_left(padding):
     padding = padding.bool()
     if (padding[:, :-1] & ~padding[:, 1:]).any():
-        raise ValueError("transformer_lm_wavelet takes padding on the right only, but a token follows a padding symbol")
+        raise ValueError(
+            "transformer_lm_wavelet takes padding on the right only, but a token follows a padding symbol; a literal "
+            "<pad> in the text is one to fairseq-preprocess: write another word in its place"
+        )
 
 
 class PositionalDecoderLayer(TransformerDecoderLayerBase):
