@@ -664,10 +664,13 @@ def test_a_representation_can_be_built_on_the_meta_device_and_used_there_and_fil
         position = build(variant, 24, 5)
         if isinstance(position, EverySlot):
             return
-        meta = torch.empty(2, 5, 7, 24)
+        meta = torch.empty(2, 5, 7, 24, requires_grad=True)
         for dropout_p in (0.0, 0.1):
-            output = causal_attention(meta, meta, meta, position, dropout_p)
+            with torch.no_grad():
+                output = causal_attention(meta, meta, meta, position, dropout_p)
             assert output.shape == meta.shape and output.is_meta
+            causal_attention(meta, meta, meta, position, dropout_p).sum().backward()
+            assert meta.grad.shape == meta.shape and meta.grad.is_meta
     real = build(variant, 24, 5)
     position = position.to_empty(device="cpu")
     position.load_state_dict(real.state_dict())
@@ -677,9 +680,11 @@ def test_a_representation_can_be_built_on_the_meta_device_and_used_there_and_fil
 
 @pytest.mark.parametrize("implementation", ["blockwise", "triton"])
 def test_an_implementation_that_cannot_be_traced_is_refused_there(implementation):
-    meta = torch.empty(1, 2, 3, 16, device="meta")
-    with pytest.raises(ValueError, match=f"--attention-implementation {implementation} cannot be traced, exported or"):
-        causal_attention(meta, meta, meta, build("alibi", 16, 2), implementation=implementation)
+    def attend(x):
+        return causal_attention(x, x, x, build("alibi", 16, 2), implementation=implementation)
+
+    with pytest.raises(ValueError, match=f"--attention-implementation {implementation} cannot be traced or exported"):
+        torch.jit.trace(attend, torch.randn(1, 2, 3, 16))
 
 
 @pytest.mark.parametrize("recompute", [False, True])

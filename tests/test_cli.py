@@ -17,8 +17,8 @@ NEED_FAIRSEQ = [
     (curves.main, ["--path", "NONE", "--data", "NONE"]),
     (data.main, ["demo"]),
     (evaluation.main, ["NONE", "--path", "NONE", "--lengths", "8"]),
-    *[(experiments.main, [command, "table1", "--preset", "demo"]) for command in ("reproduce", "status")],
-    (experiments.main, ["sweep", "--preset", "demo", "--wavelet", "ricker"]),
+    (experiments.main, ["reproduce", "table1", "--preset", "demo"]),
+    *[(experiments.main, [command, "--preset", "demo", "--wavelet", "ricker"]) for command in ("sweep", "status")],
     *[(experiments.main, [command, "demo", "ricker"]) for command in ("train", "evaluate")],
 ]
 

@@ -17,7 +17,6 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import best_fitting_int_dtype
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wavepos_fairseq.attention import _block_size
 from wavepos_fairseq.data import WIKITEXT
@@ -29,7 +28,7 @@ FlopCounterMode = pytest.importorskip("torch.utils.flop_counter", reason="PyTorc
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import training  # noqa: E402
 
-SHAPES = FakeTensorMode(allow_non_fake_inputs=True)  # tensors with shapes and no memory
+SHAPES = torch.device("meta")  # tensors with shapes and no memory
 HALF, SINGLE = torch.float16, torch.float32
 CORPUS = WIKITEXT["wikitext-103"]
 TYPES = -(-(CORPUS.types + 2) // 8) * 8  # <s> and <pad> besides, filled up to a multiple of 8 (fairseq-preprocess)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import fairseq_cli.eval_lm
@@ -327,6 +328,14 @@ def test_json_holds_the_fields_of_the_design(trained, data_bin, tmp_path):
     assert [path.name for path in output.parent.iterdir()] == ["result.json"]
 
 
+def test_perplexities_that_nobody_reads_off_the_screen_are_written(trained, data_bin, tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    assert run(data_bin, trained("nope"), "--lengths", "16", "--output", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text())["cells"]
+
+
 def test_subword_data_also_gets_the_perplexity_per_word(trained, data_bin, tmp_path):
     folder = tmp_path / "subword"
     shutil.copytree(str(data_bin), str(folder))
@@ -579,7 +588,7 @@ def test_a_literal_pad_in_the_text_is_refused_with_what_it_is(refuses, data_bin,
     "change, said",
     [
         ({"decoder_attention_heads": -1}, "a head has -32 dimensions"),
-        ({"adaptive_softmax_cutoff": "20,4000", "adaptive_input_cutoff": "20,4000"}, "cutoff larger than vocab size"),
+        ({"adaptive_softmax_cutoff": "20,4000", "adaptive_input_cutoff": "20,4000"}, "accepted are ascending numbers"),
         ({"wavelet_scales": "none"}, "--wavelet-scales"),
     ],
     ids=["heads", "cutoffs", "scales"],

@@ -18,7 +18,7 @@ import torch
 import yaml
 from conftest import preprocess, sound_result
 
-from wavepos_fairseq import experiments, runs, tables, words
+from wavepos_fairseq import cli, experiments, runs, tables, words
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
@@ -516,7 +516,7 @@ def test_progress_that_cannot_be_printed_fails_nothing(stream, monkeypatch):
     there = stream()
     monkeypatch.setattr(sys, "stdout", there)
     monkeypatch.setattr(sys, "stderr", there)
-    with experiments.progress_fails_nothing():
+    with cli.progress_fails_nothing():
         for text in ("café", 100_000 * "x"):
             print(text, flush=True)
             print(text, file=sys.stderr)

@@ -318,3 +318,16 @@ def test_only_the_sinusoidal_model_adds_positions_to_the_embeddings(build):
     for name in position_names():
         added = build({"--position-encoding": name}).decoder.embed_positions is not None
         assert added == position_class(name).adds_to_embedding == (name == "sinusoidal"), name
+
+
+@pytest.mark.parametrize(
+    "option, cutoffs, message",
+    [
+        ("input", "20,4000", "--adaptive-input-cutoff 20,4000: accepted are ascending numbers from 1 to 64, the types"),
+        ("softmax", "40,20", "--adaptive-softmax-cutoff 40,20: accepted are ascending numbers from 1 to 64, the types"),
+        ("softmax", "10,30", "one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not 20,40 and 10,30"),
+    ],
+)
+def test_cutoffs_that_the_vocabulary_has_not_are_refused_in_words(build, option, cutoffs, message):
+    with pytest.raises(ValueError, match=message):
+        build({f"--adaptive-{option}-cutoff": cutoffs})

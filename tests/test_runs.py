@@ -359,7 +359,7 @@ def test_the_result_and_the_training_json_of_version_0_2_3_are_read(run):
     result = {key: value for key, value in sound_result(run).items() if key != "threads"}
     run.folder.mkdir(parents=True)
     (run.folder / "result.json").write_text(json.dumps(result))
-    started = {"command": result["training_command"], "version": runs.__version__}
+    started = {"command": result["training_command"], "version": runs.DIGITS}
     (run.folder / "training.json").write_text(json.dumps(started))
     assert run.result() == result
     assert experiments.manifest([run], [result], {})["rows"]["ricker"]["threads"] is None
@@ -442,7 +442,7 @@ def test_other_options_or_another_version_are_refused_with_the_difference(run):
         "--position-encoding alibi there, wavelet here",
         "--fp16 given there, not given here",
         "--adam-betas not given there, (0.9, 0.98) here",
-        f"version 0.0.1 there, {runs.__version__} here",
+        f"version 0.0.1 there, {runs.DIGITS} here",
         "remove it, or give another --runs",
     ):
         assert difference in str(refused.value)

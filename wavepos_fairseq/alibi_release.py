@@ -74,7 +74,10 @@ def main(arguments=None) -> int:
     parser.add_argument("--data", type=Path, help="data-bin of WikiText-103 (default: data/wikitext-103, prepared)")
     parser.add_argument("--output", type=Path, help="where the results go (default: runs/alibi-release/L_TRAIN.json)")
     args, options = parser.parse_known_args(arguments)
-    preset = load_preset(f"wikitext103-{args.l_train}")
+    try:
+        preset = load_preset(f"wikitext103-{args.l_train}")
+    except ValueError as error:
+        parser.error(str(error))
     output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
     options = ["--output", str(output), "--lengths", ",".join(map(str, preset.lengths)), *options]
     evaluating = evaluation.parser()
@@ -88,7 +91,7 @@ def main(arguments=None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     status = evaluation.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
-    if status == 0:
+    if status == 0 and output.is_file():  # and no pipe or device
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
         print(beside_the_paper(cells).to_markdown(index=False, floatfmt=".2f"))
     return status

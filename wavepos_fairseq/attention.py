@@ -7,6 +7,7 @@ the number of heads, d their width, S the number of keys and L <= S that of quer
 incremental decoding L is 1). There is no padding mask: padding on the right is not seen by any earlier query.
 """
 
+import contextlib
 import functools
 import math
 from typing import Iterator, NamedTuple, Optional
@@ -21,8 +22,7 @@ from .positions.base import compiler_says, is_traced
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere. It leaves to PyTorch's own attention
-what that does as well: empty slots p and b, and a single query on a CPU. Traced, exported or on the meta device it is
-``reference``.
+what that does as well: empty slots p and b, and a single query on a CPU. Traced or exported it is ``reference``.
 """
 
 
@@ -82,10 +82,9 @@ def causal_attention(
     chosen = _chosen(implementation, query)
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p {dropout_p}: accepted is a probability, from 0 to less than 1")
-    if query.is_meta or query.numel() == 0:  # meta has no autocast, and blocks have queries
-        return reference_attention(query, key, value, position, dropout_p)
-    with torch.autocast(query.device.type, enabled=False):
-        if chosen == "reference":
+    plain = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
+    with plain:
+        if chosen == "reference" or query.numel() == 0:  # blocks have queries
             return reference_attention(query, key, value, position, dropout_p)
         own = implementation == "auto"
         return _fast_attention(query, key, value, position, dropout_p, chosen == "triton", own, recompute)
@@ -148,11 +147,11 @@ def _chosen(implementation: str, query: Tensor) -> str:
     if implementation not in IMPLEMENTATIONS:
         accepted = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"--attention-implementation {implementation!r} is unknown; accepted are {accepted}")
-    if is_traced() or query.is_meta:
+    if is_traced():
         if implementation in ("blockwise", "triton"):
             raise ValueError(
-                f"--attention-implementation {implementation} cannot be traced, exported or run on the meta device; "
-                "accepted are auto and reference"
+                f"--attention-implementation {implementation} cannot be traced or exported; accepted are auto and "
+                "reference"
             )
         return "reference"
     if implementation == "auto" and not query.is_cuda:
@@ -370,7 +369,7 @@ def _block_rows(query: Tensor, key: Tensor) -> int:
 
 def _dropout(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
     """What dropout multiplies the weights of a block by, the same at every call: 0 or 1 / (1 - p)."""
-    generator = torch.Generator(weights.device).manual_seed(seed)
+    generator = None if weights.is_meta else torch.Generator(weights.device).manual_seed(seed)
     return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
 
 

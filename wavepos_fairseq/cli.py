@@ -1,10 +1,12 @@
-"""What the commands have in common: a parser, and one line where there is no fairseq."""
+"""What the commands have in common: a parser, one line where there is no fairseq, and work that needs no reader."""
 
 import argparse
+import contextlib
 import importlib.util
+import os
 import platform
 import sys
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
@@ -21,3 +23,38 @@ def require_fairseq() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+class _Unfailing:
+    """A stream to which printing never fails: it may be closed, its reader gone or its disk full."""
+
+    def __init__(self, stream):
+        self.stream = stream  # None where the process was started without it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            self.stream.flush()
+
+
+@contextlib.contextmanager
+def progress_fails_nothing() -> Iterator[None]:
+    """Within, what cannot be printed is left out, and the work goes on."""
+    streams = (sys.stdout, sys.stderr)
+    try:
+        with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):
+            yield
+    finally:
+        for stream in streams:
+            if stream is not None and not stream.closed:
+                try:
+                    stream.flush()
+                except OSError:  # Python's own attempt at the end would make the status 120
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -339,15 +339,16 @@ def main(arguments=None) -> int:
     for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
         logging.getLogger(library).setLevel(logging.WARNING)
     output = args.folder / "figures"
-    try:
-        for name, figure in draw(args):
-            output.mkdir(parents=True, exist_ok=True)
-            for path in save(figure, output, name):
-                print(path, flush=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with cli.progress_fails_nothing():
+        try:
+            for name, figure in draw(args):
+                output.mkdir(parents=True, exist_ok=True)
+                for path in save(figure, output, name):
+                    print(path, flush=True)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
 
 
 if __name__ == "__main__":

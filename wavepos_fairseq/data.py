@@ -39,7 +39,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-from . import __version__, cli
+from . import __version__, child, cli
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
@@ -260,7 +260,8 @@ def fairseq_preprocess(work: Path, min_count: int) -> None:
 
     workers = (work / "text/train.tokens").stat().st_size // BYTES_PER_WORKER
     workers = max(1, min(workers, joblib.cpu_count()))
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--destdir", "data-bin"]
+    command = [sys.executable, child.__file__, str(os.getpid()), "fairseq_cli.preprocess"]  # it ends with this process
+    command += ["--only-source", "--destdir", "data-bin"]
     command += [arg for split in SPLITS for arg in (f"--{split}pref", f"text/{split}.tokens")]
     command += ["--thresholdsrc", str(min_count), "--workers", str(workers)]
     say(f"fairseq-preprocess: running, workers: {workers}")
@@ -759,11 +760,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
     args = parser.parse_args(argv)
     cli.require_fairseq()
-    try:
-        prepare(args.name, args.source, Path(args.dest), args.bpe)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with cli.progress_fails_nothing():
+        try:
+            prepare(args.name, args.source, Path(args.dest), args.bpe)
+        except (DataError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

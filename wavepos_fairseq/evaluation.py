@@ -15,6 +15,7 @@ before it, so the first input of a sequence is the last target of the one before
 
 import argparse
 import ast
+import contextlib
 import csv
 import functools
 import io
@@ -485,12 +486,14 @@ def main(arguments=None) -> int:
         accepted.error("argument --output: it holds the perplexities at --lengths, which are not given")
     cli.require_fairseq()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    try:
-        _evaluate_file(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    writes = args.output or args.per_line
+    with cli.progress_fails_nothing() if writes else contextlib.nullcontext():
+        try:
+            _evaluate_file(args)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
 
 
 def _evaluate_file(args: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from tabulate import tabulate
 
@@ -168,41 +168,6 @@ class Progress:
             )
 
 
-class _Unfailing:
-    """A stream to which printing never fails: it may be closed, its reader gone or its disk full."""
-
-    def __init__(self, stream):
-        self.stream = stream  # None where the process was started without it
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            self.stream.flush()
-
-
-@contextlib.contextmanager
-def progress_fails_nothing() -> Iterator[None]:
-    """Within, what cannot be printed is left out, and the work goes on."""
-    streams = (sys.stdout, sys.stderr)
-    try:
-        with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):
-            yield
-    finally:
-        for stream in streams:
-            if stream is not None and not stream.closed:
-                try:
-                    stream.flush()
-                except OSError:  # Python's own attempt at the end would make the status 120
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 Outcome = Union[Dict[str, Any], str]
 """A run's result, or the word that stands in the table in its place."""
 
@@ -212,7 +177,7 @@ def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
 
     refused: why rows are not run, by their names (see `refusals`).
     """
-    outcomes = _so_far(runs, refused)
+    outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
     progress = Progress({runs[number].label: runs[number].max_update for number in missing})
     shares = queue.SimpleQueue()
@@ -463,10 +428,10 @@ def _refuse_no_checkpoint(run: Run) -> None:
 
 def refuse_data(runs: List[Run]) -> None:
     """ValueError where the runs' data-bin has not what they read of it at their start, or hours later."""
-    from fairseq import utils
     from fairseq.data import Dictionary
 
     from . import evaluation
+    from .models.transformer_lm_wavelet import refuse_cutoffs
 
     data, preset = runs[0].data, runs[0].preset
     words = data / "dict.txt"
@@ -475,21 +440,8 @@ def refuse_data(runs: List[Run]) -> None:
     evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
     for run in runs:
         options = fairseq_options(run)
-        for part, is_used in (("input", options.adaptive_input), ("softmax", options.adaptive_softmax_cutoff)):
-            cutoffs = utils.eval_str_list(getattr(options, f"adaptive_{part}_cutoff"), type=int) if is_used else []
-            types = len(dictionary)
-            if part == "softmax" and options.output_dictionary_size >= 0:
-                types = min(types, options.output_dictionary_size)
-            if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, types + 1])):
-                raise ValueError(
-                    f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 "
-                    f"to {types}, the types of {short(words)}"
-                )
-        if options.tie_adaptive_weights and options.adaptive_input_cutoff != options.adaptive_softmax_cutoff:
-            raise ValueError(
-                f"--tie-adaptive-weights takes one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not "
-                f"{options.adaptive_input_cutoff} and {options.adaptive_softmax_cutoff}"
-            )
+        with naming(short(words)):
+            refuse_cutoffs(options, len(dictionary))
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
@@ -582,7 +534,7 @@ def main(arguments=None) -> int:
     if args.command != "status" or not args.table:  # a table's status is read off files
         cli.require_fairseq()
     only_prints = args.command == "status" or getattr(args, "dry_run", False)
-    with contextlib.nullcontext() if only_prints else progress_fails_nothing():
+    with contextlib.nullcontext() if only_prints else cli.progress_fails_nothing():
         try:
             return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
         except (ValueError, InUse, OSError) as error:

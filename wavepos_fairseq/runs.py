@@ -31,7 +31,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 import yaml
 
-from . import __version__
+from . import DIGITS
 from .files import write_json, write_whole
 from .words import INFERENCES, first_line, naming
 
@@ -391,8 +391,8 @@ class Run:
         started = self.started()
         if started is None:
             return
-        there = {**_by_option(started["command"]), "version": started.get("version") or __version__}
-        here = {**_by_option(shlex.join(self.training_command())), "version": __version__}
+        there = {**_by_option(started["command"]), "version": started.get("version") or DIGITS}
+        here = {**_by_option(shlex.join(self.training_command())), "version": DIGITS}
         differences = [
             f"{option} {there.get(option, 'not given')} there, {here.get(option, 'not given')} here"
             for option in {**there, **here}
@@ -527,7 +527,7 @@ class Run:
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
         command, threads = self.training_command(), self._threads(environment)
-        started = {"command": shlex.join(command), "version": __version__, "threads": threads}
+        started = {"command": shlex.join(command), "version": DIGITS, "threads": threads}
         write_json(self.folder / "training.json", started)
         module = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}[command[0]]
         return _start([module, *command[1:]], lock, threads, environment, output)
@@ -634,7 +634,7 @@ def threads_of(processes: int, cpus: Optional[int] = None) -> int:
     given = os.environ.get("OMP_NUM_THREADS")
     if not given:
         return max(1, (cpus or cpu_count()) // processes)
-    if not given.isdigit() or int(given) == 0:
+    if not given.isdecimal() or int(given) == 0:
         raise ValueError(f"OMP_NUM_THREADS={given}: accepted is a whole number > 0")
     return int(given)
 

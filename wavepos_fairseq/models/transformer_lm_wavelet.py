@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy
 import torch
+from fairseq import utils
 from fairseq.distributed import fsdp_wrap
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture, transformer_lm
 from fairseq.models.transformer import TransformerDecoder
@@ -178,6 +179,25 @@ def _position_of(args):
     )
 
 
+def refuse_cutoffs(args, num_types):
+    """ValueError where the cutoffs of an adaptive input or softmax are not those of a vocabulary of so many types."""
+    for part, is_used in (("input", args.adaptive_input), ("softmax", args.adaptive_softmax_cutoff)):
+        cutoffs = utils.eval_str_list(getattr(args, f"adaptive_{part}_cutoff"), type=int) if is_used else []
+        largest = num_types
+        if part == "softmax" and getattr(args, "output_dictionary_size", -1) >= 0:
+            largest = min(num_types, args.output_dictionary_size)
+        if not all(low < high for low, high in zip([0, *cutoffs], [*cutoffs, largest + 1])):
+            raise ValueError(
+                f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 to "
+                f"{largest}, the types of the vocabulary"
+            )
+    if args.tie_adaptive_weights and args.adaptive_input_cutoff != args.adaptive_softmax_cutoff:
+        raise ValueError(
+            f"--tie-adaptive-weights takes one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not "
+            f"{args.adaptive_input_cutoff} and {args.adaptive_softmax_cutoff}"
+        )
+
+
 @register_model("transformer_lm_wavelet", dataclass=WaveletLanguageModelConfig)
 class WaveletLanguageModel(TransformerLanguageModel):
     """A decoder-only language model with any of the position representations of `wavepos_fairseq.positions`."""
@@ -186,6 +206,7 @@ class WaveletLanguageModel(TransformerLanguageModel):
     def build_model(cls, args, task):
         """Build a new model instance; ValueError for options of the representation that do not fit together."""
         _position_of(args)
+        refuse_cutoffs(args, len(task.source_dictionary))
         _share_batches_among_epochs(task)
         args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
         with mock.patch.object(transformer_lm, "TransformerDecoder", PositionalDecoder):  # a fixed name, too

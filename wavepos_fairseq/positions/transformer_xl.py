@@ -47,7 +47,7 @@ class TransformerXLPosition(Position):
         While nothing is learned it is kept, with a copy of the W_R that it was made from: a parameter may be written by
         way of its data, or another one stand in its place for one call (an average, `torch.func.functional_call`).
         """
-        if torch.is_grad_enabled() and self.projection.requires_grad:
+        if like.is_meta or torch.is_grad_enabled() and self.projection.requires_grad:
             return None, self._rows(num_lags, like)
         about = power_of_two(num_lags), like.dtype, like.device
         kept_about, kept_projection, rows = self._kept
