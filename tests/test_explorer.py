@@ -46,16 +46,15 @@ by_case = pytest.mark.parametrize("case", range(len(CASES)), ids=[" ".join(map(s
 PIECES = ["0", "1", "2", "7", "15", "1.5", "^", "..", "*", ",", " ", "-", "x", "'", "2^0..2^7", "2^0*8", "0..3"]
 DRAW = random.Random(1)
 TEXTS = [
-    *("1,2,4", "0..15", "2^0..2^7", "2^0*8", "1.5^3, 0.25", "10^2..10^4"),
-    "99999999999999999999..100000000000000000001",
-    *("", ",", "a'b", 'a"b', "a'b\"", "a\\b", "3..1", "2^3..3^4", "1.5..2.5", "0..65536", "1*65537"),
-    *("2^1024", "10^999"),
+    *"1,2,4 0..15 2^0..2^7 2^0*8 10^2..10^4 99999999999999999999..100000000000000000001 0..65536 1*65537".split(),
+    *"3..1 2..1 1*0 2^3..3^4 1.5..2.5 2^1024 10^999 , a'b a\"b a'b\"c a\\b".split(),
+    *("", "1.5^3, 0.25", "1\t2"),
     *("".join(DRAW.choices(PIECES, k=DRAW.randint(1, 4))) for _ in range(400)),
 ]
 REFUSED = [  # what a head of as many dimensions as scales x shifts is not made of: wavelet, scales, shifts, reading
     ("ricker", "0,1", "0..3", "past"),
     ("ricker", "1e-300", "0", "past"),
-    ("ricker", "0." + 200 * "0" + "1", "0", "past"),
+    ("ricker", "0." + 149 * "0" + "1", "0", "past"),
     ("db4", "2^0..2^7", "0..15", "past"),
     ("db4", "1.5", "0", "past"),
     ("db4", "0..3", "0", "past"),
@@ -228,8 +227,7 @@ onload = async () => {
     found.ink = [getComputedStyle(page.body).color, getComputedStyle(page.querySelector("#heat text:not(.name)")).fill];
     found.controls = ["wavelet", "scales", "shifts", "reading", "lags", "drawn"].map(id => $(id).value).join(" ");
     found.unnamed = [...page.querySelectorAll("input, select")].filter(control => !control.labels.length).length;
-    found.numbers = [...page.querySelectorAll("#numbers tbody tr")].map(row =>
-      [...row.cells].map(cell => cell.textContent));
+    found.numbers = [...$("numbers").tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent));
     found.width = $("width").textContent;
     found.drawn = ["#curves svg > .curve", "#legend li", "#heat image", "#spectrum svg > .curve"].map(count);
     found.outside = [...page.querySelectorAll("svg text")].filter(text => {
@@ -261,11 +259,11 @@ onload = async () => {
     found.swapped = $("scales").value;
   });
   found.others = [];
-  const heads = ["haar&scales=0.1&shifts=5", "ricker&scales=3&shifts=0..1", "none", "haar&scales=2^0*256&shifts=0"];
-  for (const others of heads) {
-    view.location.hash = `#lags=128&wavelet=${others}`;
-    await after(1500, () =>
-      found.others.push([count(".error:not(:empty)"), $("spectrum-says").textContent.split(".")[0]]));
+  for (const other of ["scales=0.1&shifts=5", "scales=3&shifts=0..1", "wavelet=none", "scales=2^0*256&shifts=0"]) {
+    view.location.hash = `#lags=128&${other}&wavelet=haar`;
+    await after(1500, () => {
+      found.others.push([count(".error:not(:empty)"), $("spectrum-says").textContent.split(".")[0]]);
+    });
   }
   await after(0, () => {
     document.body.dataset.found = JSON.stringify(found);
