@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from measure import by_turns, machine, peak_bytes, ratios, report
 
-from wavepos_fairseq import cli
 from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.common import commands as cli
 from wavepos_fairseq.positions import build_position, position_names
 
 BASELINE = "no position (SDPA)"

@@ -15,7 +15,7 @@ import torch
 from measure import by_turns, machine, ratios, report
 from training import BASELINE, RESULTS, SIZES, Trainee
 
-from wavepos_fairseq import cli
+from wavepos_fairseq.common import commands as cli
 from wavepos_fairseq.positions import position_names
 
 NEW_TOKENS, TURN = 1000, 100

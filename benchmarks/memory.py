@@ -15,7 +15,7 @@ import torch
 from measure import machine, peak_bytes, report
 from training import BASELINE, RESULTS, VOCABULARY, Trainee
 
-from wavepos_fairseq import cli
+from wavepos_fairseq.common import commands as cli
 from wavepos_fairseq.positions import position_names
 
 MOST = 4 * 2**30

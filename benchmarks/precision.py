@@ -24,10 +24,10 @@ from unittest import mock
 import torch
 from measure import machine, report
 
-from wavepos_fairseq import cli
-from wavepos_fairseq.evaluation import evaluate, load_checkpoint, load_stream, write_json
+from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.lab.runs import ROOT, Row, Run, load_preset
+from wavepos_fairseq.plugin.evaluate import evaluate, load_checkpoint, load_stream, write_json
 from wavepos_fairseq.positions import position_names
-from wavepos_fairseq.runs import ROOT, Row, Run, load_preset
 
 cli.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402

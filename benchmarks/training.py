@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from measure import by_turns, machine, ratios, report
 
-from wavepos_fairseq import cli
+from wavepos_fairseq.common import commands as cli
 
 cli.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402
@@ -25,7 +25,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
-from wavepos_fairseq.evaluation import token_nll
+from wavepos_fairseq.plugin.evaluate import token_nll
 from wavepos_fairseq.positions import position_names
 
 BASELINE = "fairseq transformer_lm"

@@ -12,4 +12,4 @@
 # An interrupted download is continued. The release gives no checksum; the SHA-256 of what came is printed.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.alibi_release "$@"
+exec "$PYTHON" -m wavepos_fairseq.lab.alibi_release "$@"

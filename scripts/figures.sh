@@ -25,6 +25,6 @@
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 case " $* " in
-*" --preset"* | *" --path"*) exec "$PYTHON" -m wavepos_fairseq.curves "$@" ;;
-*) OMP_NUM_THREADS=1 exec "$PYTHON" -m wavepos_fairseq.figures "$@" ;; # the singular values' last digits hang on it
+*" --preset"* | *" --path"*) exec "$PYTHON" -m wavepos_fairseq.lab.figures.trained "$@" ;;
+*) OMP_NUM_THREADS=1 exec "$PYTHON" -m wavepos_fairseq.lab.figures.formulas "$@" ;; # the singular values' last digits hang on it
 esac

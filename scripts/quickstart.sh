@@ -9,4 +9,4 @@ ensure_venv
 echo "== preparing the demo corpus: prose that every Python carries"
 "$PYTHON" -m wavepos_fairseq.data demo
 echo "== reproducing Table 1 on it: twelve small models, trained and evaluated"
-"$PYTHON" -m wavepos_fairseq.experiments reproduce table1 --preset demo --data data/demo --jobs "$(nproc)"
+"$PYTHON" -m wavepos_fairseq.lab.experiments reproduce table1 --preset demo --data data/demo --jobs "$(nproc)"

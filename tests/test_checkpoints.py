@@ -25,8 +25,12 @@ from fairseq import tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wavepos_fairseq import alibi_release, checkpoints, curves, evaluation, maps, runs
-from wavepos_fairseq.evaluation import load_checkpoint, load_stream
+from wavepos_fairseq.evaluation import probes as maps
+from wavepos_fairseq.lab import alibi_release, runs
+from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.plugin import evaluate as evaluation
+from wavepos_fairseq.plugin import unpickling as checkpoints
+from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream
 
 ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6
 NUM_HEADS = 4
@@ -709,7 +713,7 @@ def test_a_wrong_option_of_the_evaluation_is_refused_before_anything_is_download
     monkeypatch.setattr(alibi_release, "prepare", lambda *_, **__: pytest.fail("the corpus was prepared"))
     with pytest.raises(SystemExit, match="2"):
         alibi_release.main(["512", *words])
-    assert capsys.readouterr().err.endswith(f"\npython -m wavepos_fairseq.alibi_release: error: {error}\n")
+    assert capsys.readouterr().err.endswith(f"\npython -m wavepos_fairseq.lab.alibi_release: error: {error}\n")
 
 
 def test_a_copy_that_is_not_there_is_refused(data_bin, tmp_path, capsys):

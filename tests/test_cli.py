@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import alibi_release, curves, data, evaluation, experiments
+from wavepos_fairseq import data
+from wavepos_fairseq.lab import alibi_release, experiments
+from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["alibi_release", "claims", "curves", "data", "evaluation", "experiments", "figures", "report"]
@@ -52,7 +55,7 @@ def test_what_imports_fairseq_at_its_head_says_so_too(no_fairseq, monkeypatch, c
     with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a module that another test has imported already
         if program == "parallel":
-            runpy.run_module("wavepos_fairseq.parallel", run_name="__main__")
+            runpy.run_module("wavepos_fairseq.plugin.parallel", run_name="__main__")
         else:
             runpy.run_path(str(ROOT / program), run_name="__main__")
     assert_one_line_names_the_pythons(stopped, capsys.readouterr().err)

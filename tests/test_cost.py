@@ -20,9 +20,9 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 
 from wavepos_fairseq.attention import _block_size
 from wavepos_fairseq.data import WIKITEXT
-from wavepos_fairseq.evaluation import pieces, token_nll
+from wavepos_fairseq.lab.runs import load_preset, load_table
+from wavepos_fairseq.plugin.evaluate import pieces, token_nll
 from wavepos_fairseq.positions import build_position
-from wavepos_fairseq.runs import load_preset, load_table
 
 FlopCounterMode = pytest.importorskip("torch.utils.flop_counter", reason="PyTorch 2.0 counts nothing").FlopCounterMode
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -14,9 +14,11 @@ import pytest
 from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
-from wavepos_fairseq import curves, maps, runs
-from wavepos_fairseq.evaluation import load_checkpoint
-from wavepos_fairseq.figures import OKABE_ITO
+from wavepos_fairseq.evaluation import probes as maps
+from wavepos_fairseq.lab import runs
+from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.lab.figures.formulas import OKABE_ITO
+from wavepos_fairseq.plugin.evaluate import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "results" / "paper"

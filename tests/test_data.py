@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import alibi_release, data, experiments
+from wavepos_fairseq import data
+from wavepos_fairseq.lab import alibi_release, experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")

@@ -22,10 +22,10 @@ from fairseq import options, tasks  # noqa: E402
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from markdown_it import MarkdownIt  # noqa: E402
 
-from wavepos_fairseq import experiments  # noqa: E402
+from wavepos_fairseq.lab import experiments  # noqa: E402
+from wavepos_fairseq.lab.runs import Run, fairseq_options, find_row, load_preset, load_table  # noqa: E402
 from wavepos_fairseq.positions import position_names, position_options  # noqa: E402
 from wavepos_fairseq.positions.base import flag  # noqa: E402
-from wavepos_fairseq.runs import Run, fairseq_options, find_row, load_preset, load_table  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "docs"))
 from hooks import expanded  # noqa: E402
@@ -205,7 +205,7 @@ def accept(words, monkeypatch):
         if arguments[0] in ("train", "evaluate"):
             assert main(["train", *arguments[1:], "--dry-run"]) == 0  # evaluate takes the same, and leaves it unread
             return
-        if module == "wavepos_fairseq.experiments":
+        if module == "wavepos_fairseq.lab.experiments":
             for first in ("refusals", "print_status"):
                 monkeypatch.setattr(experiments, first, lambda runs: _raise(Parsed()))
         else:
@@ -255,7 +255,7 @@ def test_the_walk_does_what_it_says(tmp_path):
     done = ["import pytest", "from wavepos_fairseq import experiments", "status = pytest.main(['-q', 'tests'])"]
     for words in walk.commands:
         module, arguments = module_of(words)
-        if module == "wavepos_fairseq.experiments":
+        if module == "wavepos_fairseq.lab.experiments":
             command, *rest = arguments
             arguments = ["status", *rest] if command == "reproduce" else arguments  # which trains nothing
             arguments += ["--dry-run"] if command in ("train", "evaluate") else []

@@ -19,8 +19,8 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_scorer import SequenceScorer
 
-from wavepos_fairseq import evaluation
-from wavepos_fairseq.evaluation import load_checkpoint, load_stream, pieces, stream_nll, token_nll
+from wavepos_fairseq.plugin import evaluate as evaluation
+from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream, pieces, stream_nll, token_nll
 
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
 SHORTER, LONGER = 20, 72  # than L_TRAIN = 32; neither divides the stream, and 72 = 32 + 32 + 8

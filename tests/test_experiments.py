@@ -18,7 +18,9 @@ import torch
 import yaml
 from conftest import preprocess, sound_result
 
-from wavepos_fairseq import cli, experiments, runs, tables, words
+from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.common import words
+from wavepos_fairseq.lab import experiments, runs, tables
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")

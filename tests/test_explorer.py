@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from wavepos_fairseq.figures import OKABE_ITO
+from wavepos_fairseq.lab.figures.formulas import OKABE_ITO
 from wavepos_fairseq.positions import build_position
 from wavepos_fairseq.positions.base import low_rank
 from wavepos_fairseq.wavelets import (

@@ -14,7 +14,7 @@ import yaml
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from wavepos_fairseq.figures import BASES, FIGURES, OKABE_ITO, main
+from wavepos_fairseq.lab.figures.formulas import BASES, FIGURES, OKABE_ITO, main
 
 ROOT = Path(__file__).resolve().parents[1]
 AGAIN = ("figure4", "figure6", "basis-morlet", "singular-values")

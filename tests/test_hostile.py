@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wavepos_fairseq import claims, curves, data, evaluation, experiments, figures, report, runs
-from wavepos_fairseq.files import refuse_unwritable, write_whole
+from wavepos_fairseq import data
+from wavepos_fairseq.common.files import refuse_unwritable, write_whole
+from wavepos_fairseq.lab import claims, experiments, report, runs
+from wavepos_fairseq.lab.figures import formulas as figures
+from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = (ROOT / "configs/presets/demo.yaml").read_text(encoding="utf-8")
@@ -434,7 +438,7 @@ def test_a_link_stays_and_leads_to_the_new_content(tmp_path):
 @pytest.mark.parametrize("where", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "its own path"])
 @pytest.mark.parametrize("is_file", [True, False])
 def test_what_is_written_to_stdout_stands_between_what_is_printed_before_and_after(tmp_path, where, is_file):
-    program = "import sys; from pathlib import Path; from wavepos_fairseq.files import write_whole; "
+    program = "import sys; from pathlib import Path; from wavepos_fairseq.common.files import write_whole; "
     program += "print('before'); write_whole(Path(sys.argv[1]), 'whole\\n'); print('after')"
     printed = tmp_path / "printed"
     if not is_file:
@@ -447,7 +451,7 @@ def test_what_is_written_to_stdout_stands_between_what_is_printed_before_and_aft
 
 
 def test_process_substitution_gets_the_whole(tmp_path):
-    program = "import sys; from pathlib import Path; from wavepos_fairseq.files import write_whole; "
+    program = "import sys; from pathlib import Path; from wavepos_fairseq.common.files import write_whole; "
     program += "write_whole(Path(sys.argv[1]), 'whole')"
     script = f'"$0" -c "$1" >(cat >{tmp_path}/copy); wait'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -9,9 +9,10 @@ import torch
 from conftest import L_TRAIN, LargestTensor
 from fairseq.modules import MultiheadAttention
 
-from wavepos_fairseq import evaluation, maps
 from wavepos_fairseq.attention import attention_weights, causal_attention
-from wavepos_fairseq.evaluation import load_checkpoint, load_stream, token_nll
+from wavepos_fairseq.evaluation import probes as maps
+from wavepos_fairseq.plugin import evaluate as evaluation
+from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream, token_nll
 from wavepos_fairseq.positions import build_position
 
 LENGTH = 5 * L_TRAIN

@@ -12,7 +12,7 @@ from test_attention import gain, value_and_gradients
 from test_model import random_tokens, spread
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.evaluation import pieces, stream_nll, token_nll
+from wavepos_fairseq.plugin.evaluate import pieces, stream_nll, token_nll
 from wavepos_fairseq.positions import Position, build_position, position_names
 
 

@@ -33,7 +33,8 @@ def two_processes(data_bin):
 
     def run(save_dir, changes):
         done = run_module(
-            *("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "wavepos_fairseq.parallel"),
+            *("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"),
+            "wavepos_fairseq.plugin.parallel",
             *(data_bin, "--user-dir", PLUGIN, "--task", "language_modeling", "--tokens-per-sample", L_TRAIN),
             *command_line({**TRAINING, **DEMO, "--save-dir": save_dir, **changes}),
             cwd=ROOT,
@@ -71,7 +72,7 @@ ON_ANOTHER_SYSTEM = "import runpy, sys; sys.platform = 'another'; runpy.run_path
 def test_whatever_ends_a_process_ends_what_it_started(start, ending, tmp_path):
     sleeper = "import sys, time; print(__name__, *sys.argv[1:], flush=True); time.sleep(30); print('survived')"
     (tmp_path / "sleeper.py").write_text(sleeper)
-    command = [sys.executable, "-c", PARENT, sys.executable, *start, str(PLUGIN / "child.py")]
+    command = [sys.executable, "-c", PARENT, sys.executable, *start, str(PLUGIN / "common/child.py")]
     with subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout.readline() == "__main__ a b\n"
         parent.send_signal(ending)
@@ -81,6 +82,6 @@ def test_whatever_ends_a_process_ends_what_it_started(start, ending, tmp_path):
 
 def test_a_process_whose_parent_has_ended_before_it_began_ends(tmp_path):
     (tmp_path / "sleeper.py").write_text("print('begun')")
-    command = [sys.executable, str(PLUGIN / "child.py"), "1234567", "sleeper"]
+    command = [sys.executable, str(PLUGIN / "common/child.py"), "1234567", "sleeper"]
     done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")

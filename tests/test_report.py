@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wavepos_fairseq import report
+from wavepos_fairseq.lab import report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"

@@ -19,7 +19,7 @@ import torch
 import yaml
 from conftest import preprocess, sound_result, synthetic_text
 
-from wavepos_fairseq import experiments, runs, slurm
+from wavepos_fairseq.lab import experiments, runs, slurm
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]

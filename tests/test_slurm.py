@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import experiments, slurm
+from wavepos_fairseq.lab import experiments, slurm
 
 NAME = "wavepos-test"
 

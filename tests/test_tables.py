@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from wavepos_fairseq import tables
+from wavepos_fairseq.lab import tables
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
 LENGTHS = [128, 256, 512, 1012, 1512, 2512]

@@ -10,7 +10,7 @@ import torch
 from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, preprocess, run_module, synthetic_text
 from fairseq import trainer
 
-from wavepos_fairseq import evaluation
+from wavepos_fairseq.plugin import evaluate as evaluation
 from wavepos_fairseq.positions import position_names
 
 DROPOUT = {"--dropout": "0.2", "--attention-dropout": "0.2", "--position-encoding": "wavelet"}

@@ -28,7 +28,7 @@ def patch_lang_tensor(tensor, scope, original=None):
 with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels are imported, which no other test does
     patch.setenv("TRITON_INTERPRET", "0" if DEVICE == "cuda" else "1")
     triton = pytest.importorskip("triton", "3", reason="Triton 3 is not installed")
-    from wavepos_fairseq.kernels import triton_attention as kernel
+    from wavepos_fairseq.attention import triton as kernel
 
     if DEVICE == "cpu":
         from triton.runtime import interpreter

@@ -1,6 +1,6 @@
 """The ALiBi release's own models of WikiText-103, evaluated beside the ALiBi row of the paper's Table 1.
 
-    python -m wavepos_fairseq.alibi_release 512
+    python -m wavepos_fairseq.lab.alibi_release 512
 
 Press et al. (2022) trained them with the hyperparameters that the paper's rows have. The release gives no checksums:
 that the file is whole is known from its length alone and, in PyTorch's newer format, from the checksums in it; its
@@ -16,8 +16,10 @@ from typing import Any, Dict, List, Optional
 import pandas as pd
 import torch
 
-from . import checkpoints, cli, evaluation
-from .data import DataError, fetch_file, file_digest, file_size, prepare, say
+from ..common import commands as cli
+from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
+from ..plugin import evaluate as evaluation
+from ..plugin import unpickling as checkpoints
 from .runs import PAPER, ROOT, load_preset, short
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
@@ -65,7 +67,7 @@ def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
 def main(arguments=None) -> int:
     parser = cli.parser(
         __doc__,
-        prog="python -m wavepos_fairseq.alibi_release",
+        prog="python -m wavepos_fairseq.lab.alibi_release",
         epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
         allow_abbrev=False,
     )

@@ -1,6 +1,6 @@
 """One HTML page of what a preset's results folder holds: curves, tables, figures, claims, and how they were made.
 
-    python -m wavepos_fairseq.report --preset wikitext2-cpu
+    python -m wavepos_fairseq.lab.report --preset wikitext2-cpu
 
 Beside a number stands the paper's, of the row with the same labels at the same length in units of L_train. The page
 loads nothing from a network: plotly's JavaScript, which draws the curves, and the figures are inside. The same folder
@@ -24,10 +24,10 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from . import cli
-from .files import write_whole
+from ..common import commands as cli
+from ..common.files import write_whole
+from ..common.words import INFERENCES
 from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
-from .words import INFERENCES
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
@@ -331,7 +331,7 @@ def render(preset_name: str, results: Path) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.report")
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.report")
     parser.add_argument("--preset", required=True, metavar="P", help="whose results")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the preset's results")

@@ -19,10 +19,10 @@ from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from . import cli
-from .files import write_whole
-from .positions import Position, build_position, position_names
-from .wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
+from ...common import commands as cli
+from ...common.files import write_whole
+from ...positions import Position, build_position, position_names
+from ...wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
 
 FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
 FIGURE_9 += ("coif1", "coif2", "coif4", "coif8", "coif16", "dmey")
@@ -204,8 +204,8 @@ def figure_name(text: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.figures")
-    default = Path(__file__).resolve().parents[1] / "results" / "figures"
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.formulas")
+    default = Path(__file__).resolve().parents[3] / "results" / "figures"
     parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
     parser.add_argument(
         "names", nargs="*", type=figure_name, metavar="NAME", help=f"default: all of {', '.join(FIGURES)}"

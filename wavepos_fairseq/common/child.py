@@ -1,9 +1,9 @@
 """A Python module as a process that ends when the one that started it does, however that ends.
 
-    python wavepos_fairseq/child.py PID MODULE [ARGUMENT ...]
+    python wavepos_fairseq/common/child.py PID MODULE [ARGUMENT ...]
 
 PID is the process that starts it. What the module sees is what ``python -m MODULE ARGUMENT ...`` gives it. Run as a
-file, for as ``-m wavepos_fairseq.child`` it would import the package before fairseq's --user-dir does.
+file, for as ``-m wavepos_fairseq.common.child`` it would import the package before fairseq's --user-dir does.
 """
 
 import ctypes

@@ -1,10 +1,10 @@
 """Presets x rows = runs: trained, evaluated and gathered into tables.
 
-    python -m wavepos_fairseq.experiments reproduce table1 --preset wikitext2-cpu --data DIR
-    python -m wavepos_fairseq.experiments sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
-    python -m wavepos_fairseq.experiments status table1 --preset wikitext2-cpu
-    python -m wavepos_fairseq.experiments status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
-    python -m wavepos_fairseq.experiments train wikitext103-512 ricker --gpus 4 --dry-run
+    python -m wavepos_fairseq.lab.experiments reproduce table1 --preset wikitext2-cpu --data DIR
+    python -m wavepos_fairseq.lab.experiments sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
+    python -m wavepos_fairseq.lab.experiments status table1 --preset wikitext2-cpu
+    python -m wavepos_fairseq.lab.experiments status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
+    python -m wavepos_fairseq.lab.experiments train wikitext103-512 ricker --gpus 4 --dry-run
 
 The runs (see `runs`) of seed 1 are the folders RUNS/PRESET/ROW, those of seed 2 RUNS/PRESET-seed2/ROW. One that has a
 result is done and not made again; one that another process is at is waited for.
@@ -34,9 +34,10 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from tabulate import tabulate
 
-from . import cli
-from .data import WIKITEXT, check_counts, count, prepare
-from .files import refuse_unwritable, write_json
+from ..common import commands as cli
+from ..common.files import refuse_unwritable, write_json
+from ..common.words import naming, parse_count
+from ..data import WIKITEXT, check_counts, count, prepare
 from .runs import (
     PAPER,
     ROOT,
@@ -61,7 +62,6 @@ from .runs import (
     short,
     threads_of,
 )
-from .words import naming, parse_count
 
 # PyTorch, fairseq, pandas and submitit are imported where they are used: each takes a second or more, and who asks how
 # far the runs of a table are needs none of them.
@@ -121,7 +121,7 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
 
 def _wavelets(row: Row, head_dim: int) -> Tuple:
     """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
-    from .positions import build_position
+    from ..positions import build_position
 
     given = zip(row.options[2::2], row.options[3::2])
     options = {option[2:].replace("-", "_"): text for option, text in given}
@@ -398,7 +398,7 @@ def head_dim_of(preset: Preset) -> int:
 
 def refuse_evaluation(run: Run) -> None:
     """ValueError where the evaluation, hours later, would refuse its options, or evaluate something else."""
-    from . import evaluation
+    from ..plugin import evaluate as evaluation
 
     parser = evaluation.parser()
     parser.allow_abbrev = False
@@ -406,7 +406,7 @@ def refuse_evaluation(run: Run) -> None:
     with naming(f"preset {run.preset.name}, evaluate"):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
             try:
-                args = parser.parse_args(words[words.index(evaluation.__name__) + 1 :])
+                args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
         ours = {"path": short(run.checkpoint), "lengths": run.preset.lengths, "position_encoding": None}
@@ -430,8 +430,8 @@ def refuse_data(runs: List[Run]) -> None:
     """ValueError where the runs' data-bin has not what they read of it at their start, or hours later."""
     from fairseq.data import Dictionary
 
-    from . import evaluation
-    from .models.transformer_lm_wavelet import refuse_cutoffs
+    from ..models.transformer_lm_wavelet import refuse_cutoffs
+    from ..plugin import evaluate as evaluation
 
     data, preset = runs[0].data, runs[0].preset
     words = data / "dict.txt"
@@ -488,7 +488,7 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.experiments")
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.experiments")
     commands = parser.add_subparsers(dest="command", required=True)
     seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)

@@ -39,7 +39,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-from . import __version__, child, cli
+from .. import __version__
+from ..common import child
+from ..common import commands as cli
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .positions import Position
-from .positions.base import compiler_says, is_traced
+from ..positions import Position
+from ..positions.base import compiler_says, is_traced
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU where that runs, and ``blockwise`` elsewhere. It leaves to PyTorch's own attention
@@ -119,7 +119,7 @@ def _fast_attention(query, key, value, position, dropout_p, fused, own, recomput
     heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))
     seed = int(torch.randint(2**31, (), device="cpu")) if dropout_p else 0
     if fused:
-        from .kernels.triton_attention import triton_attention
+        from .triton import triton_attention
 
         attended = triton_attention(*heads, lagged, basis, bias, dropout_p, seed)
     else:
@@ -157,7 +157,7 @@ def _chosen(implementation: str, query: Tensor) -> str:
     if implementation == "auto" and not query.is_cuda:
         return "blockwise"
     if implementation in ("auto", "triton"):
-        from .kernels.triton_attention import why_not  # here, so that nothing else waits for Triton
+        from .triton import why_not  # here, so that nothing else waits for Triton
 
         reason = why_not(query)
         if reason and implementation == "triton":

@@ -31,11 +31,11 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 import yaml
 
-from . import DIGITS
-from .files import write_json, write_whole
-from .words import INFERENCES, first_line, naming
+from .. import DIGITS
+from ..common.files import write_json, write_whole
+from ..common.words import INFERENCES, first_line, naming
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 PAPER = ROOT / "results" / "paper"
 UNREADABLE = "checkpoint_last.unreadable"
@@ -357,7 +357,7 @@ class Run:
             "--nproc_per_node",
             str(self.processes),
             "-m",
-            "wavepos_fairseq.parallel",
+            "wavepos_fairseq.plugin.parallel",
         ]
         return [*(["fairseq-train"] if self.processes == 1 else parallel), *self.training_arguments()]
 
@@ -434,7 +434,7 @@ class Run:
         A last checkpoint that cannot be read, because its writing was cut off or a bit has changed, is replaced by the
         newest that can, and kept as checkpoint_last.unreadable until the training has written another.
         """
-        from . import checkpoints  # here, for PyTorch takes a second to be imported
+        from ..plugin import unpickling as checkpoints  # here, for PyTorch takes a second to be imported
 
         last, unreadable = self.folder / "checkpoint_last.pt", self.folder / UNREADABLE
         with contextlib.suppress(FileNotFoundError):
@@ -606,8 +606,9 @@ def _by_option(command: str) -> Dict[str, str]:
     """What a command gives to each option that its numbers depend on; ``data`` is what stands before the first."""
     _, *words = shlex.split(command)
     given, option = {"data": "", "--processes": "1"}, "data"
-    if "wavepos_fairseq.parallel" in words:
-        start = words.index("wavepos_fairseq.parallel")
+    module = next((word for word in words if word.endswith(".parallel")), None)  # plugin.parallel since 0.3
+    if module:
+        start = words.index(module)
         given["--processes"], words = words[start - 2], words[start + 1 :]
     for word in words:
         if word.startswith("--"):
@@ -650,7 +651,7 @@ def _start(
     exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
     exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "wavepos_fairseq" / "child.py"), str(os.getpid()), *arguments],
+        [sys.executable, str(ROOT / "wavepos_fairseq" / "common" / "child.py"), str(os.getpid()), *arguments],
         stdout=output,
         stderr=output and subprocess.STDOUT,
         cwd=ROOT,
@@ -790,7 +791,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     """
     from fairseq import options
 
-    from . import models  # noqa: F401  (registers the architectures)
+    from .. import models  # noqa: F401  (registers the architectures)
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()

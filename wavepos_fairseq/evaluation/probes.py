@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import attention_weights
-from .evaluation import Checkpoint, inputs_of, load_checkpoint, load_stream, pieces, stream_nll
-from .positions import Position
+from ..attention import attention_weights
+from ..plugin.evaluate import Checkpoint, inputs_of, load_checkpoint, load_stream, pieces, stream_nll
+from ..positions import Position
 
 REACH = 5  # times L_train: the length of the sequences
 SEQUENCES = 8  # of the validation set, from its beginning, for the receptive field
@@ -36,7 +36,7 @@ def attention_inputs(model: torch.nn.Module, tokens: Tensor) -> List[Inputs]:
 
     Raises ValueError for a model without this package's attention, which fairseq's own transformer_lm is.
     """
-    from .models.transformer_lm_wavelet import PositionalSelfAttention  # here, for it needs fairseq
+    from ..models.transformer_lm_wavelet import PositionalSelfAttention  # here, for it needs fairseq
 
     layers = [module for module in model.modules() if isinstance(module, PositionalSelfAttention)]
     if not layers:

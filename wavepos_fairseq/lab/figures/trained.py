@@ -1,7 +1,7 @@
 """The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
 
-    python -m wavepos_fairseq.curves --preset wikitext2-cpu [NAME ...]
-    python -m wavepos_fairseq.curves --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
+    python -m wavepos_fairseq.lab.figures.trained --preset wikitext2-cpu [NAME ...]
+    python -m wavepos_fairseq.lab.figures.trained --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
 
 Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
 
@@ -33,12 +33,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from . import cli, maps
-from .data import subword_segmenter, wikitext_tokenizer
-from .evaluation import Checkpoint, add_reading_options, inputs_of
-from .figures import DASHES, OKABE_ITO, WIDTH, in_style, save
-from .files import refuse_unwritable, write_whole
-from .runs import PAPER, ROOT, Broken, load_table, preset_of, read_result
+from ...common import commands as cli
+from ...common.files import refuse_unwritable, write_whole
+from ...data import subword_segmenter, wikitext_tokenizer
+from ...evaluation import probes as maps
+from ...plugin.evaluate import Checkpoint, add_reading_options, inputs_of
+from ..runs import PAPER, ROOT, Broken, load_table, preset_of, read_result
+from .formulas import DASHES, OKABE_ITO, WIDTH, in_style, save
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -313,7 +314,7 @@ def row_map(
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.curves")
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.trained")
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
     of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")

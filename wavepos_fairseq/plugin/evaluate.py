@@ -36,10 +36,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import __version__, checkpoints, cli
-from .files import refuse_unwritable, write_json, write_whole
-from .positions import position_names
-from .words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
+from .. import __version__
+from ..common import commands as cli
+from ..common.files import refuse_unwritable, write_json, write_whole
+from ..common.words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
+from ..positions import position_names
+from . import unpickling as checkpoints
 
 
 class Checkpoint(NamedTuple):
@@ -72,7 +74,7 @@ def load_checkpoint(
     from fairseq.data import Dictionary
     from fairseq.models import ARCH_MODEL_REGISTRY, transformer_lm
 
-    from .models.transformer_lm_wavelet import WaveletLanguageModel
+    from ..models.transformer_lm_wavelet import WaveletLanguageModel
 
     data = first_folder(data)
     dictionary = Path(data, "dict.txt")

@@ -1,6 +1,6 @@
 """fairseq-train as several processes on CPUs, which share an update's batches.
 
-    torchrun --standalone --nproc_per_node 2 -m wavepos_fairseq.parallel DATA --cpu ...
+    torchrun --standalone --nproc_per_node 2 -m wavepos_fairseq.plugin.parallel DATA --cpu ...
 
 The options are fairseq-train's; --max-tokens is what one process takes at a time. fairseq shares ranks out among GPUs,
 so each process is told its own here.
@@ -11,15 +11,15 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from . import cli
+from ..common import commands as cli
 
 cli.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402
 
 from fairseq_cli.train import cli_main
 
-from . import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
-from .child import end_with
+from .. import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
+from ..common.child import end_with
 
 if __name__ == "__main__":
     end_with(os.getppid())  # with torchrun, which is the run's own child

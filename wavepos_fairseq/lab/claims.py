@@ -1,6 +1,6 @@
 """The paper's statements (configs/claims.yaml), each judged on the tables of a results folder.
 
-    python -m wavepos_fairseq.claims --preset wikitext2-cpu
+    python -m wavepos_fairseq.lab.claims --preset wikitext2-cpu
 
 A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
 at least, a number. It holds, or does not hold, or lies within the spread, which is what the ratio could have been by
@@ -21,10 +21,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
-from . import cli
-from .files import write_json, write_whole
+from ..common import commands as cli
+from ..common.files import write_json, write_whole
+from ..common.words import INFERENCES, naming
 from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
-from .words import INFERENCES, naming
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
@@ -269,7 +269,7 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.claims")
+    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.claims")
     parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     args = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import pandas as pd
 
-from .files import write_whole
+from ..common.files import write_whole
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {

@@ -1,1 +1,0 @@
-"""Fused GPU kernels; importing them needs no GPU and no Triton."""
