@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from measure import by_turns, machine, peak_bytes, ratios, report
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import build_position, position_names
 
 BASELINE = "no position (SDPA)"
@@ -126,7 +126,7 @@ def measure(length, batch, args):
 
 
 def main():
-    parser = cli.parser(__doc__)
+    parser = commands.parser(__doc__)
     parser.add_argument("--sizes", default=SIZES, help=f"lengths of sequences, times how many (default: {SIZES})")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)

@@ -15,7 +15,7 @@ import torch
 from measure import by_turns, machine, ratios, report
 from training import BASELINE, RESULTS, SIZES, Trainee
 
-from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import position_names
 
 NEW_TOKENS, TURN = 1000, 100
@@ -45,7 +45,7 @@ class Writer:
 
 
 def main():
-    parser = cli.parser(__doc__)
+    parser = commands.parser(__doc__)
     parser.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="how often the 1,000 tokens are generated")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

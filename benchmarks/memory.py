@@ -15,14 +15,14 @@ import torch
 from measure import machine, peak_bytes, report
 from training import BASELINE, RESULTS, VOCABULARY, Trainee
 
-from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import position_names
 
 MOST = 4 * 2**30
 
 
 def main():
-    parser = cli.parser(__doc__)
+    parser = commands.parser(__doc__)
     parser.add_argument("--lengths", default="8192,16384,32768", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--fp16", action="store_true")

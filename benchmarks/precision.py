@@ -24,12 +24,13 @@ from unittest import mock
 import torch
 from measure import machine, report
 
-from wavepos_fairseq.common import commands as cli
-from wavepos_fairseq.lab.runs import ROOT, Row, Run, load_preset
+from wavepos_fairseq.common import commands
+from wavepos_fairseq.common.files import ROOT
+from wavepos_fairseq.lab.runs import Row, Run, load_preset
 from wavepos_fairseq.plugin.evaluate import evaluate, load_checkpoint, load_stream, write_json
 from wavepos_fairseq.positions import position_names
 
-cli.require_fairseq()  # before the imports that would end in a traceback
+commands.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402
 
 import fairseq_cli.train
@@ -94,7 +95,7 @@ def measure(name, precision, args):
 
 
 def main():
-    parser = cli.parser(__doc__)
+    parser = commands.parser(__doc__)
     parser.add_argument("data", nargs="?", type=Path, default=ROOT / "data" / "demo", metavar="DATA_BIN")
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from measure import by_turns, machine, ratios, report
 
-from wavepos_fairseq.common import commands as cli
+from wavepos_fairseq.common import commands
 
-cli.require_fairseq()  # before the imports that would end in a traceback
+commands.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402
 
 from fairseq import criterions, options, utils
@@ -85,7 +85,7 @@ class Trainee:
 
 
 def main():
-    parser = cli.parser(__doc__)
+    parser = commands.parser(__doc__)
     parser.add_argument("--sizes", default=",".join(SIZES), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from wavepos_fairseq.common.files import CONFIGS, PAPER
 from wavepos_fairseq.lab import claims
 from wavepos_fairseq.lab.claims import Cell, Claim
-from wavepos_fairseq.lab.runs import CONFIGS, PAPER, Row, load_table
+from wavepos_fairseq.lab.runs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
 ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]

@@ -18,8 +18,7 @@ import torch
 import yaml
 from conftest import preprocess, sound_result
 
-from wavepos_fairseq.common import commands as cli
-from wavepos_fairseq.common import words
+from wavepos_fairseq.common import commands
 from wavepos_fairseq.lab import experiments, runs, tables
 from wavepos_fairseq.positions import build_position
 
@@ -319,7 +318,7 @@ def test_a_sweep_or_seeds_without_end_are_refused_before_any_is_looked_at(monkey
 )
 def test_what_is_no_count_is_said_to_be_none(text, least):
     with pytest.raises(argparse.ArgumentTypeError, match=f"is no whole number {'>' if least else '>='} 0$") as refused:
-        words.parse_count(text, least)
+        commands.parse_count(text, least)
     assert len(str(refused.value)) < 60
 
 
@@ -518,7 +517,7 @@ def test_progress_that_cannot_be_printed_fails_nothing(stream, monkeypatch):
     there = stream()
     monkeypatch.setattr(sys, "stdout", there)
     monkeypatch.setattr(sys, "stderr", there)
-    with cli.progress_fails_nothing():
+    with commands.progress_fails_nothing():
         for text in ("café", 100_000 * "x"):
             print(text, flush=True)
             print(text, file=sys.stderr)

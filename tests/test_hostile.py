@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from wavepos_fairseq import data
-from wavepos_fairseq.common.files import refuse_unwritable, write_whole
+from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
 from wavepos_fairseq.lab import claims, experiments, report, runs
 from wavepos_fairseq.lab.figures import formulas as figures
 from wavepos_fairseq.lab.figures import trained as curves
@@ -167,7 +167,7 @@ def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsy
 def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
     path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
     curves.methods.cache_clear()
-    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", runs.PAPER.parent)
+    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
     assert f"{path}: rows must be a mapping of rows" in said
 
 
@@ -304,7 +304,7 @@ def prepared(tmp_path, monkeypatch):
     def words(writer):
         here = tmp_path / "here"
         (here / "paper").mkdir(parents=True)
-        (here / "paper" / "table1.csv").write_bytes((runs.PAPER / "table1.csv").read_bytes())
+        (here / "paper" / "table1.csv").write_bytes((PAPER / "table1.csv").read_bytes())
         (here / "demo").mkdir()
         extra = {"report": ["--results", str(here)]}.get(writer, [])
         return here, [*WRITERS[writer][1], str(here / "report.html" if writer == "report" else here), *extra]

@@ -5,13 +5,27 @@ import contextlib
 import importlib.util
 import os
 import platform
+import re
 import sys
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
     """A parser that says the first line of a module's docstring, where ``python -OO`` has left one."""
     return argparse.ArgumentParser(description=doc and doc.splitlines()[0], **options)
+
+
+def parse_count(text: str, least: int = 1) -> int:
+    """A whole number of at least `least` and at most 18 digits; argparse's error otherwise."""
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        shown = text if len(text) <= 18 else f"{text[:15]}..."
+        raise argparse.ArgumentTypeError(f"{shown!r} is no whole number {'>' if least else '>='} 0")
+    return int(text)
+
+
+def parse_lengths(text: str) -> List[int]:
+    """``128,256`` as a list of whole numbers > 0; argparse's error otherwise."""
+    return list(dict.fromkeys(parse_count(item) for item in text.split(",")))
 
 
 def require_fairseq() -> None:

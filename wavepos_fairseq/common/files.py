@@ -1,4 +1,4 @@
-"""Files that users name, written whole or not at all."""
+"""Where files lie, how their paths are shown, and how they are read and written: whole or not at all."""
 
 import contextlib
 import errno
@@ -13,7 +13,17 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Optional, Union
 
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS, PAPER = PACKAGE / "configs", PACKAGE / "paper"  # in a checkout links to configs and results/paper
+ROOT = PACKAGE.parent if (PACKAGE.parent / "setup.py").is_file() else Path.cwd()
+"""The checkout, or where the package is installed the current folder: data, runs and results are in it."""
 _SECONDS_TO_WRITE = 3600  # the most that any writer takes, on whatever machine that shares the disk
+
+
+def shown_path(path: Path) -> str:
+    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
 def write_whole(path: Path, content: Union[str, bytes]) -> None:
@@ -45,6 +55,20 @@ def refuse_unwritable(path: Path) -> None:
             there = next(folder for folder in file.parents if folder.exists())
             tempfile.TemporaryFile(dir=str(there)).close()
             _refuse_protected(file)
+
+
+def read_json(path: Path, *keys: str) -> Optional[Any]:
+    """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{shown_path(path)} is no JSON file: {error}") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{shown_path(path)} is no JSON object with {', '.join(missing)}")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -40,8 +40,7 @@ from pathlib import Path
 from typing import IO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from .. import __version__
-from ..common import child
-from ..common import commands as cli
+from ..common import child, commands
 
 SPLITS = ("train", "valid", "test")
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
@@ -761,8 +760,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--dest", default="data", help="where NAME goes (default: data, the script: ROOT/data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
     args = parser.parse_args(argv)
-    cli.require_fairseq()
-    with cli.progress_fails_nothing():
+    commands.require_fairseq()
+    with commands.progress_fails_nothing():
         try:
             prepare(args.name, args.source, Path(args.dest), args.bpe)
         except (DataError, OSError) as error:

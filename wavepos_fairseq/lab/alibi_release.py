@@ -16,11 +16,12 @@ from typing import Any, Dict, List, Optional
 import pandas as pd
 import torch
 
-from ..common import commands as cli
+from ..common import commands
+from ..common.files import PAPER, ROOT, shown_path
 from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling as checkpoints
-from .runs import PAPER, ROOT, load_preset, short
+from .runs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)
@@ -40,7 +41,9 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
         check_format(path)
     else:
         raise DataError(f"--from {copy}: there is no such file")
-    say(f"{short(path)}: {file_size(path):,} bytes, SHA-256 {file_digest(path, 'sha256')} (the release gives none)")
+    say(
+        f"{shown_path(path)}: {file_size(path):,} bytes, SHA-256 {file_digest(path, 'sha256')} (the release gives none)"
+    )
     return path
 
 
@@ -65,7 +68,7 @@ def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(
+    parser = commands.parser(
         __doc__,
         prog="python -m wavepos_fairseq.lab.alibi_release",
         epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
@@ -85,7 +88,7 @@ def main(arguments=None) -> int:
     evaluating = evaluation.parser()
     evaluating.error = parser.error
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
-    cli.require_fairseq()
+    commands.require_fairseq()
     try:
         data = args.data or prepare(preset.corpus, dest=ROOT / "data")
         checkpoint = released_checkpoint(args.l_train, args.copy)

@@ -21,10 +21,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import pandas as pd
 
-from ..common import commands as cli
-from ..common.files import write_json, write_whole
-from ..common.words import INFERENCES, naming
-from .runs import CONFIGS, ROOT, Row, load_table, read_yaml, short
+from ..common import commands
+from ..common.errors import prefixing_errors
+from ..common.files import CONFIGS, ROOT, shown_path, write_json, write_whole
+from ..evaluation.inferences import INFERENCES
+from .runs import Row, load_table, read_yaml
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
@@ -73,7 +74,7 @@ def load_claims(path: Path) -> List[Claim]:
     """The claims of a YAML file; ValueError where it is none, or names what does not exist."""
     claims = []
     for name, entry in read_yaml(path).items():
-        with naming(f"{short(path)}, claim {name}"):
+        with prefixing_errors(f"{shown_path(path)}, claim {name}"):
             claims.append(_claim(name, entry))
     return claims
 
@@ -134,7 +135,7 @@ def load_cells(folder: Path, table: str) -> Cells:
         labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
         names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
         if len(names) < len(rows):
-            raise ValueError(f"table {table}: rows that differ in d/N only are not told apart in {short(path)}")
+            raise ValueError(f"table {table}: rows that differ in d/N only are not told apart in {shown_path(path)}")
         lines = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"], labels)
         lines = lines.rename(columns={"perplexity": "value"})
         lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
@@ -145,7 +146,7 @@ def load_cells(folder: Path, table: str) -> Cells:
         where = (line.l_train, line.inference, line.row, line.sequence_length)
         if isinstance(line.row, str) and int(line.seed) in cells[where]:
             cell = f"{line.row}, seed {line.seed:g}, at {line.sequence_length}"
-            raise ValueError(f"{short(path)} has two numbers of {cell}")
+            raise ValueError(f"{shown_path(path)} has two numbers of {cell}")
         cells[where][int(line.seed)] = Cell(line.value, line.low, line.high)
     return dict(cells)
 
@@ -155,7 +156,7 @@ def _read_csv(path: Path, columns: List[str], texts: Sequence[str] = ()) -> pd.D
     lines = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
     missing = [column for column in columns if column not in lines]
     if missing:
-        raise ValueError(f"{short(path)} has no column {', '.join(missing)}")
+        raise ValueError(f"{shown_path(path)} has no column {', '.join(missing)}")
     return lines
 
 
@@ -269,7 +270,7 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.claims")
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.claims")
     parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     args = parser.parse_args(arguments)

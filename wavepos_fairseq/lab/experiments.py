@@ -34,13 +34,12 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from tabulate import tabulate
 
-from ..common import commands as cli
-from ..common.files import refuse_unwritable, write_json
-from ..common.words import naming, parse_count
+from ..common import commands
+from ..common.commands import parse_count
+from ..common.errors import prefixing_errors
+from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path, write_json
 from ..data import WIKITEXT, check_counts, count, prepare
 from .runs import (
-    PAPER,
-    ROOT,
     Broken,
     InUse,
     Preset,
@@ -55,11 +54,9 @@ from .runs import (
     load_preset,
     load_table,
     names,
-    read_json,
     refuse_alike,
     refuse_path,
     refuse_table_name,
-    short,
     threads_of,
 )
 
@@ -315,7 +312,7 @@ def write_table(
         PAPER / f"{table}.csv",
     )
     write_json(folder / f"{table}.manifest.json", manifest(runs, outcomes, refused))
-    print(f"{text}\nwritten: {short(folder)}/{', '.join(_table_files(table))}")
+    print(f"{text}\nwritten: {shown_path(folder)}/{', '.join(_table_files(table))}")
 
 
 def _table_files(table: str) -> List[str]:
@@ -403,14 +400,14 @@ def refuse_evaluation(run: Run) -> None:
     parser = evaluation.parser()
     parser.allow_abbrev = False
     words = run.evaluation_command()
-    with naming(f"preset {run.preset.name}, evaluate"):
+    with prefixing_errors(f"preset {run.preset.name}, evaluate"):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
             try:
                 args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
-        ours = {"path": short(run.checkpoint), "lengths": run.preset.lengths, "position_encoding": None}
-        ours["output"] = Path(short(run.folder / "evaluation.json"))
+        ours = {"path": shown_path(run.checkpoint), "lengths": run.preset.lengths, "position_encoding": None}
+        ours["output"] = Path(shown_path(run.folder / "evaluation.json"))
         for name, value in ours.items():
             if getattr(args, name) != value:
                 raise ValueError(f"--{name.replace('_', '-')} is not among what can be given here")
@@ -435,12 +432,12 @@ def refuse_data(runs: List[Run]) -> None:
 
     data, preset = runs[0].data, runs[0].preset
     words = data / "dict.txt"
-    with naming(short(words)):
+    with prefixing_errors(shown_path(words)):
         dictionary = Dictionary.load(str(words))
     evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
     for run in runs:
         options = fairseq_options(run)
-        with naming(short(words)):
+        with prefixing_errors(shown_path(words)):
             refuse_cutoffs(options, len(dictionary))
 
 
@@ -455,7 +452,7 @@ def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
         return str(head_dim // int(divisor)) if divisor and head_dim % int(divisor) == 0 else label
 
     rows = [replace(row, labels={name: number(label) for name, label in row.labels.items()}) for row in rows]
-    with naming(f"heads of width {head_dim}"):
+    with prefixing_errors(f"heads of width {head_dim}"):
         refuse_alike(rows)
     return rows
 
@@ -488,8 +485,8 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.experiments")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.experiments")
+    added = parser.add_subparsers(dest="command", required=True)
     seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
@@ -506,11 +503,11 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
     jobs = "runs side by side, threads and GPUs divided (default: 1)"
     making.add_argument("--jobs", type=parse_count, default=1, help=jobs)
-    table = commands.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
+    table = added.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
     table.add_argument("table", help=", ".join(names("tables")))
-    sweep = commands.add_parser("sweep", parents=[common, many, making], help="train and evaluate a grid of wavelets")
+    sweep = added.add_parser("sweep", parents=[common, many, making], help="train and evaluate a grid of wavelets")
     sweep.add_argument("--name", dest="table", default="sweep", help="the table's name (default: sweep)")
-    status = commands.add_parser("status", parents=[common, many], help="how far the runs of a table or a sweep are")
+    status = added.add_parser("status", parents=[common, many], help="how far the runs of a table or a sweep are")
     status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; of a sweep not it, but the grid")
     for command in (sweep, status):
         for axis, option in _AXES.items():
@@ -518,7 +515,7 @@ def _parser() -> argparse.ArgumentParser:
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
     for name in ("train", "evaluate"):
-        one = commands.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
+        one = added.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
         one.add_argument("preset", help=", ".join(names("presets")))
         one.add_argument("--seed", **seed)
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
@@ -532,9 +529,9 @@ def main(arguments=None) -> int:
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.command != "status" or not args.table:  # a table's status is read off files
-        cli.require_fairseq()
+        commands.require_fairseq()
     only_prints = args.command == "status" or getattr(args, "dry_run", False)
-    with contextlib.nullcontext() if only_prints else cli.progress_fails_nothing():
+    with contextlib.nullcontext() if only_prints else commands.progress_fails_nothing():
         try:
             return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
         except (ValueError, InUse, OSError) as error:
@@ -551,9 +548,11 @@ def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
     folder = args.runs / (preset.name if seed == 1 else f"{preset.name}-seed{seed}") / row.name
     data = args.data or ROOT / "data" / preset.corpus
     for option, path, marks in (("--data", data, (":", "${", "\\'")), ("--runs", folder, ("${", "\\'"))):
-        read_otherwise = [mark for mark in marks if mark in short(path)]
+        read_otherwise = [mark for mark in marks if mark in shown_path(path)]
         if read_otherwise:
-            raise ValueError(f"{option} {short(path)}: fairseq takes no folder with {read_otherwise[0]} in its path")
+            raise ValueError(
+                f"{option} {shown_path(path)}: fairseq takes no folder with {read_otherwise[0]} in its path"
+            )
     return Run(preset, row, data, folder, gpus, seed, args.processes)
 
 
@@ -626,7 +625,7 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
             return _until_it_ends(run.evaluate(lock))
         run.refuse_other_options()
         if run.is_trained():
-            print(f"{short(run.checkpoint)} is trained to the end")
+            print(f"{shown_path(run.checkpoint)} is trained to the end")
             return 0
         return _until_it_ends(run.train(lock))
 

@@ -24,10 +24,10 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ..common import commands as cli
-from ..common.files import write_whole
-from ..common.words import INFERENCES
-from .runs import PAPER, ROOT, load_table, names, preset_of, read_json
+from ..common import commands
+from ..common.files import PAPER, ROOT, read_json, write_whole
+from ..evaluation.inferences import INFERENCES
+from .runs import load_table, names, preset_of
 
 _CELL = ("inference", "l_train", "sequence_length", "perplexity")
 _POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
@@ -331,7 +331,7 @@ def render(preset_name: str, results: Path) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.report")
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.report")
     parser.add_argument("--preset", required=True, metavar="P", help="whose results")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the preset's results")

@@ -32,12 +32,11 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 import yaml
 
 from .. import DIGITS
-from ..common.files import write_json, write_whole
-from ..common.words import INFERENCES, first_line, naming
+from ..common import child
+from ..common.errors import first_line, prefixing_errors
+from ..common.files import CONFIGS, PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
+from ..evaluation.inferences import INFERENCES
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
-PAPER = ROOT / "results" / "paper"
 UNREADABLE = "checkpoint_last.unreadable"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
@@ -103,9 +102,9 @@ def read_yaml(path: Path) -> Dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         why = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
-        raise ValueError(f"{short(path)} cannot be read: {why}") from None
+        raise ValueError(f"{shown_path(path)} cannot be read: {why}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{short(path)}: expected is a mapping, not {type(content).__name__}")
+        raise ValueError(f"{shown_path(path)}: expected is a mapping, not {type(content).__name__}")
     return content
 
 
@@ -221,11 +220,11 @@ def load_preset(name: str) -> Preset:
         raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
-    with naming(short(path)):
+    with prefixing_errors(shown_path(path)):
         _check(content, _PRESET)
-    with naming(f"{short(path)}, train"):  # the rest of which fairseq checks
+    with prefixing_errors(f"{shown_path(path)}, train"):  # the rest of which fairseq checks
         _check(content["train"], {"max-update": _COUNT}, others=True)
-    with naming(short(path)):
+    with prefixing_errors(shown_path(path)):
         preset = Preset(name=name, **content)
         if preset.l_train not in preset.lengths:
             raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
@@ -248,13 +247,13 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     refuse_table_name("table", name)
     path = CONFIGS / "tables" / f"{name}.yaml"
     content = read_yaml(path)
-    with naming(short(path)):
+    with prefixing_errors(shown_path(path)):
         _check(content, _TABLE)
     first = next(iter(content["rows"].values()))
     labels = [label for label in first if label != "options"] if isinstance(first, dict) else []
     rows = []
     for row, entry in content["rows"].items():
-        with naming(f"{short(path)}, row {row}"):
+        with prefixing_errors(f"{shown_path(path)}, row {row}"):
             refuse_path("the name", row)
             if re.search(r" seed \d+$", row):
                 raise ValueError("a name with a seed at its end is that of another row's run")
@@ -265,7 +264,7 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                 if entry[label].startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", entry[label][2:]):
                     raise ValueError(f"{label} {entry[label]!r}: accepted after d/ is a whole number > 0")
             rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
-    with naming(short(path)):
+    with prefixing_errors(shown_path(path)):
         refuse_alike(rows)
     return content["title"], rows
 
@@ -364,10 +363,10 @@ class Run:
     def training_arguments(self) -> List[str]:
         """The preset's options, then the row's."""
         return [
-            *(short(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", short(self.folder)),
+            *(shown_path(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", shown_path(self.folder)),
             *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
-            *(word.replace("{run}", short(self.folder)) for word in _as_options(self.preset.train)),
+            *(word.replace("{run}", shown_path(self.folder)) for word in _as_options(self.preset.train)),
             *("--seed", str(self.seed), *self.row.options),
         ]
 
@@ -375,15 +374,22 @@ class Run:
         """The evaluation of the trained checkpoint at the preset's lengths, in both inferences."""
         lengths = ",".join(map(str, self.preset.lengths))
         return [
-            *("python", "-m", "wavepos_fairseq.evaluation", short(self.data), "--path", short(self.checkpoint)),
-            *("--lengths", lengths, "--output", short(self.folder / "evaluation.json")),
+            *(
+                "python",
+                "-m",
+                "wavepos_fairseq.evaluation",
+                shown_path(self.data),
+                "--path",
+                shown_path(self.checkpoint),
+            ),
+            *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
             *_as_options(self.preset.evaluate),
             *([] if self.gpus else ["--cpu"]),
         ]
 
     def started(self) -> Optional[Dict[str, Any]]:
         """What training.json holds; None where the training was not started, Broken where it is not sound."""
-        remedy = f"what was trained here is not known: remove {short(self.folder)}, or give another --runs"
+        remedy = f"what was trained here is not known: remove {shown_path(self.folder)}, or give another --runs"
         return _read(self.folder / "training.json", _TRAINING, remedy)
 
     def refuse_other_options(self) -> None:
@@ -400,7 +406,7 @@ class Run:
         ]
         if differences:
             raise ValueError(
-                f"{short(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or "
+                f"{shown_path(self.folder)} was trained with other options ({'; '.join(differences)}); remove it, or "
                 "give another --runs"
             )
 
@@ -425,7 +431,7 @@ class Run:
             "it is another training's": trained_by != (self.seed, _by_option(shlex.join(self.training_command()))),
         }
         for problem in [problem for problem, is_there in problems.items() if is_there]:
-            raise Broken(f"{short(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
+            raise Broken(f"{shown_path(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
         return result
 
     def resumed_at(self) -> int:
@@ -447,16 +453,16 @@ class Run:
                 if type(updates) is not int or updates < 0:
                     raise ValueError(f"it has made {updates!r} updates")
             except checkpoints.Refused as error:
-                raise ValueError(f"{short(checkpoint)} {error}") from error
+                raise ValueError(f"{shown_path(checkpoint)} {error}") from error
             except (OSError, MemoryError):  # the machine's fault and not the file's
                 raise
             except Exception as error:  # whatever else torch raises on half a file
-                print(f"{short(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
+                print(f"{shown_path(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
                 if checkpoint == last:
                     last.replace(unreadable)
                 continue
             if checkpoint != last:
-                print(f"{short(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
+                print(f"{shown_path(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
                 part = last.with_suffix(".part")
                 shutil.copy2(checkpoint, part)  # with its time: it is older than what cannot be read
                 os.replace(part, last)
@@ -511,7 +517,7 @@ class Run:
                     except BlockingIOError:
                         if time.monotonic() > ends:
                             file.seek(0)
-                            raise InUse(f"{short(self.folder)} is in use, by what {file.read()} started") from None
+                            raise InUse(f"{shown_path(self.folder)} is in use, by what {file.read()} started") from None
                         if stop.wait(_SECONDS_BETWEEN_LOOKS):
                             raise KeyboardInterrupt from None
                 file.truncate(0)
@@ -521,7 +527,7 @@ class Run:
                     unfinished.unlink()  # who began it had the lock, and is no more
                 yield file.fileno()
         except OSError as error:
-            error.filename = error.filename or short(self.folder)
+            error.filename = error.filename or shown_path(self.folder)
             raise
 
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
@@ -535,7 +541,7 @@ class Run:
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation; ValueError where there is no checkpoint."""
         if not self.checkpoint.is_file():
-            raise ValueError(f"{short(self.checkpoint)} does not exist: train it first with scripts/train.sh")
+            raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
     def _threads(self, environment: Mapping[str, str]) -> int:
@@ -543,7 +549,7 @@ class Run:
         now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
         began_with = (self.started() or {}).get("threads") or now
         if began_with != now:
-            said = f"{short(self.folder)}: began with {began_with} threads and goes on with them, not with {now}"
+            said = f"{shown_path(self.folder)}: began with {began_with} threads and goes on with them, not with {now}"
             print(said, file=sys.stderr, flush=True)
         return began_with
 
@@ -553,26 +559,6 @@ def _as_options(settings: Dict[str, Any]) -> List[str]:
     for name, value in settings.items():
         options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return options
-
-
-def short(path: Path) -> str:
-    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
-    path = path.resolve()
-    return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
-
-
-def read_json(path: Path, *keys: str) -> Optional[Any]:
-    """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{short(path)} is no JSON file: {error}") from None
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ValueError(f"{short(path)} is no JSON object with {', '.join(missing)}")
-    return content
 
 
 class Broken(ValueError):
@@ -592,10 +578,10 @@ def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Di
     try:
         content = read_json(path, *(key for key, (_, accepts) in accepted.items() if not accepts(None)))
         if content is not None:
-            with naming(short(path)):
+            with prefixing_errors(shown_path(path)):
                 _check(content, accepted, others=True)
                 for number, cell in enumerate(content.get("cells", []), 1):
-                    with naming(f"cell {number}"):
+                    with prefixing_errors(f"cell {number}"):
                         _check(cell, _CELL, others=True)
     except ValueError as error:
         raise Broken(f"{error}; {remedy}") from error
@@ -646,12 +632,12 @@ def _start(
     """A module with its arguments as a process with so many threads, which ends with this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
-    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     inherited.pop("OMP_THREAD_LIMIT", None)
     exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
     exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "wavepos_fairseq" / "common" / "child.py"), str(os.getpid()), *arguments],
+        [sys.executable, child.__file__, str(os.getpid()), *arguments],
         stdout=output,
         stderr=output and subprocess.STDOUT,
         cwd=ROOT,
@@ -766,7 +752,7 @@ def _follow(
     if process.returncode:
         lines_shown = "\n".join(last)
         full = _why_full(log.parent)
-        raise RunFailed(f"{full}status {process.returncode}; the last lines of {short(log)}:\n{lines_shown}")
+        raise RunFailed(f"{full}status {process.returncode}; the last lines of {shown_path(log)}:\n{lines_shown}")
 
 
 def _why_full(folder: Path) -> str:
@@ -775,7 +761,7 @@ def _why_full(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=str(folder)) as file:
             file.write(bytes(2**20))
     except OSError as error:
-        return f"{error.strerror} in {short(folder)}; "
+        return f"{error.strerror} in {shown_path(folder)}; "
     return ""
 
 
@@ -795,7 +781,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
-    arguments[arguments.index("--user-dir") + 1] = str(ROOT / "wavepos_fairseq")  # from wherever this process stands
+    arguments[arguments.index("--user-dir") + 1] = str(PACKAGE)  # from wherever this process stands
     with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
         try:
             understood = options.parse_args_and_arch(options.get_training_parser(), arguments)
@@ -808,7 +794,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
         raise ValueError(f"--max-update {understood.max_update}: accepted is a whole number > 0")
     ours = {
         "--task": (understood.task, "language_modeling"),
-        "--save-dir": (understood.save_dir, short(run.folder)),
+        "--save-dir": (understood.save_dir, shown_path(run.folder)),
         "--tokens-per-sample": (understood.tokens_per_sample, run.preset.l_train),
         "--seed": (understood.seed, run.seed),
         "--max-update": (understood.max_update, run.max_update),

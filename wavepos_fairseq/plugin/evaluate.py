@@ -37,9 +37,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .. import __version__
-from ..common import commands as cli
+from ..common import commands
+from ..common.commands import parse_count, parse_lengths
+from ..common.errors import first_line, prefixing_errors
 from ..common.files import refuse_unwritable, write_json, write_whole
-from ..common.words import INFERENCES, first_line, naming, parse_count, parse_inferences, parse_lengths
+from ..evaluation.inferences import INFERENCES, parse_inferences
 from ..positions import position_names
 from . import unpickling as checkpoints
 
@@ -82,7 +84,7 @@ def load_checkpoint(
         raise ValueError(f"{data} is no fairseq data-bin folder (scripts/prepare_data.sh makes one): no dict.txt in it")
     if not Path(path).is_file():
         raise ValueError(f"--path {path}: there is no such file")
-    with naming(f"{dictionary}"):
+    with prefixing_errors(f"{dictionary}"):
         known = len(Dictionary.load(str(dictionary)))
     embedded = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
     try:
@@ -123,7 +125,7 @@ def load_checkpoint(
     config.task.data = data
     # Some options, as adaptive_softmax_cutoff, fairseq runs as Python: here they are numbers, and no code.
     literal = functools.partial(mock.patch.object, attribute="eval", new=ast.literal_eval, create=True)
-    with naming(f"--path {path}"), literal(utils), literal(transformer_lm):
+    with prefixing_errors(f"--path {path}"), literal(utils), literal(transformer_lm):
         options = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)  # as JSON has it
             for name, value in sorted(config.model.items())
@@ -187,7 +189,7 @@ def _override(options, overrides: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"--model-overrides: {name} is no option of a {options._name}; accepted are {', '.join(known)}"
             )
-        with naming(f"--model-overrides: {name}"), open_dict(options):
+        with prefixing_errors(f"--model-overrides: {name}"), open_dict(options):
             accepted[name] = value
             options[name] = accepted[name]
 
@@ -228,7 +230,7 @@ def load_lines(data: str, subset: str, dictionary) -> List[Tensor]:
     from fairseq.data import data_utils
 
     split = Path(first_folder(data), subset)
-    with naming(f"--subset {subset}: {split}.bin with {subset}.idx"):
+    with prefixing_errors(f"--subset {subset}: {split}.bin with {subset}.idx"):
         dataset = data_utils.load_indexed_dataset(str(split), dictionary)
         if dataset is None:
             raise ValueError("there is no such file")
@@ -356,7 +358,7 @@ def evaluate(
                 cuts = pieces(len(stream), length, piece_length)
                 losses = stream_nll(checkpoint.model, source, stream, cuts, max_tokens).double()
                 nll = losses.mean().item()
-                with naming(f"{inference}, length {length}"):
+                with prefixing_errors(f"{inference}, length {length}"):
                     perplexity, interval = perplexity_of(nll), bootstrap_interval(losses, length)
                 seconds = time.perf_counter() - started
                 cells.append(
@@ -391,7 +393,7 @@ def evaluate_lines(checkpoint: Checkpoint, lines: Sequence[Tensor], max_tokens: 
     scored = []
     for number, (start, stop) in enumerate(cuts, start=1):
         nll = losses[start:stop].mean().item()
-        with naming(f"line {number}"):
+        with prefixing_errors(f"line {number}"):
             scored.append({"line": number, "tokens": stop - start, "nll": nll, "perplexity": perplexity_of(nll)})
     return scored
 
@@ -449,7 +451,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.evaluation")
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.evaluation")
     parser.add_argument("data", metavar="DATA_BIN", help="folder made by fairseq-preprocess (scripts/prepare_data.sh)")
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="checkpoint written by fairseq-train")
     parser.add_argument("--lengths", type=parse_lengths, default=[], help="evaluated lengths: 128,256,512,1012")
@@ -486,10 +488,10 @@ def main(arguments=None) -> int:
         accepted.error("one of the arguments --lengths --per-line is required")
     if args.output and not args.lengths:
         accepted.error("argument --output: it holds the perplexities at --lengths, which are not given")
-    cli.require_fairseq()
+    commands.require_fairseq()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     writes = args.output or args.per_line
-    with cli.progress_fails_nothing() if writes else contextlib.nullcontext():
+    with commands.progress_fails_nothing() if writes else contextlib.nullcontext():
         try:
             _evaluate_file(args)
         except (ValueError, OSError) as error:

@@ -11,9 +11,9 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from ..common import commands as cli
+from ..common import commands
 
-cli.require_fairseq()  # before the imports that would end in a traceback
+commands.require_fairseq()  # before the imports that would end in a traceback
 # ruff: noqa: E402
 
 from fairseq_cli.train import cli_main

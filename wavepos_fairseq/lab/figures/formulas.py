@@ -19,7 +19,7 @@ from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...common import commands as cli
+from ...common import commands
 from ...common.files import write_whole
 from ...positions import Position, build_position, position_names
 from ...wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
@@ -204,7 +204,7 @@ def figure_name(text: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.formulas")
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.formulas")
     default = Path(__file__).resolve().parents[3] / "results" / "figures"
     parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
     parser.add_argument(

@@ -33,12 +33,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from ...common import commands as cli
-from ...common.files import refuse_unwritable, write_whole
+from ...common import commands
+from ...common.files import PAPER, ROOT, refuse_unwritable, write_whole
 from ...data import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes as maps
 from ...plugin.evaluate import Checkpoint, add_reading_options, inputs_of
-from ..runs import PAPER, ROOT, Broken, load_table, preset_of, read_result
+from ..runs import Broken, load_table, preset_of, read_result
 from .formulas import DASHES, OKABE_ITO, WIDTH, in_style, save
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
@@ -281,7 +281,7 @@ def draw_checkpoints(
     args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
     """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
-    cli.require_fairseq()
+    commands.require_fairseq()
     opened = functools.partial(
         maps.open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
     )
@@ -314,7 +314,7 @@ def row_map(
 
 
 def main(arguments=None) -> int:
-    parser = cli.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.trained")
+    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.trained")
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
     of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")
@@ -340,7 +340,7 @@ def main(arguments=None) -> int:
     for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
         logging.getLogger(library).setLevel(logging.WARNING)
     output = args.folder / "figures"
-    with cli.progress_fails_nothing():
+    with commands.progress_fails_nothing():
         try:
             for name, figure in draw(args):
                 output.mkdir(parents=True, exist_ok=True)

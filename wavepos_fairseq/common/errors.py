@@ -1,0 +1,19 @@
+"""Errors of one line, for the user to read."""
+
+import contextlib
+from typing import Iterator
+
+
+@contextlib.contextmanager
+def prefixing_errors(what: str) -> Iterator[None]:
+    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # the latter where options are checked as they are parsed
+        said = " ".join(str(error).split())
+        said = said[len("error: ") :] if said.startswith("error: ") else said
+        raise ValueError(f"{what}: {said or type(error).__name__}") from error
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
