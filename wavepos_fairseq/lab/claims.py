@@ -122,11 +122,12 @@ def load_cells(folder: Path, table: str) -> Cells:
     """The numbers of a results folder's table; none where it is missing, ValueError where a column is."""
     rows = _rows(table)
     if table == ATTENTION:
-        heads = results.read_probe(folder, ATTENTION)
+        keys = ["row", "l_train", "sequence_length"]
+        heads = results.read_probe(folder, ATTENTION, [*keys, "beyond"])
         if heads is None:
             return {}
-        lines = results.over_seeds(heads, ["row", "l_train", "sequence_length"], "beyond")
-        lines = lines.rename(columns={"mean": "value"}).assign(inference="full", seed=1, low=math.nan, high=math.nan)
+        lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
+        lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
     else:
         # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
         labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]

@@ -27,9 +27,9 @@ def methods() -> Dict[str, str]:
 
 
 def looks(names: Iterable[str]) -> Dict[str, Look]:
-    """Each name's look: no two alike in dash and marker, or in colour and marker, up to 28."""
+    """Each name's look: up to 28, any two of colour, dash and marker tell all of them apart."""
     return {
-        name: Look(COLOURS[number % 7], DASHES[number % 7], MARKERS[number // 7 % 4])
+        name: Look(COLOURS[number % 7], DASHES[(number + number // 7) % 7], MARKERS[number // 7 % 4])
         for number, name in enumerate(dict.fromkeys(names))
     }
 

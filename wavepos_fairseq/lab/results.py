@@ -95,10 +95,13 @@ def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perple
     return cells.groupby(list(keys), sort=False)[column].agg(["mean", "std", "count"]).reset_index()
 
 
-def read_probe(folder: Path, probe: str) -> "Optional[pd.DataFrame]":
-    """The lines of ``attention`` or ``positions``; None where there are none, ValueError where a column is missing."""
-    path = folder / f"{probe}.csv"
-    return _read_csv(path, PROBES[probe]) if path.is_file() else None
+def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
+    """The lines of ``attention`` or ``positions``; None where there are none.
+
+    columns: those that must be there (default: all of the probe's); ValueError where one is missing.
+    """
+    path = probe_file(folder, probe)
+    return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
 
 
 def write_probe(folder: Path, probe: str, lines: "pd.DataFrame") -> None:
@@ -127,7 +130,7 @@ def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
     try:
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column in _NUMERIC.intersection(lines):
-            lines[column] = pd.to_numeric(lines[column].replace("", "nan"))
+            lines[column] = pd.to_numeric(lines[column].mask(lines[column] == ""))
     except ValueError as error:  # pandas' own errors are such
         raise ValueError(f"{shown_path(path)} cannot be read: {error}") from None
     missing = [column for column in required if column not in lines]

@@ -539,7 +539,11 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     from fairseq import options
 
     from .. import models  # noqa: F401  (registers the architectures)
+    from ..positions import position_options
 
+    unknown = [name for name in run.row.position if name != "name" and name not in position_options()]
+    if unknown:
+        raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
     arguments[arguments.index("--user-dir") + 1] = str(PACKAGE)  # from wherever this process stands
