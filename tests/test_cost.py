@@ -20,7 +20,7 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 
 from wavepos_fairseq.attention import _block_size
 from wavepos_fairseq.data import WIKITEXT
-from wavepos_fairseq.lab.runs import load_preset, load_table
+from wavepos_fairseq.lab.configs import load_preset, load_table
 from wavepos_fairseq.plugin.evaluate import pieces, token_nll
 from wavepos_fairseq.positions import build_position
 

@@ -15,7 +15,7 @@ import pytest
 import pywt
 import torch
 
-from wavepos_fairseq.lab.experiments import load_table
+from wavepos_fairseq.lab.configs import load_table
 from wavepos_fairseq.positions import build_position
 from wavepos_fairseq.wavelets import MOTHER_WAVELETS, parse_numbers
 
