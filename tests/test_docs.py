@@ -404,6 +404,23 @@ def test_commands_of_all_programs_are_found():
     assert {"pip", "nox", "wavepos", *FAIRSEQ} < set(OF_EACH_PROGRAM)
 
 
+def test_the_readme_trains_and_evaluates_as_printed_but_for_the_corpus_and_two_updates(data_bin, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo").symlink_to(data_bin)  # of few words, so the cutoffs are others
+    (tmp_path / "wavepos_fairseq").symlink_to(PLUGIN)
+    few = ["--adaptive-input-cutoff", "20,40", "--adaptive-softmax-cutoff", "20,40", "--max-update", "2"]
+    prepare, train, evaluate = next(
+        words for words in zip(*(READ[README].commands[start:] for start in range(3))) if words[1][0] == "fairseq-train"
+    )
+    assert prepare == ["wavepos", "prepare", "demo"]
+    for module, words in (("fairseq_cli.train", [*train[1:], *few]), (evaluate[2], evaluate[3:])):
+        done = run_module(module, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    cells = json.loads((tmp_path / "runs" / "mine" / "evaluation.json").read_text(encoding="utf-8"))["cells"]
+    lengths = evaluate[evaluate.index("--lengths") + 1]
+    assert ",".join(str(cell["sequence_length"]) for cell in cells if cell["inference"] == "full") == lengths
+
+
 def test_the_walk_does_what_it_says(tmp_path):
     for folder in ("wavepos_fairseq", "configs"):
         shutil.copytree(str(ROOT / folder), str(tmp_path / folder), symlinks=True)  # configs are one
