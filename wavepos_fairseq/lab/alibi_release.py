@@ -18,7 +18,9 @@ import torch
 
 from ..common import commands
 from ..common.files import PAPER, ROOT, shown_path
-from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
+from ..data import DataError, prepare
+from ..data.corpus import say
+from ..data.download import fetch_file, file_digest, file_size
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling as checkpoints
 from .runs import load_preset
