@@ -380,7 +380,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
     """A mount of its own, where root is refused, too."""
     (tmp_path / "disk").mkdir()
     program = (
-        "import sys; from wavepos_fairseq import figures; sys.exit(figures.main(['figure4', '--output', sys.argv[1]]))"
+        "import sys; from wavepos_fairseq.lab.figures import formulas; "
+        "sys.exit(formulas.main(['figure4', '--output', sys.argv[1]]))"
     )
     mounted = 'mount -t tmpfs -o ro none "$1" || exit 77; shift; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(tmp_path / "disk")]
