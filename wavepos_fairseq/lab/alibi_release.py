@@ -21,7 +21,7 @@ from ..common.files import PAPER, ROOT, shown_path
 from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling as checkpoints
-from .runs import load_preset
+from .configs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)
