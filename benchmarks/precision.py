@@ -26,7 +26,8 @@ from measure import machine, report
 
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.common.files import ROOT
-from wavepos_fairseq.lab.runs import Row, Run, load_preset
+from wavepos_fairseq.lab.configs import Row, load_preset
+from wavepos_fairseq.lab.runs import Run
 from wavepos_fairseq.plugin.evaluate import evaluate, load_checkpoint, load_stream, write_json
 from wavepos_fairseq.positions import position_names
 
@@ -78,7 +79,7 @@ def measure(name, precision, args):
     """The row of one run."""
     folder = args.runs / f"{name}-{precision}"
     shutil.rmtree(str(folder), ignore_errors=True)  # what was interrupted begins anew
-    run = Run(PRESET, Row(name, {}, ("--position-encoding", name)), args.data, folder, int(args.device == "cuda"), 1)
+    run = Run(PRESET, Row(name, {}, {"name": name}), args.data, folder, int(args.device == "cuda"), 1)
     words = [*run.training_arguments(), "--max-update", str(args.updates), "--log-interval", "1"]
     log = train(words, precision)
     checkpoint = load_checkpoint(str(run.checkpoint), str(args.data))

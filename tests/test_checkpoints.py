@@ -26,7 +26,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wavepos_fairseq.evaluation import probes as maps
-from wavepos_fairseq.lab import alibi_release, runs
+from wavepos_fairseq.lab import alibi_release, configs, runs
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.plugin import evaluate as evaluation
 from wavepos_fairseq.plugin import unpickling as checkpoints
@@ -81,8 +81,8 @@ def by_maps(path, data):
 
 
 def by_runs(path, data):
-    preset = runs.load_preset("demo")
-    runs.Run(preset, runs.find_row("alibi"), data, path.parent, gpus=0, seed=1).resumed_at()
+    preset = configs.load_preset("demo")
+    runs.Run(preset, configs.find_row("alibi"), data, path.parent, gpus=0, seed=1).resumed_at()
 
 
 def by_alibi_release(path, data):
@@ -687,7 +687,7 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
     table = alibi_release.beside_the_paper(cells)
-    lengths = [length for length in runs.load_preset("wikitext103-512").lengths for _ in evaluation.INFERENCES]
+    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in evaluation.INFERENCES]
     assert table["sequence_length"].tolist() == lengths
     of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
     assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)

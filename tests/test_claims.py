@@ -10,7 +10,7 @@ import pytest
 from wavepos_fairseq.common.files import CONFIGS, PAPER
 from wavepos_fairseq.lab import claims
 from wavepos_fairseq.lab.claims import Cell, Claim
-from wavepos_fairseq.lab.runs import Row, load_table
+from wavepos_fairseq.lab.configs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
 ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]
@@ -340,13 +340,13 @@ def test_files_and_printed_table_have_every_claim_and_the_numbers_behind_it(tmp_
 
 def test_two_numbers_of_one_cell_are_refused_and_not_the_last_one_taken(tmp_path):
     write_table1(tmp_path, 2 * [("ricker", "full", 500, 1, 90.0, None, None)])
-    with pytest.raises(ValueError, match="table1.tidy.csv has two numbers of ricker, seed 1, at 500"):
+    with pytest.raises(ValueError, match="table1.tidy.csv has two numbers of Wavelet Ricker, rel, seed 1, at 500"):
         claims.load_cells(tmp_path, "table1")
 
 
 def test_rows_that_differ_in_a_part_of_the_heads_width_only_are_not_told_apart(tmp_path, monkeypatch):
-    rows = [Row(name, {"wavelet": "W", "num_shifts": f"d/{name}"}, ()) for name in ("4", "8")]
+    rows = [Row(name, {"wavelet": "W", "num_shifts": f"d/{name}"}, {"name": "nope"}) for name in ("4", "8")]
     monkeypatch.setattr(claims, "load_table", lambda name: (name, rows))
     (tmp_path / "t.csv").write_text("wavelet,num_shifts\n")
-    with pytest.raises(ValueError, match="table t: rows that differ in d/N only are not told apart in .*t.csv"):
+    with pytest.raises(ValueError, match="table t: two rows differ in a label d/N only"):
         claims.load_cells(tmp_path, "t")

@@ -15,9 +15,9 @@ from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
 from wavepos_fairseq.evaluation import probes as maps
-from wavepos_fairseq.lab import runs
+from wavepos_fairseq.lab import configs, runs
 from wavepos_fairseq.lab.figures import trained as curves
-from wavepos_fairseq.lab.figures.formulas import OKABE_ITO
+from wavepos_fairseq.lab.palette import COLOURS, looks_of_methods
 from wavepos_fairseq.plugin.evaluate import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def folders(trained, data_bin, tmp_path_factory):
         if row == "morlet":
             (run / "result.json").write_text("{}")
         elif row != "haar":
-            of = runs.Run(runs.load_preset("demo"), runs.find_row(row), data_bin, run, 0, 1)
+            of = runs.Run(configs.load_preset("demo"), configs.find_row(row), data_bin, run, 0, 1)
             (run / "result.json").write_text(json.dumps(sound_result(of)))
     (folder / "results" / "demo").mkdir(parents=True)
     shutil.copy(ROOT / "results" / "wikitext2-cpu" / "table1.tidy.csv", folder / "results" / "demo")
@@ -144,10 +144,10 @@ def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
 
 
 def test_twelve_curves_are_told_apart_by_colour_and_marker_and_by_dash_and_marker():
-    styles = curves._styles(curves.methods().values()).values()
-    assert len(styles) == 12 and {style["color"] for style in styles} == set(OKABE_ITO)
-    for name in ("color", "linestyle"):
-        assert len({(style[name], style["marker"]) for style in styles}) == 12
+    shown = looks_of_methods().values()
+    assert len(shown) == 12 and {look.colour for look in shown} == set(COLOURS)
+    for name in ("colour", "dash"):
+        assert len({(getattr(look, name), look.marker) for look in shown}) == 12
 
 
 # Loss and receptive field

@@ -23,7 +23,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from markdown_it import MarkdownIt  # noqa: E402
 
 from wavepos_fairseq.lab import experiments  # noqa: E402
-from wavepos_fairseq.lab.runs import Run, fairseq_options, find_row, load_preset, load_table
+from wavepos_fairseq.lab.configs import find_row, load_preset, load_table
+from wavepos_fairseq.lab.runs import Run, fairseq_options
 from wavepos_fairseq.positions import position_names, position_options  # noqa: E402
 from wavepos_fairseq.positions.base import flag  # noqa: E402
 

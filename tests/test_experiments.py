@@ -19,7 +19,8 @@ import yaml
 from conftest import preprocess, sound_result
 
 from wavepos_fairseq.common import commands
-from wavepos_fairseq.lab import experiments, runs, tables
+from wavepos_fairseq.lab import configs, experiments, runs, schedule, sweeps, tables
+from wavepos_fairseq.plugin.options import position_arguments
 from wavepos_fairseq.positions import build_position
 
 pytest.importorskip("fairseq")
@@ -88,14 +89,14 @@ def test_gpus_that_cannot_share_an_update_evenly_are_refused(capsys):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_lengths_of_every_preset_stand_to_l_train_as_in_the_paper(preset):
-    loaded = runs.load_preset(preset)
+    loaded = configs.load_preset(preset)
     paper_l_train = 1024 if loaded.l_train in (256, 1024) else 512
     paper = sorted(PAPER[PAPER.l_train == paper_l_train].sequence_length.unique())
     assert loaded.lengths == [length * loaded.l_train // paper_l_train for length in paper]
 
 
 def test_table1_has_every_method_of_the_paper_and_names_its_own_additions():
-    title, rows = runs.load_table("table1")
+    title, rows = configs.load_table("table1")
     positions = {row.labels["method"]: row.labels["position"] for row in rows}
     paper = dict(zip(PAPER.method, PAPER.position))
     assert {method: positions[method] for method in paper} == paper
@@ -110,20 +111,18 @@ def papers_rows(table, columns):
 
 
 def labels_at_the_papers_width(table):
-    head_dim = experiments.head_dim_of(runs.load_preset("wikitext103-512"))
-    rows = experiments.with_head_dim(runs.load_table(table)[1], head_dim)
+    head_dim = experiments.head_dim_of(configs.load_preset("wikitext103-512"))
+    rows = experiments.with_head_dim(configs.load_table(table)[1], head_dim)
     return [tuple(row.labels.values()) for row in rows]
 
 
 def head(row):
     """mother wavelet, scales, shifts and direction of a row for the paper's heads of 128"""
-    words = dict(zip(row.options[::2], row.options[1::2]))
-    options = {name[2:].replace("-", "_"): text for name, text in words.items() if name != "--position-encoding"}
-    return build_position(words["--position-encoding"], head_dim=128, num_heads=8, **options).head
+    return build_position(**row.position, head_dim=128, num_heads=8).head
 
 
 def test_table3_is_the_papers_row_by_row():
-    rows = runs.load_table("table3")[1]
+    rows = configs.load_table("table3")[1]
     paper = papers_rows("table3", ["wavelet", "scale_exponents", "num_shifts"])
     assert len(rows) == 23 and labels_at_the_papers_width("table3") == paper
     for row, (wavelet, exponents, num_shifts) in zip(rows, paper):
@@ -133,7 +132,7 @@ def test_table3_is_the_papers_row_by_row():
 
 
 def test_table4_is_the_papers_row_by_row():
-    rows = runs.load_table("table4")[1]
+    rows = configs.load_table("table4")[1]
     paper = papers_rows("table4", ["family", "wavelet"])
     assert len(rows) == 31 and labels_at_the_papers_width("table4") == paper
     for row, (_, wavelet) in zip(rows, paper):
@@ -143,23 +142,25 @@ def test_table4_is_the_papers_row_by_row():
 
 
 def test_the_rows_of_the_shift_direction_are_rows_of_table3_and_their_mirror_images():
-    rows, table3 = (runs.load_table(table)[1] for table in ("shift-direction", "table3"))
+    rows, table3 = (configs.load_table(table)[1] for table in ("shift-direction", "table3"))
     for past, future in zip(rows[::2], rows[1::2]):
-        assert runs.Row(past.name, {**past.labels, "direction": "past"}, past.options) == past
-        assert any((row.name, row.options) == (past.name, past.options) for row in table3)
+        assert configs.Row(past.name, {**past.labels, "direction": "past"}, past.position) == past
+        assert any((row.name, row.position) == (past.name, past.position) for row in table3)
         assert head(future) == (*head(past)[:3], "future")
 
 
 def test_a_row_has_the_same_options_in_every_table():
-    rows = [row for table in TABLES for row in runs.load_table(table)[1]]
-    assert len({(row.name, row.options) for row in rows}) == len({row.name for row in rows})
-    assert len({row.options for row in rows}) == len({row.name for row in rows})  # and is trained once
+    rows = [row for table in TABLES for row in configs.load_table(table)[1]]
+    arguments = {(row.name, *position_arguments(row.position)) for row in rows}
+    assert len(arguments) == len({row.name for row in rows})
+    assert len({words[1:] for words in arguments}) == len(arguments)  # and is trained once
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_fairseq_accepts_every_row_of_table1_under_every_preset(preset, capsys):
-    for row in runs.load_table("table1")[1]:
-        assert dry_run(capsys, preset, row.name)[-len(row.options) :] == list(row.options)
+    for row in configs.load_table("table1")[1]:
+        arguments = position_arguments(row.position)
+        assert dry_run(capsys, preset, row.name)[-len(arguments) :] == arguments
 
 
 def test_options_that_fairseq_would_refuse_stop_before_anything_is_written(tmp_path, capsys):
@@ -172,7 +173,7 @@ def test_options_that_fairseq_would_refuse_stop_before_anything_is_written(tmp_p
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_papers_preset_takes_every_row_of_every_table(table):
-    preset, rows = runs.load_preset("wikitext103-512"), runs.load_table(table)[1]
+    preset, rows = configs.load_preset("wikitext103-512"), configs.load_table(table)[1]
     assert not experiments.refusals([runs.Run(preset, row, ROOT, ROOT, 8, 1) for row in rows])
 
 
@@ -191,12 +192,12 @@ def test_a_sweep_reports_every_combination_that_does_not_fit_before_anything_is_
 
 
 def test_a_sweep_is_the_grid_of_what_is_given():
-    rows = experiments.sweep_rows({"wavelet": ["ricker", "db5"], "shifts": ["0..3", "0..7"]}, head_dim=64)
+    rows = sweeps.sweep_rows({"wavelet": ["ricker", "db5"], "shifts": ["0..3", "0..7"]}, head_dim=64)
     labels = [("ricker", "0..3"), ("ricker", "0..7"), ("db5", "0..3"), ("db5", "0..7")]
     assert [tuple(row.labels.values()) for row in rows] == labels
-    assert rows[3].options == ("--position-encoding", "wavelet", "--wavelet", "db5", "--wavelet-shifts", "0..7")
-    (row,) = experiments.sweep_rows({"wavelet": ["db5"], "direction": ["future"]}, head_dim=64)
-    assert row.options[-2:] == ("--wavelet-shift-direction", "future")
+    assert rows[3].position == {"name": "wavelet", "wavelet": "db5", "wavelet_shifts": "0..7"}
+    (row,) = sweeps.sweep_rows({"wavelet": ["db5"], "direction": ["future"]}, head_dim=64)
+    assert row.position == {"name": "wavelet", "wavelet": "db5", "wavelet_shift_direction": "future"}
 
 
 @pytest.mark.parametrize(
@@ -211,18 +212,18 @@ def test_a_sweep_is_the_grid_of_what_is_given():
     ],
 )
 def test_what_a_table_has_is_the_tables_run_in_a_sweep_too(grid, name):
-    (row,) = experiments.sweep_rows(grid, head_dim=128)
-    assert (row.name, row.options) == (name, runs.find_row(name).options)
+    (row,) = sweeps.sweep_rows(grid, head_dim=128)
+    assert (row.name, row.position) == (name, configs.find_row(name).position)
 
 
 def test_combinations_of_a_sweep_that_come_to_the_same_are_one_run_and_others_never_share_a_name():
     grid = {"wavelet": ["db5"], "shifts": ["0..7", "0,1,2,3,4,5,6,7", "0..7"]}
-    assert len(experiments.sweep_rows(grid, head_dim=64)) == 1
-    (levels,) = experiments.sweep_rows({"wavelet": ["db5"], "scales": ["1..4"]}, head_dim=64)
-    (shifts,) = experiments.sweep_rows({"wavelet": ["db5"], "shifts": ["1..4"]}, head_dim=64)
+    assert len(sweeps.sweep_rows(grid, head_dim=64)) == 1
+    (levels,) = sweeps.sweep_rows({"wavelet": ["db5"], "scales": ["1..4"]}, head_dim=64)
+    (shifts,) = sweeps.sweep_rows({"wavelet": ["db5"], "shifts": ["1..4"]}, head_dim=64)
     assert levels.name != shifts.name
     long = [",".join(str(base + number) for number in range(64)) for base in (1, 2)]
-    rows = experiments.sweep_rows({"wavelet": ["ricker"], "scales": long}, head_dim=64)
+    rows = sweeps.sweep_rows({"wavelet": ["ricker"], "scales": long}, head_dim=64)
     assert rows[0].name != rows[1].name and all(len(row.name) < 200 for row in rows)
 
 
@@ -251,7 +252,7 @@ def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_pat
     words = ["--preset", "demo", "--results", str(tmp_path)]
     assert experiments.main(["sweep", "--wavelet", "ricker", "--name", name, *words]) == 2
     assert f"error: --name {name!r}: its files" in capsys.readouterr().err
-    monkeypatch.setattr(runs, "names", lambda folder: [name, "demo"])
+    monkeypatch.setattr(configs, "names", lambda folder: [name, "demo"])
     assert experiments.main(["reproduce", name, *words]) == 2
     assert f"error: table {name!r}: its files" in capsys.readouterr().err
 
@@ -280,7 +281,7 @@ def test_batches_are_the_fewest_whole_ones_that_make_an_update_and_other_devices
     l_train, per_update, per_device
 ):
     sizes = {"l_train": l_train, "tokens_per_update": per_update, "tokens_per_device": per_device}
-    preset = dataclasses.replace(runs.load_preset("demo"), **sizes)
+    preset = dataclasses.replace(configs.load_preset("demo"), **sizes)
     sequences, refused = per_update // l_train, set()
     for devices in range(1, sequences + 2):
         fewest = [
@@ -301,7 +302,7 @@ def test_batches_are_the_fewest_whole_ones_that_make_an_update_and_other_devices
 
 
 def test_a_sweep_or_seeds_without_end_are_refused_before_any_is_looked_at(monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "_wavelets", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr(sweeps, "_wavelets", lambda *_: pytest.fail("looked at"))
     monkeypatch.setattr(experiments, "_run", lambda *_: pytest.fail("looked at"))
     many = [str(number) for number in range(1000)]
     for command in ("sweep", "status"):
@@ -409,7 +410,7 @@ def test_a_slurm_section_is_read_before_slurm_is_asked(fails_early):
 
 
 def test_the_status_of_a_table_imports_none_of_what_takes_seconds():
-    program = "import sys; from wavepos_fairseq import experiments; experiments.main(sys.argv[1:]); "
+    program = "import sys; from wavepos_fairseq.lab import experiments; experiments.main(sys.argv[1:]); "
     program += "print({'torch', 'fairseq', 'pandas', 'numpy', 'submitit'} & {*sys.modules})"
     command = [sys.executable, "-c", program, "status", "table1", "--preset", "demo", "--seeds", "2"]
     done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, text=True, check=True)
@@ -418,8 +419,8 @@ def test_the_status_of_a_table_imports_none_of_what_takes_seconds():
 
 @pytest.mark.parametrize("more", [[], ["--max-update=60"], ["--max-update", "60", "--max-update=70", "--lr", "1"]])
 def test_status_reads_the_last_update_as_fairseq_does(more):
-    row = runs.Row("nope", {}, ("--position-encoding", "nope", *more))
-    run = runs.Run(runs.load_preset("demo"), row, ROOT, ROOT, gpus=0, seed=1)
+    row = configs.Row("nope", {}, {"name": "nope"}, tuple(more))
+    run = runs.Run(configs.load_preset("demo"), row, ROOT, ROOT, gpus=0, seed=1)
     assert run.max_update == runs.fairseq_options(run).max_update
 
 
@@ -433,22 +434,22 @@ def test_a_seed_that_no_generator_takes_is_refused(seed, capsys):
 def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(runs, "cpu_count", lambda: 16)
-    assert experiments.shares_of_the_machine(4, 0, 2) == 4 * [{"OMP_NUM_THREADS": "2"}]
+    assert schedule.shares_of_the_machine(4, 0, 2) == 4 * [{"OMP_NUM_THREADS": "2"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7,GPU-1")
-    assert experiments.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
-    shares = experiments.shares_of_the_machine(2, 2, 1)
+    assert schedule.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
+    shares = schedule.shares_of_the_machine(2, 2, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["3,5", "6,7"]
     with pytest.raises(ValueError, match="--jobs 2 x --gpus 3 is more than the 5 GPUs"):
-        experiments.shares_of_the_machine(2, 3, 1)
+        schedule.shares_of_the_machine(2, 3, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    shares = experiments.shares_of_the_machine(8, 1, 1)
+    shares = schedule.shares_of_the_machine(8, 1, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == list("01234567")
 
 
 @pytest.fixture
 def three_runs(tmp_path):
-    preset, rows = runs.load_preset("demo"), runs.load_table("table1")[1][:3]
+    preset, rows = configs.load_preset("demo"), configs.load_table("table1")[1][:3]
     return [runs.Run(preset, row, ROOT, tmp_path / "runs" / row.name, 0, 1) for row in rows]
 
 
@@ -458,8 +459,8 @@ def test_a_run_with_a_broken_file_is_marked_and_named_and_the_others_are_made(
     for run, name in zip(three_runs, ("result.json", "training.json")):
         run.folder.mkdir(parents=True)
         (run.folder / name).write_text("[1]")
-    monkeypatch.setattr(experiments, "execute", lambda run, *_: sound_result(run))
-    outcomes = experiments.make(three_runs, {}, jobs=1)
+    monkeypatch.setattr(schedule, "execute", lambda run, *_: sound_result(run))
+    outcomes = schedule.make_here(three_runs, {}, jobs=1)
     assert outcomes == ["broken", "broken", sound_result(three_runs[2])]
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("[1/3] nope: broken, ") and "result.json" in first and "; remove the file, and" in first
@@ -486,8 +487,8 @@ def test_the_manifest_counts_an_evaluation_once_and_has_the_threads(three_runs):
 
 def test_the_time_left_is_that_of_the_updates_without_fairseqs_start(monkeypatch, capsys):
     clock = iter([100.0, 100.0, 110.0, 120.0])
-    progress = experiments.Progress({"a": 100, "b": 50})
-    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
+    progress = schedule.Progress({"a": 100, "b": 50})
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: next(clock))
     for run, update in (("a", 10), ("b", 10), ("a", 20), ("b", 30)):
         progress.update(run, update, 5.0)
     assert capsys.readouterr().out.splitlines() == [  # 10 updates in 10 s, and 30 in 20
@@ -535,15 +536,19 @@ def test_options_make_a_run_of_their_own(capsys):
 
 @pytest.fixture
 def small_configs(tmp_path, monkeypatch):
-    """A preset of a few updates, and a table of which one row cannot be trained and one does not fit the heads."""
+    """A preset of a few updates, and a table of which one row does not fit the heads."""
     preset = yaml.safe_load((ROOT / "configs" / "presets" / "demo.yaml").read_text(encoding="utf-8"))
     preset.update(l_train=16, lengths=[8, 16, 24], tokens_per_update=64, tokens_per_device=64)
     preset["train"].update({"max-update": 4, "warmup-updates": 1, "log-interval": 1, "criterion": "adaptive_loss"})
     preset["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
     rows = {
-        "alibi": {"method": "ALiBi", "position": "rel", "options": "--position-encoding alibi"},
-        "broken": {"method": "Broken", "position": "rel", "options": "--position-encoding nope --adam-betas nonsense"},
-        "too-wide": {"method": "Too wide", "position": "rel", "options": "--wavelet-scales 2^0..2^127"},
+        "alibi": ("ALiBi", {"name": "alibi"}),
+        "broken": ("Broken", {"name": "nope"}),
+        "too-wide": ("Too wide", {"name": "wavelet", "wavelet_scales": "2^0..2^127"}),
+    }
+    rows = {
+        name: {"labels": {"method": method, "position": "rel"}, "position": position}
+        for name, (method, position) in rows.items()
     }
     for folder, name, content in (
         ("presets", "small", preset),
@@ -551,7 +556,7 @@ def small_configs(tmp_path, monkeypatch):
     ):
         (tmp_path / "configs" / folder).mkdir(parents=True)
         (tmp_path / "configs" / folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    monkeypatch.setattr(runs, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(configs, "CONFIGS", tmp_path / "configs")
     return tmp_path
 
 
@@ -588,13 +593,16 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     monkeypatch.setattr(tables, "markdown", lambda *words: beside.append(words[-1]) or markdown(*words))
     arguments = ["reproduce", "table1", "--preset", "small", "--data", str(small_data)]
     arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results"), "--jobs", "2"]
+    (folder / "runs" / "small" / "broken").mkdir(parents=True)
+    unfit = {"optimizer_history": [{"num_updates": 1}]}  # from which no fairseq goes on
+    torch.save(unfit, str(folder / "runs" / "small" / "broken" / "checkpoint_last.pt"))
     assert experiments.main(arguments) == 1
     printed = capsys.readouterr()
     assert "[1/3] alibi: training ALiBi" in printed.out
-    assert "[2/3] broken: FAILED" in printed.err and "nonsense" in printed.err
+    assert "[2/3] broken: FAILED with status 1; the last lines of" in printed.err
     assert "[3/3] too-wide: does not fit, --wavelet-scales '2^0..2^127': 128 scales" in printed.err
     assert "error: 2 of 3 rows have no numbers" in printed.err
-    assert beside == [ROOT / "results" / "paper" / "table1.csv"]
+    assert beside[0].method.tolist() == pd.read_csv(ROOT / "results" / "paper" / "table1.csv").method.tolist()
     wide = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert set(wide.loc[("full", "Broken")][1:]) == {"failed"}
     assert set(wide.loc[("full", "Too wide")][1:]) == {"does not fit"}

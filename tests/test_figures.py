@@ -14,7 +14,8 @@ import yaml
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from wavepos_fairseq.lab.figures.formulas import BASES, FIGURES, OKABE_ITO, main
+from wavepos_fairseq.lab.figures.formulas import BASES, FIGURES, main
+from wavepos_fairseq.lab.palette import COLOURS
 
 ROOT = Path(__file__).resolve().parents[1]
 AGAIN = ("figure4", "figure6", "basis-morlet", "singular-values")
@@ -102,7 +103,8 @@ def test_figures_9_and_10_are_pywavelets_decomposition_wavelets_at_level_10(name
 
 def test_figures_9_and_10_together_are_the_27_wavelets_of_table_4_that_have_no_closed_form():
     rows = yaml.safe_load((ROOT / "configs" / "tables" / "table4.yaml").read_text())["rows"]
-    expected = [row["wavelet"] for row in rows.values() if row["wavelet"].lower() not in CLOSED_FORMS]
+    wavelets = [row["labels"]["wavelet"] for row in rows.values()]
+    expected = [wavelet for wavelet in wavelets if wavelet.lower() not in CLOSED_FORMS]
     assert len(expected) == 27
     assert [*curves(drawn("figure9")), *curves(drawn("figure10"))] == expected
 
@@ -186,7 +188,7 @@ def test_curves_in_one_panel_differ_in_colour_and_in_line_style(name):
     colours = [line.get_color() for line in lines]
     dashes = [str(line._dash_pattern) for line in lines]  # get_linestyle() says "--" of every pattern
     assert len(set(colours)) == len(set(dashes)) == len(lines)
-    assert set(colours) <= set(OKABE_ITO)
+    assert set(colours) <= set(COLOURS)
 
 
 # What is written

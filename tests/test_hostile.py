@@ -15,21 +15,23 @@ from wavepos_fairseq import data
 from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
 from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import claims, experiments, report, runs
+from wavepos_fairseq.lab import configs as lab_configs
 from wavepos_fairseq.lab.figures import formulas as figures
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
+P = "position: {name: nope}"
 DEMO = (ROOT / "configs/presets/demo.yaml").read_text(encoding="utf-8")
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
-ROW = "title: T\nrows:\n  one: {method: M, options: --position-encoding nope}\n"
+ROW = "title: T\nrows:\n  one: {labels: {method: M}, position: {name: nope}}\n"
 
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch):
     """configs(text, name): where presets and tables are read, with that file; a preset t and a table t are sound."""
     folder = tmp_path / "configs"
-    monkeypatch.setattr(runs, "CONFIGS", folder)
+    monkeypatch.setattr(lab_configs, "CONFIGS", folder)
     monkeypatch.setattr(claims, "CONFIGS", folder)
 
     def write(text, name):
@@ -127,23 +129,31 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
     "rows, message",
     [
         ("{}", "rows must be a mapping of rows, not {}"),
-        ("{one: text}", "row one: expected is a mapping with options, not 'text'"),
-        ("{one: {options: 3}}", "row one: options must be text, not 3"),
-        ("{one: {method: M}}", "row one: options is missing"),
-        ("{one: {method: 5, options: --lr 1}}", "row one: method must be text, not 5"),
-        ("{one: {method: M, options: --lr 1}, two: {options: --lr 1}}", "row two: method is missing"),
-        ("{one: {method: M, options: --lr 1}, two: {method: M, n: a, options: --lr 1}}", "row two: n is unknown"),
-        ('{one: {method: M, options: "--lr \'1"}}', "row one: No closing quotation"),
-        ("{../one: {method: M, options: --lr 1}}", "row ../one: the name '../one' becomes a folder's"),
-        ("{..: {method: M, options: --lr 1}}", "row ..: the name '..' becomes a folder's"),
-        ("{one seed 2: {method: M, options: --lr 1}}", "row one seed 2: a name with a seed at its end"),
-        ("{a: {m: A, options: x}, b: {m: B, options: x}, c: {m: A, options: y}}", "rows a and c have the same labels"),
-        ("{one: {n: d/0, options: --lr 1}}", "row one: n 'd/0': accepted after d/ is a whole number > 0"),
-        ("{one: {n: d/x, options: --lr 1}}", "row one: n 'd/x': accepted after d/ is a whole number > 0"),
-        ("{one: {n: d/², options: --lr 1}}", "row one: n 'd/²': accepted after d/ is a whole number > 0"),
-        ("{one: {seed: s, options: --lr 1}}", "row one: the label seed has the name of another column"),
-        ("{one: {mean: s, options: --lr 1}}", "row one: the label mean has the name of another column"),
-        ('{one: {"128": s, options: --lr 1}}', "row one: the label 128 has the name of another column"),
+        ("{one: text}", "row one: expected is a mapping with labels, position, not 'text'"),
+        ("{one: {labels: {m: M}, position: 3}}", "row one: position must be a mapping of name, and options to text or"),
+        ("{one: {labels: {m: M}, position: {wavelet: haar}}}", "row one: position must be a mapping of name"),
+        ("{one: {labels: {m: M}, position: {name: nope, of: [1]}}}", "row one: position must be a mapping of name"),
+        ("{one: {labels: {m: M}}}", "row one: position is missing"),
+        (f"{{one: {{method: M, {P}}}}}", "row one: method is unknown; accepted are labels, position"),
+        (f"{{one: {{labels: {{}}, {P}}}}}", "row one: labels must be a mapping of columns to text, not {}"),
+        (f"{{one: {{labels: {{m: 5}}, {P}}}}}", "row one: m must be text, not 5"),
+        (f"{{one: {{labels: {{m: M}}, {P}}}, two: {{labels: {{n: M}}, {P}}}}}", "row two: n is unknown"),
+        (f"{{one: {{labels: {{m: M}}, {P}}}, two: {{labels: {{m: M, n: a}}, {P}}}}}", "row two: n is unknown"),
+        (f"{{../one: {{labels: {{m: M}}, {P}}}}}", "row ../one: the name '../one' becomes a folder's"),
+        (f"{{..: {{labels: {{m: M}}, {P}}}}}", "row ..: the name '..' becomes a folder's"),
+        (f"{{one seed 2: {{labels: {{m: M}}, {P}}}}}", "row one seed 2: a name with a seed at its end"),
+        (
+            f"{{a: {{labels: {{m: A}}, {P}}}, b: {{labels: {{m: B}}, {P}}}, c: {{labels: {{m: A}}, {P}}}}}",
+            "rows a and c have the same labels",
+        ),
+        *(
+            (f"{{one: {{labels: {{n: d/{part}}}, {P}}}}}", f"row one: n 'd/{part}': accepted after d/ is a whole")
+            for part in ("0", "x", "²")
+        ),
+        *(
+            (f"{{one: {{labels: {{'{column}': s}}, {P}}}}}", f"row one: the label {column} has the name of another")
+            for column in ("seed", "mean", "128", "perplexity", "lag95")
+        ),
     ],
 )
 def test_a_tables_wrong_row_is_named_with_what_is_accepted(configs, capsys, rows, message):
@@ -153,8 +163,9 @@ def test_a_tables_wrong_row_is_named_with_what_is_accepted(configs, capsys, rows
 
 
 def test_rows_whose_labels_become_the_same_in_the_presets_heads_are_refused(configs, capsys):
-    rows = "{a: {shifts: d/4, options: x}, b: {shifts: '8', options: y}, c: {shifts: d/64, options: z}}"
-    configs(f"title: T\nrows: {rows}\n", "tables/t.yaml")
+    shifts = {"a": "d/4", "b": "8", "c": "d/64"}
+    rows = [f"  {name}: {{labels: {{shifts: '{number}'}}, {P}}}\n" for name, number in shifts.items()]
+    configs(f"title: T\nrows:\n{''.join(rows)}", "tables/t.yaml")
     said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t")
     assert "rows a and b have the same labels (8)" in said and "heads of width 32" in said
 
@@ -167,7 +178,6 @@ def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsy
 
 def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
     path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
-    curves.methods.cache_clear()
     said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
     assert f"{path}: rows must be a mapping of rows" in said
 
@@ -235,7 +245,8 @@ def test_any_other_path_reaches_fairseq_as_it_is(tmp_path):
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     folder = tmp_path / """a b=c,d ü'e"f$g[0]{h}\\i#j%k(l)*?~!&@;|m"""
-    run = runs.Run(runs.load_preset("demo"), runs.find_row("ricker"), folder / "data", folder / "run", 0, 1)
+    preset, row = lab_configs.load_preset("demo"), lab_configs.find_row("ricker")
+    run = runs.Run(preset, row, folder / "data", folder / "run", 0, 1)
     config = convert_namespace_to_omegaconf(runs.fairseq_options(run))
     assert (config.task.data, config.checkpoint.save_dir) == (str(folder / "data"), str(folder / "run"))
 
@@ -258,7 +269,7 @@ def test_options_that_fairseq_cannot_use_are_one_line(tmp_path, capsys, words, m
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', "3", 100_000 * "["])
 @pytest.mark.parametrize("name", ["training.json", "result.json"])
 def test_a_runs_json_that_is_something_else_is_one_line_with_the_file(tmp_path, capsys, name, content):
-    run = runs.Run(runs.load_preset("demo"), runs.find_row("ricker"), ROOT, tmp_path, 0, 1)
+    run = runs.Run(lab_configs.load_preset("demo"), lab_configs.find_row("ricker"), ROOT, tmp_path, 0, 1)
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{name} is no JSON") as raised:
         run.result()
@@ -370,7 +381,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
     """A mount of its own, where root is refused, too."""
     (tmp_path / "disk").mkdir()
     program = (
-        "import sys; from wavepos_fairseq import figures; sys.exit(figures.main(['figure4', '--output', sys.argv[1]]))"
+        "import sys; from wavepos_fairseq.lab.figures import formulas; "
+        "sys.exit(formulas.main(['figure4', '--output', sys.argv[1]]))"
     )
     mounted = 'mount -t tmpfs -o ro none "$1" || exit 77; shift; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(tmp_path / "disk")]

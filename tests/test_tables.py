@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from wavepos_fairseq.lab import tables
+from wavepos_fairseq.lab.results import read_cells, write_table
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
 LENGTHS = [128, 256, 512, 1012, 1512, 2512]
@@ -62,7 +63,7 @@ def one_higher(rows, **changes):
 
 
 def test_markdown_shows_the_papers_number_only_beside_the_same_cell(rows):
-    raised, paper = one_higher(rows), PAPER / "table1.csv"
+    raised, paper = one_higher(rows), read_cells(PAPER, "table1")
     same_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-103", paper)
     assert "| 49.48 (48.48) |" in same_corpus and "stands in brackets" in same_corpus
     other_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-2", paper)
@@ -75,13 +76,20 @@ def test_markdown_shows_the_papers_number_only_beside_the_same_cell(rows):
 
 def test_markdown_of_table_3_finds_the_papers_number_by_wavelet_scales_and_shifts():
     rows = rows_of(pd.read_csv(PAPER / "table3.csv"), TABLE3_LABELS)
-    text = tables.markdown(one_higher(rows), 512, LENGTHS, "Table 3", "wikitext-103", PAPER / "table3.csv")
+    text = tables.markdown(one_higher(rows), 512, LENGTHS, "Table 3", "wikitext-103", read_cells(PAPER, "table3"))
     assert "| Ricker | 0..1 | 64 | 25.49 (24.49) | 22.60 (21.60) |" in " ".join(text.split())
+
+
+def write(folder, rows, paper):
+    """Writes Table 1 with these rows; gives its Markdown."""
+    text = tables.markdown(rows, 512, LENGTHS, "Table 1", "wikitext-103", paper)
+    write_table(folder, "table1", tables.wide(rows, 512, LENGTHS), tables.tidy(rows, 512, LENGTHS), text, {})
+    return text
 
 
 def test_failed_row_is_marked_and_the_others_keep_their_numbers(tmp_path, rows):
     rows[1] = rows[1]._replace(cells="failed")
-    text = tables.write_tables(tmp_path, "table1", "Table 1", "wikitext-103", rows, 512, LENGTHS, PAPER / "table1.csv")
+    text = write(tmp_path, rows, read_cells(PAPER, "table1"))
     wide = pd.read_csv(tmp_path / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert set(wide.loc[("full", "ALiBi")][1:]) == {"failed"}
     assert wide.loc[("full", "NoPE")]["2512"] == "48.48"
@@ -92,7 +100,7 @@ def test_failed_row_is_marked_and_the_others_keep_their_numbers(tmp_path, rows):
 
 def test_several_seeds_give_mean_and_standard_deviation_and_each_its_own_tidy_line(tmp_path, rows):
     several = [row._replace(seed=seed) for seed in (1, 2) for row in (rows if seed == 1 else one_higher(rows))]
-    text = tables.write_tables(tmp_path, "table1", "Table 1", "wikitext-103", several, 512, LENGTHS, None)
+    text = write(tmp_path, several, None)
     wide = pd.read_csv(tmp_path / "table1.csv", dtype=str)
     assert list(wide.columns[3:]) == [*map(str, LENGTHS), *(f"{length} std" for length in LENGTHS)]
     assert list(wide.method) == 2 * METHODS

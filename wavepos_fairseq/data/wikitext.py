@@ -110,6 +110,7 @@ class WikiText(Corpus):
                 name = f"{hub_split}-{shard:05}-of-{shards:05}.parquet"
                 file, url = downloads / f"{self.name}-{name}", f"{HUB}{self.name}-v1/{name}"
                 files[split].append(fetch_file(file, [url], check_parquet, self.instead, by_length=True))
+        say("reading the parquet files")
         try:
             unpack_parquet(files, folder)
             self.verify(folder)

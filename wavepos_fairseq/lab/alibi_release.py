@@ -23,7 +23,7 @@ from ..data.corpus import say
 from ..data.download import fetch_file, file_digest, file_size
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling as checkpoints
-from .runs import load_preset
+from .configs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-import pandas as pd
-
 from ..common import commands
 from ..common.errors import prefixing_errors
-from ..common.files import CONFIGS, ROOT, shown_path, write_json, write_whole
+from ..common.files import CONFIGS, PAPER, ROOT, shown_path
 from ..evaluation.inferences import INFERENCES
-from .runs import Row, load_table, read_yaml
+from . import results
+from .configs import Row, load_table, read_yaml
 
 ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
@@ -121,43 +120,30 @@ def _rows(table: str) -> List[Row]:
 
 def load_cells(folder: Path, table: str) -> Cells:
     """The numbers of a results folder's table; none where it is missing, ValueError where a column is."""
-    paths = [folder / f"{table}.tidy.csv", folder / f"{table}.csv"]  # the paper's tables are tidy by their plain name
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return {}
     rows = _rows(table)
     if table == ATTENTION:
-        columns = ["row", "l_train", "sequence_length"]
-        heads = _read_csv(path, [*columns, "beyond"]).groupby(columns, as_index=False)
-        lines = heads.beyond.mean().rename(columns={"beyond": "value"}).assign(inference="full")
+        keys = ["row", "l_train", "sequence_length"]
+        heads = results.read_probe(folder, ATTENTION, [*keys, "beyond"])
+        if heads is None:
+            return {}
+        lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
+        lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
     else:
         # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
         labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
         names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
         if len(names) < len(rows):
-            raise ValueError(f"table {table}: rows that differ in d/N only are not told apart in {shown_path(path)}")
-        lines = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"], labels)
-        lines = lines.rename(columns={"perplexity": "value"})
+            raise ValueError(f"table {table}: two rows differ in a label d/N only, which says nothing across widths")
+        read = results.read_cells(folder, table, labels)
+        if read is None:
+            return {}
+        lines = read.rename(columns={"perplexity": "value"})
         lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
-    lines = lines.assign(**{key: math.nan for key in ("seed", "low", "high") if key not in lines}).fillna({"seed": 1})
-    lines.loc[lines.low == lines.high, ["low", "high"]] = math.nan  # as they were written of one sequence up to 0.2.3
     cells: Cells = defaultdict(dict)
     for line in lines.dropna(subset=["value"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)
-        if isinstance(line.row, str) and int(line.seed) in cells[where]:
-            cell = f"{line.row}, seed {line.seed:g}, at {line.sequence_length}"
-            raise ValueError(f"{shown_path(path)} has two numbers of {cell}")
-        cells[where][int(line.seed)] = Cell(line.value, line.low, line.high)
+        cells[where][line.seed] = Cell(line.value, line.low, line.high)
     return dict(cells)
-
-
-def _read_csv(path: Path, columns: List[str], texts: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV that has these columns, some of which are texts; ValueError where it has not."""
-    lines = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
-    missing = [column for column in columns if column not in lines]
-    if missing:
-        raise ValueError(f"{shown_path(path)} has no column {', '.join(missing)}")
-    return lines
 
 
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
@@ -276,12 +262,11 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     folder = args.results / args.preset
     try:
-        if not folder.is_dir():
+        if not folder.is_dir() and args.preset != PAPER.name:
             raise ValueError(f"--preset {args.preset}: {folder} does not exist; scripts/reproduce.sh makes it")
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
         text = markdown(judged, f"The paper's statements, judged on {args.preset}")
-        write_json(folder / "claims.json", judged)
-        write_whole(folder / "claims.md", text)
+        results.write_claims(folder, judged, text)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

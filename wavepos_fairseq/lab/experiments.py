@@ -13,310 +13,53 @@ result is done and not made again; one that another process is at is waited for.
 import argparse
 import contextlib
 import functools
-import hashlib
 import io
-import itertools
-import math
-import os
 import platform
-import queue
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 from tabulate import tabulate
 
 from ..common import commands
 from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
-from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path, write_json
+from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
 from ..data import WIKITEXT, check_counts, prepare
-from .runs import (
-    Broken,
-    InUse,
-    Preset,
-    Row,
-    Run,
-    RunFailed,
-    batch_options,
-    cpu_count,
-    execute,
-    fairseq_options,
-    find_row,
-    load_preset,
-    load_table,
-    names,
-    refuse_alike,
-    refuse_path,
-    refuse_table_name,
-    threads_of,
-)
+from . import results
+from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
+from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
+from .schedule import Outcome, make_here, make_on_slurm
+from .sweeps import AXES, EXAMPLES, refuse_too_many, sweep_rows
 
-# PyTorch, fairseq, pandas and submitit are imported where they are used: each takes a second or more, and who asks how
+# PyTorch, fairseq, pandas and submitit are imported where they are used. Each takes a second or more, and who asks how
 # far the runs of a table are needs none of them.
-
-_SECONDS_BETWEEN_LINES = 10
-MOST_RUNS = 10_000  # of a call: checked within seconds; fairseq alone takes a core most of a day to be started so often
-
-_AXES = {
-    "wavelet": "--wavelet",
-    "scales": "--wavelet-scales",
-    "shifts": "--wavelet-shifts",
-    "direction": "--wavelet-shift-direction",
-}
-_EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future"}
-
-
-def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
-    """A row for each combination of the grid's values, by the keys of _AXES; other axes stay at their default.
-
-    Combinations that come to the same wavelets are one row, and what a table has as a row is that row's run. Raises
-    ValueError with all combinations that do not fit heads of this width.
-    """
-    _refuse_too_many(" x ".join(f"{len(values)} {axis}" for axis, values in grid.items()), *map(len, grid.values()))
-    combinations = list(itertools.product(*grid.values()))
-    known = _rows_by_wavelets(head_dim)
-    rows: Dict[Tuple, Row] = {}
-    faulty = []
-    for values in combinations:
-        labels = dict(zip(grid, values))
-        options = tuple(word for axis, value in labels.items() for word in (_AXES[axis], value))
-        row = Row(_folder_of(labels), labels, ("--position-encoding", "wavelet", *options))
-        try:
-            wavelets = _wavelets(row, head_dim)
-        except ValueError as error:
-            faulty.append(f"{' '.join(values)}: {error}")
-        else:
-            rows.setdefault(wavelets, replace(known.get(wavelets, row), labels=labels))
-    if faulty:
-        raise ValueError("\n  ".join([f"{len(faulty)} of {len(combinations)} combinations do not fit", *faulty]))
-    return list(rows.values())
-
-
-def _refuse_too_many(what: str, *counts: int) -> None:
-    """ValueError where the product of the counts is more than MOST_RUNS."""
-    if math.prod(counts) > MOST_RUNS:
-        raise ValueError(f"{what} = {math.prod(counts):,}; accepted are at most {MOST_RUNS:,} runs in a call")
-
-
-def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
-    rows = {}
-    for row in [row for table in names("tables") for row in load_table(table)[1]]:
-        if row.options[:2] == ("--position-encoding", "wavelet"):
-            with contextlib.suppress(ValueError):  # made for wider heads
-                rows[_wavelets(row, head_dim)] = row
-    return rows
-
-
-def _wavelets(row: Row, head_dim: int) -> Tuple:
-    """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
-    from ..positions import build_position
-
-    given = zip(row.options[2::2], row.options[3::2])
-    options = {option[2:].replace("-", "_"): text for option, text in given}
-    return build_position("wavelet", head_dim=head_dim, num_heads=1, **options).head
-
-
-def _folder_of(labels: Dict[str, str]) -> str:
-    """A run's name from the axes of its sweep: ``ricker_scales-2e0..2e7``."""
-    parts = [value if axis == "wavelet" else f"{axis}-{value}" for axis, value in labels.items()]
-    name = "_".join(parts).translate({ord("^"): "e", ord("*"): "x", ord(" "): None})
-    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-class Progress:
-    """A line every few seconds: which run, how far it is, its loss, and the time left for all.
-
-    max_updates: the last update of each run that is to be made.
-    """
-
-    def __init__(self, max_updates: Dict[str, int]):
-        self.max_updates = max_updates
-        self.started = math.inf  # with the first update, not with fairseq's start
-        self.shown = -math.inf
-        self.at_start: Dict[str, int] = {}
-        self.updates: Dict[str, int] = {}
-        self.lock = threading.Lock()
-
-    def update(self, run: str, update: int, loss: float) -> None:
-        """`run` has made so many updates, at a loss in bits."""
-        with self.lock:
-            self.at_start.setdefault(run, update)
-            self.updates[run] = update
-            now = time.monotonic()
-            self.started = min(self.started, now)
-            made = sum(self.updates.values()) - sum(self.at_start.values())
-            if not made or now - self.shown < _SECONDS_BETWEEN_LINES:
-                return
-            self.shown = now
-            left = (sum(self.max_updates.values()) - sum(self.updates.values())) * (now - self.started) / made
-            print(
-                f"{run:<14} update {update:>6} of {self.max_updates[run]}  loss {loss:6.3f} bits  "
-                f"about {left / 60:.0f} min left for all",
-                flush=True,
-            )
-
-
-Outcome = Union[Dict[str, Any], str]
-"""A run's result, or the word that stands in the table in its place."""
-
-
-def make(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
-    """What came of each run, made where it was not done yet, `jobs` at a time; "failed" where it failed.
-
-    refused: why rows are not run, by their names (see `refusals`).
-    """
-    outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
-    missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
-    progress = Progress({runs[number].label: runs[number].max_update for number in missing})
-    shares = queue.SimpleQueue()
-    for share in shares_of_the_machine(jobs, runs[0].gpus, runs[0].processes):
-        shares.put(share)
-    stop = threading.Event()
-    others: List[int] = []
-
-    def one(number: int, patience: float) -> None:
-        run, label = runs[number], f"[{number + 1}/{len(runs)}] {runs[number].label}"
-        print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
-        share = shares.get()
-        try:
-            outcome = execute(run, share, functools.partial(progress.update, run.label), patience, stop)
-        except InUse as error:
-            print(f"{label}: {error}; the others first", flush=True)
-            others.append(number)
-        except (RunFailed, ValueError, OSError) as error:
-            _print_failure(label, error)
-        else:
-            outcomes[number] = outcome
-            _print_success(label, outcome)
-        finally:
-            shares.put(share)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for numbers, patience in ((missing, 1.0), (others, math.inf)):
-                futures = [pool.submit(one, number, patience) for number in numbers]
-                for future in futures:
-                    future.result()
-        finally:
-            stop.set()
-            for future in futures:
-                future.cancel()
-    return outcomes
-
-
-def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
-    """For each of the jobs that run side by side, the environment that gives it threads and GPUs of its own.
-
-    Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
-    """
-    shares = [{"OMP_NUM_THREADS": str(threads_of(jobs * processes))} for _ in range(jobs)]
-    if gpus and jobs > 1:
-        import torch
-
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
-        if len(devices) < jobs * gpus:
-            raise ValueError(f"--jobs {jobs} x --gpus {gpus} is more than the {len(devices)} GPUs that are here")
-        for number, share in enumerate(shares):
-            share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
-    return shares
-
-
-def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
-    """As `make`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
-    from . import slurm
-
-    outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
-    if runs[0].gpus:
-        resources.setdefault("gpus_per_node", runs[0].gpus)
-    by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
-    cpus = resources.get("cpus_per_task")  # without it, what the node gives the job
-    share = {"OMP_NUM_THREADS": str(threads_of(runs[0].processes, cpus))} if cpus else {}
-    make_one = functools.partial(execute, environment=share, patience=math.inf)
-    tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
-    for label, failure in slurm.finished(slurm.submit(tasks, folder, name, resources), name):
-        run = runs[by_label[label]]
-        failed = run.folder / "failed"
-        try:
-            result = run.result()
-        except (ValueError, OSError) as error:
-            _print_failure(label, error)
-            continue
-        if result:
-            outcomes[by_label[label]] = result
-            _print_success(label, result)
-        else:
-            text = failed.read_text(encoding="utf-8", errors="replace") if failed.is_file() else failure
-            _print_failure(label, text)
-    return outcomes
-
-
-def _print_success(label: str, result: Dict[str, Any]) -> None:
-    at_l_train = next(cell for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
-    print(f"{label}: {at_l_train['perplexity']:.2f} perplexity at L_train {at_l_train['l_train']}", flush=True)
-
-
-def _print_failure(label: str, why: Any) -> None:
-    print(f"{label}: FAILED with {why}", file=sys.stderr, flush=True)
-
-
-def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
-    """What is known of each run, and printed, before any is made; "failed" for those that are to be made.
-
-    One of whose files is not sound is "broken", and stays as it is; ValueError for one trained with other options.
-    """
-    outcomes: List[Outcome] = []
-    for number, run in enumerate(runs, 1):
-        label = f"[{number}/{len(runs)}] {run.label}"
-        if run.row.name in refused:
-            outcomes.append("does not fit")
-            print(f"{label}: does not fit, {refused[run.row.name]}", file=sys.stderr, flush=True)
-            continue
-        try:
-            outcomes.append(run.result() or "failed")
-        except (Broken, OSError) as error:
-            outcomes.append("broken")
-            print(f"{label}: broken, {error}", file=sys.stderr, flush=True)
-        if not isinstance(outcomes[-1], str):
-            print(f"{label}: is done", flush=True)
-    return outcomes
 
 
 def write_table(
     table: str, title: str, runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str], folder: Path
 ) -> None:
-    """The table, its Markdown, which is also printed, and its manifest in `folder`."""
+    """The table's files in `folder`; its Markdown is printed, too."""
     from . import tables
 
     preset = runs[0].preset
-    text = tables.write_tables(
-        folder,
-        table,
-        f"{title}, preset {preset.name}",
-        preset.corpus,
-        [
-            tables.RowResult(run.row.labels, run.seed, outcome if isinstance(outcome, str) else outcome["cells"])
-            for run, outcome in zip(runs, outcomes)
-        ],
-        preset.l_train,
-        preset.lengths,
-        PAPER / f"{table}.csv",
+    rows = [
+        tables.RowResult(run.row.labels, run.seed, outcome if isinstance(outcome, str) else outcome["cells"])
+        for run, outcome in zip(runs, outcomes)
+    ]
+    of = (rows, preset.l_train, preset.lengths)
+    paper = results.read_cells(PAPER, table)
+    text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper)
+    made_from = manifest(runs, outcomes, refused)
+    results.write_table(folder, table, tables.wide(*of), tables.tidy(*of), text, made_from)
+    print(
+        f"{text}\nwritten: {shown_path(folder)}/{', '.join(path.name for path in results.table_files(folder, table))}"
     )
-    write_json(folder / f"{table}.manifest.json", manifest(runs, outcomes, refused))
-    print(f"{text}\nwritten: {shown_path(folder)}/{', '.join(_table_files(table))}")
-
-
-def _table_files(table: str) -> List[str]:
-    return [f"{table}.csv", f"{table}.tidy.csv", f"{table}.md", f"{table}.manifest.json"]
 
 
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
@@ -388,7 +131,7 @@ def refusals(runs: List[Run]) -> Dict[str, str]:
 
 def head_dim_of(preset: Preset) -> int:
     """The width of the heads of the preset's architecture."""
-    nope = Run(preset, Row("", {}, ("--position-encoding", "nope")), ROOT, ROOT, preset.gpus, seed=1)
+    nope = Run(preset, Row("", {}, {"name": "nope"}), ROOT, ROOT, preset.gpus, seed=1)
     options = fairseq_options(nope)
     return options.decoder_embed_dim // options.decoder_attention_heads
 
@@ -512,8 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     status = added.add_parser("status", parents=[common, many], help="how far the runs of a table or a sweep are")
     status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; of a sweep not it, but the grid")
     for command in (sweep, status):
-        for axis, option in _AXES.items():
-            text = f"what {option} takes, once or more ({_EXAMPLES[axis]})"
+        for axis, option in AXES.items():
+            text = f"what --{option.replace('_', '-')} takes, once or more ({EXAMPLES[axis]})"
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
     for name in ("train", "evaluate"):
@@ -562,7 +305,7 @@ def _all_runs(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset)
     if args.command == "sweep":
         _refuse_table_name(args.table)
-    grid = {axis: getattr(args, axis) for axis in _AXES if getattr(args, axis, None)}
+    grid = {axis: getattr(args, axis) for axis in AXES if getattr(args, axis, None)}
     if bool(grid) == bool(args.table) and args.command == "status":
         raise ValueError("say which runs: a table or, of a sweep, its grid (--wavelet ...)")
     if grid:
@@ -571,7 +314,7 @@ def _all_runs(args: argparse.Namespace) -> int:
         title, rows = load_table(args.table)
         if args.command != "status":  # which shows no labels
             rows = with_head_dim(rows, head_dim_of(preset))
-    _refuse_too_many(f"{len(rows)} rows x {args.seeds or 1} seeds", len(rows), args.seeds or 1)
+    refuse_too_many(f"{len(rows)} rows x {args.seeds or 1} seeds", len(rows), args.seeds or 1)
     seeds = range(1, args.seeds + 1) if args.seeds else [args.seed]
     runs = [_run(args, preset, row, seed) for seed in seeds for row in rows]
     if args.command == "status":
@@ -589,7 +332,7 @@ def _all_runs(args: argparse.Namespace) -> int:
         slurm.refuse_resources(preset.slurm)
         slurm.refuse_without_cluster()
     folder = args.results / (preset.name if args.seeds or args.seed == 1 else f"{preset.name}-seed{args.seed}")
-    written = [folder / file for file in _table_files(args.table)]
+    written = results.table_files(folder, args.table)
     for path in [*written, *(run.folder / "training.json" for run in runs)]:
         refuse_unwritable(path)
     data = _data_bin(args.data, preset)
@@ -600,7 +343,7 @@ def _all_runs(args: argparse.Namespace) -> int:
     if args.launcher == "slurm":
         outcomes = make_on_slurm(runs, refused, args.runs / "slurm", f"wavepos-{preset.name}-{args.table}")
     else:
-        outcomes = make(runs, refused, args.jobs)
+        outcomes = make_here(runs, refused, args.jobs)
     write_table(args.table, title, runs, outcomes, refused, folder)
     missing = sum(isinstance(outcome, str) for outcome in outcomes)
     if missing:
@@ -648,17 +391,17 @@ def _refuse_table_name(name: str) -> None:
             f"--name {name!r}: accepted are letters, digits and . _ -, scales-1 for example, but not the tables "
             f"{', '.join(names('tables'))}"
         )
-    refuse_table_name("--name", name)
+    results.refuse_table_name("--name", name)
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     """The row that the words begin with, and the options after it; ValueError where there is neither."""
     if not words:
         raise ValueError("neither a row nor options are given: say which position representation to train")
-    row, options = (Row("", {}, ()), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
+    row, arguments = (Row("", {}, {}), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
     name = "_".join(word.lstrip("-").replace("/", "-") for word in words) if run_name is None else run_name
     refuse_path("--name", name)
-    return Row(name, row.labels, (*row.options, *options))
+    return replace(row, name=name, arguments=tuple(arguments))
 
 
 if __name__ == "__main__":

@@ -8,44 +8,31 @@ gives the same bytes. What the page looks like is report.html, a Jinja template.
 """
 
 import base64
-import collections
-import csv
 import html
-import itertools
 import math
 import re
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Set, Tuple
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ..common import commands
-from ..common.files import PAPER, ROOT, read_json, write_whole
+from ..common.files import PAPER, ROOT, write_whole
 from ..evaluation.inferences import INFERENCES
-from .runs import load_table, names, preset_of
+from . import results
+from .configs import load_table, names, preset_of
+from .palette import Look, looks_of_methods, methods
 
-_CELL = ("inference", "l_train", "sequence_length", "perplexity")
-_POSITION = ("row", "l_train", "sequence_length", "start", "stop", "nll")
-_NUMBERS = {*_CELL[1:], "seed", "low", "high", *_POSITION[1:]}
-# Okabe and Ito's colours, but those that cannot be seen on white or on black.
-_COLOURS = ("#8C8C8C", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0072B2")
-_STYLES = [
-    {"line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 5}}
-    for dash in ("solid", "dash", "dot")
-    for colour in _COLOURS
-]
 _PLOTTED = ("perplexity", "positions")  # figures of what the page has curves of
 _FIGURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 Labels = Tuple[str, ...]
-Line = Dict[str, Any]
 Plot = Dict[str, Any]  # what Plotly.newPlot takes
-Styles = Dict[str, Dict[str, Any]]  # of a name's curves, the same in all plots of a page
 
 
 class Cell(NamedTuple):
@@ -59,6 +46,9 @@ class Cell(NamedTuple):
     @property
     def printed(self) -> str:
         return "–" if math.isnan(self.mean) else f"{self.mean:.2f}"
+
+
+_NO_CELL = Cell(math.nan, math.nan, math.nan, "")
 
 
 @dataclass
@@ -83,74 +73,55 @@ class Table:
         ]
 
 
-def _read(path: Path, required: Iterable[str]) -> List[Line]:
-    """The lines of a CSV, their numbers as numbers; ValueError where there are none, or a column is missing."""
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    if not lines or not set(required) <= set(lines[0]):
-        raise ValueError(f"{path} must have lines with the columns {', '.join(required)}")
-    return [{name: float(text or "nan") if name in _NUMBERS else text for name, text in line.items()} for line in lines]
-
-
-def _paper(name: str, multiples: Set[float]) -> List[Line]:
+def _paper(name: str, multiples: Set[float]) -> Optional[pd.DataFrame]:
     """The paper's cells of that table, of the L_train at which most of its lengths are these multiples of it."""
-    path = PAPER / f"{name}.csv"
-    published: Dict[float, List[Line]] = collections.defaultdict(list)
-    for line in _read(path, _CELL) if path.is_file() else []:
-        published[line["l_train"]].append(line)
-    return max(published.values(), key=lambda lines: len(multiples & _multiples(lines)), default=[])
+    cells = results.read_cells(PAPER, name)
+    if cells is None:
+        return None
+    published = [cells[cells.l_train == l_train] for l_train in cells.l_train.unique()]
+    return max(published, key=lambda of: len(multiples & _multiples(of)))
 
 
-def _multiples(lines: List[Line]) -> Set[float]:
-    return {line["sequence_length"] / line["l_train"] for line in lines}
+def _multiples(cells: pd.DataFrame) -> Set[float]:
+    return set(cells.sequence_length / cells.l_train)
 
 
-def _key(labels: Iterable[Tuple[str, str]], inference: str, multiple: float) -> tuple:
+def _key(cell: Dict[Hashable, Any], label_names: List[str]) -> Tuple[Any, ...]:
     """What a cell shares with the paper's; the number of shifts follows from the scales and the width of a head."""
-    return (*(label for label in labels if label[0] != "num_shifts"), inference, multiple)
+    shared = [cell[label] for label in label_names if label != "num_shifts"]
+    return (*shared, cell["inference"], cell["sequence_length"] / cell["l_train"])
 
 
-def _cell(seeds: List[Line], paper: float) -> Cell:
-    values = [line["perplexity"] for line in seeds if not math.isnan(line["perplexity"])]
+def _words(seeds: pd.DataFrame) -> str:
+    """A cell's numbers by seed, and their intervals."""
     words = []
-    for line in seeds:
-        one = [f"seed {line['seed']:g}: {line['perplexity']:.2f}"] if len(seeds) > 1 else []
-        if not math.isnan(line.get("low", math.nan)):
-            one.append(f"95% interval {line['low']:.2f} to {line['high']:.2f}")
+    for line in seeds.itertuples():
+        one = [f"seed {line.seed}: {line.perplexity:.2f}"] if len(seeds) > 1 else []
+        if not math.isnan(line.low):
+            one.append(f"95% interval {line.low:.2f} to {line.high:.2f}")
         words.append(", ".join(one))
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    return Cell(statistics.mean(values) if values else math.nan, spread, paper, "; ".join(filter(None, words)))
+    return "; ".join(filter(None, words))
 
 
-def make_table(name: str, title: str, lines: List[Line], paper: List[Line], manifest: Dict[str, Any]) -> Table:
-    """A table of tidy cells, its rows in their order; ValueError if it has a cell twice, or the manifest other rows."""
-    label_names = [column for column in lines[0] if column not in (*_CELL, *_NUMBERS)]
-    lengths = sorted({int(line["sequence_length"]) for line in lines})
-    l_train = int(lines[0]["l_train"])
-    beside = {}
-    for line in paper:
-        labels = [(label, line[label]) for label in label_names]
-        beside[_key(labels, line["inference"], line["sequence_length"] / line["l_train"])] = line["perplexity"]
-    rows: Dict[Labels, Dict[Tuple[str, int], List[Line]]] = {}
-    for line in lines:
-        labels = tuple(line[label] for label in label_names)
-        seeds = rows.setdefault(labels, {}).setdefault((line["inference"], int(line["sequence_length"])), [])
-        if line.get("seed") in [other.get("seed") for other in seeds]:
-            raise ValueError(f"{name}.tidy.csv has two numbers of {', '.join(labels)} at {line['sequence_length']:g}")
-        seeds.append(line)
-
-    def cell(labels: Labels, inference: str, length: int) -> Cell:
-        key = _key(zip(label_names, labels), inference, length / l_train)
-        return _cell(rows[labels].get((inference, length), []), beside.get(key, math.nan))
-
-    blocks = {
-        inference: {
-            labels: [cell(labels, inference, length) for length in lengths]
-            for labels, row in rows.items()
-            if any(inference == of for of, _ in row)
-        }
-        for inference in INFERENCES
-    }
+def make_table(
+    name: str, title: str, cells: pd.DataFrame, paper: Optional[pd.DataFrame], manifest: Dict[str, Any]
+) -> Table:
+    """A table of cells (see `results.read_cells`), its rows in their order; ValueError if the manifest has others."""
+    label_names = results.labels_of(cells)
+    published = [] if paper is None else paper.to_dict("records")
+    beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
+    seeds = dict(list(cells.groupby([*label_names, "inference", "sequence_length"], sort=False)))
+    blocks: Dict[str, Dict[Labels, List[Cell]]] = {}
+    lengths = sorted(int(length) for length in cells.sequence_length.unique())
+    rows = list(dict.fromkeys(cells[label_names].itertuples(index=False, name=None)))
+    numbers = results.over_seeds(cells, [*label_names, "inference", "sequence_length", "l_train"])
+    for number in numbers.to_dict("records"):
+        labels = tuple(number[label] for label in label_names)
+        inference, length = number["inference"], number["sequence_length"]
+        row = blocks.setdefault(inference, {}).setdefault(labels, len(lengths) * [_NO_CELL])
+        words = _words(seeds[(*labels, inference, length)])
+        beside_it = beside.get(_key(number, label_names), math.nan)
+        row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, words)
     by_label = {tuple(label.partition(" seed ")[::2]): run for label, run in manifest.get("rows", {}).items()}
     first_seed = next((seed for _, seed in by_label), "")
     runs = {name: run for (name, seed), run in by_label.items() if seed == first_seed}
@@ -162,10 +133,10 @@ def make_table(name: str, title: str, lines: List[Line], paper: List[Line], mani
         name=name,
         title=title,
         label_names=label_names,
-        l_train=l_train,
+        l_train=int(cells.l_train.iloc[0]),
         lengths=lengths,
-        blocks={inference: block for inference, block in blocks.items() if block},
-        paper_l_train=int(paper[0]["l_train"]) if paper else None,
+        blocks={inference: blocks[inference] for inference in INFERENCES if inference in blocks},
+        paper_l_train=None if paper is None else int(paper.l_train.iloc[0]),
         manifest=manifest,
         runs=dict(zip(rows, runs.items())),
     )
@@ -179,14 +150,11 @@ def known_tables() -> Dict[str, str]:
 def read_tables(folder: Path) -> List[Table]:
     """Every table of the folder, those of configs/tables first; ValueError where one cannot be read."""
     titles = known_tables()
-    found = {path.name[: -len(".tidy.csv")]: path for path in sorted(folder.glob("*.tidy.csv"))}
     tables = []
-    for name in sorted(found, key=lambda name: (name not in titles, titles.get(name, name))):
-        lines = _read(found[name], _CELL)
-        manifest = read_json(folder / f"{name}.manifest.json") or {}
-        tables.append(
-            make_table(name, titles.get(name, f"Sweep {name}"), lines, _paper(name, _multiples(lines)), manifest)
-        )
+    for name in sorted(results.table_names(folder), key=lambda name: (name not in titles, titles.get(name, name))):
+        cells, title = results.read_cells(folder, name), titles.get(name, f"Sweep {name}")
+        paper = _paper(name, _multiples(cells))
+        tables.append(make_table(name, title, cells, paper, results.read_manifest(folder, name)))
     return tables
 
 
@@ -213,7 +181,7 @@ def _plot(traces: List[Dict[str, Any]], x_axis: Dict[str, Any], y_axes: List[Dic
     return {"data": traces, "layout": layout}
 
 
-def perplexity_plot(table: Table, styles: Styles) -> Plot:
+def perplexity_plot(table: Table, shown: Dict[str, Look]) -> Plot:
     """Perplexity over length, a panel for each inference; what is twice the highest at L_train lies outside."""
     traces = []
     for number, block in enumerate(table.blocks.values(), 1):
@@ -231,7 +199,7 @@ def perplexity_plot(table: Table, styles: Styles) -> Plot:
                     "error_y": {"array": spread, "visible": any(spread), "thickness": 1, "width": 3},
                     "text": [" ".join((cell.printed, cell.words)) for cell in cells],
                     "hovertemplate": "%{x} tokens: %{text}",
-                    **styles[labels[0]],
+                    **_line_of(shown[labels[0]]),
                 }
             )
     finite = [
@@ -256,24 +224,29 @@ def perplexity_plot(table: Table, styles: Styles) -> Plot:
     )
 
 
-def positions_plot(lines: List[Line], names: Dict[str, str], styles: Styles) -> Plot:
-    """The loss over the position in the sequence; `names` of rows in words."""
+def positions_plot(losses: pd.DataFrame, shown: Dict[str, Look]) -> Plot:
+    """The loss over the position in the sequence, of each row by its name in words."""
     traces = []
-    for row in dict.fromkeys(line["row"] for line in lines):
-        bins = [line for line in lines if line["row"] == row]
-        name = names.get(row, row)
+    for name, bins in losses.groupby(losses.row.map(methods()).fillna(losses.row), sort=False):
         traces.append(
             {
                 "name": html.escape(name),
                 "mode": "lines",
-                "x": [(line["start"] + line["stop"]) / 2 for line in bins],
-                "y": [line["nll"] for line in bins],
+                "x": ((bins.start + bins.stop) / 2).tolist(),
+                "y": bins.nll.tolist(),
                 "hovertemplate": "position %{x:.0f}: %{y:.3f} nats",
-                **styles[name],
+                **_line_of(shown[name]),
             }
         )
-    title = f"loss (nats), sequences of {lines[0]['sequence_length']:g}"
-    return _plot(traces, {}, [{"title": {"text": title}}], int(lines[0]["l_train"]))
+    title = f"loss (nats), sequences of {losses.sequence_length.iloc[0]}"
+    return _plot(traces, {}, [{"title": {"text": title}}], int(losses.l_train.iloc[0]))
+
+
+def _line_of(look: Look) -> Dict[str, Any]:
+    """plotly's words for a curve's look."""
+    dash = ",".join(f"{length}px" for length in look.dash) or "solid"
+    marker = {"size": 5, "symbol": {"triangle": "triangle-up"}.get(look.marker, look.marker or "circle")}
+    return {"line": {"color": look.colour, "dash": dash, "width": 2}, "marker": marker}
 
 
 def _figures(folder: Path) -> Dict[str, str]:
@@ -288,24 +261,26 @@ def _figures(folder: Path) -> Dict[str, str]:
     }
 
 
-def render(preset_name: str, results: Path) -> str:
-    """The page of results/PRESET; ValueError where there is no such preset or folder, or a file in it is not sound."""
-    preset, folder = preset_of(preset_name), results / preset_name
+def render(preset_name: str, where: Path) -> str:
+    """The page of the folder `where`/PRESET; ValueError where that, or the preset, does not exist or is not sound."""
+    preset, folder = preset_of(preset_name), where / preset_name
     if not folder.is_dir():
         raise ValueError(f"--preset {preset_name}: there is no folder {folder}; scripts/reproduce.sh makes it")
     tables = read_tables(folder)
-    styles: Styles = collections.defaultdict(itertools.cycle(_STYLES).__next__)
     plots: Dict[str, Plot] = {}
     table1 = next((table for table in tables if table.name == "table1"), None)
+    losses = results.read_probe(folder, "positions")
+    others = [] if losses is None else [row for row in losses.row if row not in methods()]
+    labels = [label for block in (table1.blocks.values() if table1 else ()) for label, *_ in block]
+    shown = looks_of_methods([*labels, *others])
     if table1:
-        plots["ours"] = perplexity_plot(table1, styles)
+        plots["ours"] = perplexity_plot(table1, shown)
         paper = _paper("table1", {length / table1.l_train for length in table1.lengths})
-        plots["paper"] = perplexity_plot(make_table("table1", "Table 1", paper, [], {}), styles)
-    if (folder / "positions.csv").is_file():
-        names = {row: labels[0] for labels, (row, _) in table1.runs.items()} if table1 else {}
-        plots["positions"] = positions_plot(_read(folder / "positions.csv", _POSITION), names, styles)
+        plots["paper"] = perplexity_plot(make_table("table1", "Table 1", paper, None, {}), shown)
+    if losses is not None:
+        plots["positions"] = positions_plot(losses, shown)
     figures = _figures(folder / "figures")
-    claims = read_json(folder / "claims.json")
+    claims = results.read_claims(folder)
     made = {table.name for table in tables}
     parts = {(title, f"scripts/reproduce.sh {name}"): name in made for name, title in known_tables().items()}
     parts["The paper's claims", "scripts/claims.sh"] = bool(claims)

@@ -15,7 +15,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -27,279 +26,46 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
-
-import yaml
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 from .. import DIGITS
 from ..common import child
 from ..common.errors import first_line, prefixing_errors
-from ..common.files import CONFIGS, PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
+from ..common.files import PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
+from ..common.schema import COMMAND, COUNT, MAPPING, NUMBER, TEXT, WHOLE, Accepted, check, is_number, or_none
 from ..evaluation.inferences import INFERENCES
+from ..plugin.options import as_arguments, position_arguments
+from .configs import Preset, Row
 
 UNREADABLE = "checkpoint_last.unreadable"
 _SECONDS_BETWEEN_LOOKS = 0.2
-_OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
-@dataclass(frozen=True)
-class Preset:
-    """configs/presets/NAME.yaml.
-
-    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
-    tokens_per_update counts all devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens)
-    at the most. slurm: what a run asks of a cluster, besides its GPUs (see `slurm.submit`).
-    """
-
-    name: str
-    corpus: str
-    l_train: int
-    lengths: List[int]
-    gpus: int
-    tokens_per_update: int
-    tokens_per_device: int
-    checkpoint: str
-    train: Dict[str, Any]
-    evaluate: Dict[str, Any]
-    slurm: Dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the options that make it.
-
-    Rows of one name and the same options are one run, in whatever tables they stand.
-    """
-
-    name: str
-    labels: Dict[str, str]
-    options: Tuple[str, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """No alias, of which a few lines make more than any memory holds, and no key twice or other than text."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Dict[str, Any]:
-    """The mapping that a YAML file holds; ValueError, with the line, where it is none or holds aliases."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        why = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
-        raise ValueError(f"{shown_path(path)} cannot be read: {why}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{shown_path(path)}: expected is a mapping, not {type(content).__name__}")
-    return content
-
-
-Accepted = Tuple[str, Callable[[Any], bool]]
-"""What a key accepts, in words and as a test."""
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _are_options(value: Any) -> bool:
-    scalars = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(scalar, (str, int, float)) and scalar is not False for scalar in scalars)
-
-
-def _are_lengths(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_count, value)) and len(set(value)) == len(value)
-
-
-def _is_checkpoint(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"checkpoint(_last|_best|\d+|_\d+_\d+)\.pt", value))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # as NaN and 10 ** 400 are not
-
-
-def _is_command(value: Any) -> bool:
-    with contextlib.suppress(ValueError):  # of a quotation that does not end
-        return isinstance(value, str) and shlex.split(value) != []
-    return False
-
-
-def _or_none(accepted: Accepted) -> Accepted:
-    return f"{accepted[0]}, or null", lambda value: value is None or accepted[1](value)
-
-
-_TEXT: Accepted = ("text", lambda value: isinstance(value, str) and value != "")
-_COUNT: Accepted = ("a whole number > 0", _is_count)
-_NUMBER: Accepted = ("a number >= 0", _is_number)
-_COMMAND: Accepted = ("a command", _is_command)
-_OPTIONS: Accepted = ("a mapping of options to text, numbers or true", _are_options)
-_PRESET: Dict[str, Accepted] = {
-    "corpus": _TEXT,
-    "l_train": _COUNT,
-    "lengths": ("a list of whole numbers > 0, each once", _are_lengths),
-    "gpus": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
-    "tokens_per_update": _COUNT,
-    "tokens_per_device": _COUNT,
-    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another name of fairseq's", _is_checkpoint),
-    "train": _OPTIONS,
-    "evaluate": _OPTIONS,
-    "slurm": ("a mapping", lambda value: isinstance(value, dict)),
-}
-_TABLE: Dict[str, Accepted] = {
-    "title": _TEXT,
-    "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
-}
-# The columns that stand beside the labels in a table's files, or while they are made and read.
-_COLUMNS = "row seed inference l_train sequence_length perplexity low high value mean std count shown start stop nll"
-_OTHER_COLUMN = re.compile(r"\d+( std)?|" + _COLUMNS.replace(" ", "|"))
 # What is read of a run's files, in which more may stand. Null: what earlier versions did not write, or was not known.
-_TRAINING: Dict[str, Accepted] = {"command": _COMMAND, "version": _or_none(_TEXT), "threads": _or_none(_COUNT)}
+_TRAINING: Dict[str, Accepted] = {"command": COMMAND, "version": or_none(TEXT), "threads": or_none(COUNT)}
 _RESULT: Dict[str, Accepted] = {
-    "seed": ("a whole number >= 0", lambda value: type(value) is int and value >= 0),
-    "commit": _TEXT,
-    "training_command": _COMMAND,
-    "evaluation_command": _COMMAND,
-    "training_seconds": _or_none(_NUMBER),
-    "threads": _or_none(_COUNT),
-    "parameters": _COUNT,
-    "device": _TEXT,
-    "versions": ("a mapping", lambda value: isinstance(value, dict)),
+    "seed": WHOLE,
+    "commit": TEXT,
+    "training_command": COMMAND,
+    "evaluation_command": COMMAND,
+    "training_seconds": or_none(NUMBER),
+    "threads": or_none(COUNT),
+    "parameters": COUNT,
+    "device": TEXT,
+    "versions": MAPPING,
     "cells": ("a list of cells", lambda value: isinstance(value, list) and value != []),
 }
 _CELL: Dict[str, Accepted] = {
     "inference": (" or ".join(INFERENCES), lambda value: value in INFERENCES),
-    "l_train": _COUNT,
-    "sequence_length": _COUNT,
-    "tokens": _COUNT,
-    "nll": _NUMBER,
-    "perplexity": _NUMBER,
-    "perplexity_low": _or_none(_NUMBER),
-    "perplexity_high": _or_none(_NUMBER),
-    "seconds": _NUMBER,
+    "l_train": COUNT,
+    "sequence_length": COUNT,
+    "tokens": COUNT,
+    "nll": NUMBER,
+    "perplexity": NUMBER,
+    "perplexity_low": or_none(NUMBER),
+    "perplexity_high": or_none(NUMBER),
+    "seconds": NUMBER,
 }
-
-
-def _check(content: Any, accepted: Dict[str, Accepted], others: bool = False) -> None:
-    """ValueError unless it is a mapping with these keys, and no others unless with `others`, each as it is accepted."""
-    if not isinstance(content, dict):
-        raise ValueError(f"expected is a mapping with {', '.join(accepted)}, not {_shown(content)}")
-    for key in {**content, **accepted}:
-        if key not in accepted and not others:
-            raise ValueError(f"{key} is unknown; accepted are {', '.join(accepted)}")
-        if key not in content and not (others and accepted[key][1](None)):
-            raise ValueError(f"{key} is missing")
-        if key in accepted and not accepted[key][1](content.get(key)):
-            raise ValueError(f"{key} must be {accepted[key][0]}, not {_shown(content[key])}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def load_preset(name: str) -> Preset:
-    """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
-    if name not in names("presets"):
-        raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
-    if re.search(_OTHER_SEED, name):
-        raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
-    path = CONFIGS / "presets" / f"{name}.yaml"
-    content = read_yaml(path)
-    with prefixing_errors(shown_path(path)):
-        _check(content, _PRESET)
-    with prefixing_errors(f"{shown_path(path)}, train"):  # the rest of which fairseq checks
-        _check(content["train"], {"max-update": _COUNT}, others=True)
-    with prefixing_errors(shown_path(path)):
-        preset = Preset(name=name, **content)
-        if preset.l_train not in preset.lengths:
-            raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
-        if preset.tokens_per_update % preset.l_train:
-            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
-        if preset.tokens_per_device < preset.l_train:
-            raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
-    return preset
-
-
-def preset_of(folder: str) -> Preset:
-    """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
-    return load_preset(re.sub(_OTHER_SEED, "", folder))
-
-
-def load_table(name: str) -> Tuple[str, List[Row]]:
-    """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
-    if name not in names("tables"):
-        raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
-    refuse_table_name("table", name)
-    path = CONFIGS / "tables" / f"{name}.yaml"
-    content = read_yaml(path)
-    with prefixing_errors(shown_path(path)):
-        _check(content, _TABLE)
-    first = next(iter(content["rows"].values()))
-    labels = [label for label in first if label != "options"] if isinstance(first, dict) else []
-    rows = []
-    for row, entry in content["rows"].items():
-        with prefixing_errors(f"{shown_path(path)}, row {row}"):
-            refuse_path("the name", row)
-            if re.search(r" seed \d+$", row):
-                raise ValueError("a name with a seed at its end is that of another row's run")
-            _check(entry, dict.fromkeys([*labels, "options"], _TEXT))
-            for label in labels:
-                if _OTHER_COLUMN.fullmatch(label):
-                    raise ValueError(f"the label {label} has the name of another column")
-                if entry[label].startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", entry[label][2:]):
-                    raise ValueError(f"{label} {entry[label]!r}: accepted after d/ is a whole number > 0")
-            rows.append(Row(row, {label: entry[label] for label in labels}, tuple(shlex.split(entry["options"]))))
-    with prefixing_errors(shown_path(path)):
-        refuse_alike(rows)
-    return content["title"], rows
-
-
-def refuse_table_name(what: str, name: str) -> None:
-    """ValueError unless the files of a table called `name` are its own in a results folder."""
-    if name in ("attention", "claims", "positions") or name.endswith((".tidy", ".manifest")):
-        raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
-
-
-def refuse_alike(rows: List[Row]) -> None:
-    """ValueError where two rows have the same labels: the table could not tell them apart."""
-    seen: Dict[Tuple[str, ...], str] = {}
-    for row in rows:
-        first = seen.setdefault(tuple(row.labels.values()), row.name)
-        if first != row.name:
-            raise ValueError(f"rows {first} and {row.name} have the same labels ({', '.join(row.labels.values())})")
-
-
-def refuse_path(what: str, name: str) -> None:
-    """ValueError unless the name can be that of a folder: no path, which would leave the folder that it is in."""
-    if name in ("", "..") or Path(name).name != name:
-        raise ValueError(f"{what} {name!r} becomes a folder's: it must not be empty, '.' or '..', or contain /")
-
-
-def find_row(name: str) -> Row:
-    """The row `name` of any table; ValueError where there is none."""
-    rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
-    if name not in rows:
-        raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")
-    return rows[name]
-
-
-def names(folder: str) -> List[str]:
-    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
 
 
 def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
@@ -366,8 +132,10 @@ class Run:
             *(shown_path(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", shown_path(self.folder)),
             *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
-            *(word.replace("{run}", shown_path(self.folder)) for word in _as_options(self.preset.train)),
-            *("--seed", str(self.seed), *self.row.options),
+            *(word.replace("{run}", shown_path(self.folder)) for word in as_arguments(self.preset.train)),
+            *("--seed", str(self.seed)),
+            *(position_arguments(self.row.position) if self.row.position else []),
+            *self.row.arguments,
         ]
 
     def evaluation_command(self) -> List[str]:
@@ -383,7 +151,7 @@ class Run:
                 shown_path(self.checkpoint),
             ),
             *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
-            *_as_options(self.preset.evaluate),
+            *as_arguments(self.preset.evaluate),
             *([] if self.gpus else ["--cpu"]),
         ]
 
@@ -554,13 +322,6 @@ class Run:
         return began_with
 
 
-def _as_options(settings: Dict[str, Any]) -> List[str]:
-    options: List[str] = []
-    for name, value in settings.items():
-        options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return options
-
-
 class Broken(ValueError):
     """A file of a run is not sound; the message names it, and says what to remove."""
 
@@ -579,10 +340,10 @@ def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Di
         content = read_json(path, *(key for key, (_, accepts) in accepted.items() if not accepts(None)))
         if content is not None:
             with prefixing_errors(shown_path(path)):
-                _check(content, accepted, others=True)
+                check(content, accepted, others=True)
                 for number, cell in enumerate(content.get("cells", []), 1):
                     with prefixing_errors(f"cell {number}"):
-                        _check(cell, _CELL, others=True)
+                        check(cell, _CELL, others=True)
     except ValueError as error:
         raise Broken(f"{error}; {remedy}") from error
     return content
@@ -717,7 +478,7 @@ def _logged(line: str) -> Dict[str, Any]:
     with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
         logged = json.loads(line[start:]) if start >= 0 else {}
         float(logged["loss"])
-        if int(logged["num_updates"]) >= 0 and _is_number(float(logged["wall"])):
+        if int(logged["num_updates"]) >= 0 and is_number(float(logged["wall"])):
             return logged
     return {}
 
@@ -778,7 +539,11 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     from fairseq import options
 
     from .. import models  # noqa: F401  (registers the architectures)
+    from ..positions import position_options
 
+    unknown = [name for name in run.row.position if name != "name" and name not in position_options()]
+    if unknown:
+        raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
     arguments[arguments.index("--user-dir") + 1] = str(PACKAGE)  # from wherever this process stands

@@ -107,7 +107,7 @@ class _Resumable(Checkpointable):
         return DelayedSubmission(self)
 
 
-def finished(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Optional[str]]]:
+def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Optional[str]]]:
     """Waits for the jobs that `submit` gave under `name`: each task's name as it ends, and why it failed, or None.
 
     Prints every change of a job's state, and when interrupted, how to come back: the jobs go on.

@@ -5,20 +5,18 @@ what it is the result of. Of several seeds the tidy table has each, the others m
 """
 
 import math
-from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import pandas as pd
 
-from ..common.files import write_whole
+from .results import CELL, NUMBERS, over_seeds
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {
     "non-overlapping": "Perplexity in non-overlapping inference with L_train",
     "full": "Perplexity without non-overlapping inference",
 }
-_CELL = ["inference", "l_train", "sequence_length"]
-_NUMBERS = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perplexity_high"}
+_IN_RESULT = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perplexity_high"}
 
 
 class RowResult(NamedTuple):
@@ -40,9 +38,9 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
             cells = [] if isinstance(row.cells, str) else row.cells
             found = {cell["sequence_length"]: cell for cell in cells if cell["inference"] == inference}
             for length in lengths:
-                numbers = [found.get(length, {}).get(key, float("nan")) for key in _NUMBERS.values()]
+                numbers = [found.get(length, {}).get(key, float("nan")) for key in map(_IN_RESULT.get, NUMBERS)]
                 lines.append((*row.labels.values(), row.seed, inference, l_train, length, *numbers))
-    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *_CELL, *_NUMBERS])
+    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *CELL, *NUMBERS])
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
@@ -52,8 +50,7 @@ def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.D
     """
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
-    groups = tidy(rows, l_train, lengths).groupby([*labels, *_CELL], sort=False).perplexity
-    cells = groups.agg(["mean", "std", "count"]).reset_index()
+    cells = over_seeds(tidy(rows, l_train, lengths), [*labels, *CELL])
     several = len({row.seed for row in rows}) > 1
     cells["std"] = [f"{std:.2f}" if several and not math.isnan(std) else None for std in cells["std"]]
     cells["mean"] = [
@@ -85,14 +82,14 @@ def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowRe
 
 
 def markdown(
-    rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[Path]
+    rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[pd.DataFrame]
 ) -> str:
     """The wide table as Markdown, a block per inference; where the paper has the same cell it stands in brackets.
 
-    paper: CSV with the paper's cells, its columns those of `tidy`. A cell is the same if the corpus is and all columns.
+    paper: the paper's cells (see `results.read_cells`). A cell is the same if the corpus is and all columns.
     """
     cells = _over_seeds(rows, l_train, lengths)
-    keys = [*rows[0].labels, *_CELL]
+    keys = [*rows[0].labels, *CELL]
     seeds = sorted({row.seed for row in rows})
     shown = [mean if std is None else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
     shown = [
@@ -102,8 +99,8 @@ def markdown(
     lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
-    if paper is not None and paper.is_file() and corpus == PAPER_CORPUS:
-        published = pd.read_csv(paper, dtype=dict.fromkeys(rows[0].labels, str)).set_index(keys).perplexity
+    if paper is not None and corpus == PAPER_CORPUS:
+        published = paper.set_index(keys).perplexity
         beside = [published.get(key) for key in cells[keys].itertuples(index=False, name=None)]
         shown = [text if number is None else f"{text} ({number:.2f})" for text, number in zip(shown, beside)]
         if any(number is not None for number in beside):
@@ -113,22 +110,3 @@ def markdown(
         block = table[table.inference == inference].drop(columns="inference")
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
     return "\n".join(lines) + "\n"
-
-
-def write_tables(
-    folder: Path,
-    name: str,
-    title: str,
-    corpus: str,
-    rows: List[RowResult],
-    l_train: int,
-    lengths: List[int],
-    paper: Optional[Path],
-) -> str:
-    """Writes name.csv (wide), name.tidy.csv and name.md into `folder`; returns the Markdown (see there)."""
-    text = markdown(rows, l_train, lengths, title, corpus, paper)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{name}.csv", wide(rows, l_train, lengths).to_csv(index=False))
-    write_whole(folder / f"{name}.tidy.csv", tidy(rows, l_train, lengths).to_csv(index=False))
-    write_whole(folder / f"{name}.md", text)
-    return text

@@ -2,27 +2,26 @@
 
 Figures 4, 5, 6, 9 and 10; the basis of a whole head as a heat map; the singular values of such bases, which say how
 many of a head's 128 dimensions differ. Needs matplotlib, draws the same bytes every time, and shows nothing that was
-trained: that is drawn by `curves`.
+trained: `trained` draws that.
 """
 
 import argparse
 import functools
-import io
 import math
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
-from matplotlib import cycler, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...common import commands
-from ...common.files import write_whole
+from ...common.files import ROOT
 from ...positions import Position, build_position, position_names
 from ...wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
+from .style import WIDTH, in_style, save
 
 FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
 FIGURE_9 += ("coif1", "coif2", "coif4", "coif8", "coif16", "dmey")
@@ -31,32 +30,9 @@ FIGURE_10 += ("rbio1.1", "rbio1.3", "rbio2.2", "rbio2.6")
 LEVEL = 10  # of Figures 9 and 10: samples to the unit of time, as a power of two
 BASES = ("ricker", "gaussian", "morlet", "haar", "db4")
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9")
-DASHES = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 3)))
 LAG = "lag t (tokens)"
 STEPS = (1, 2, 2.5, 5, 10)  # that ticks may make, times powers of ten
-WIDTH = 7.0  # inches; with 11 pt and more the text can still be read at half of it
-STYLE = {
-    "font.size": 12,
-    "axes.titlesize": 12,
-    "figure.labelsize": 12,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "lines.linewidth": 1.8,
-    "axes.prop_cycle": cycler(color=OKABE_ITO) + cycler(linestyle=DASHES),  # told apart with and without colour
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "image.cmap": "RdBu_r",
-    "savefig.dpi": 150,
-    "svg.hashsalt": "wavepos_fairseq",
-}
 Curve = Tuple[np.ndarray, np.ndarray]  # x and y
-
-in_style = style.context(STYLE, after_reset=True)
-"""Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
 
 
 def _closed_form(wavelet: str, exponent: int, reach: float) -> Curve:
@@ -186,17 +162,6 @@ FIGURES: Dict[str, Callable[[], Figure]] = {
 }
 
 
-@in_style
-def save(figure: Figure, folder: Path, name: str) -> List[Path]:
-    """Writes name.svg and name.png, without a date, into `folder`; returns their paths."""
-    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    for path, metadata in zip(paths, ({"Date": None}, None)):
-        image = io.BytesIO()
-        figure.savefig(image, format=path.suffix[1:], metadata=metadata)
-        write_whole(path, image.getvalue())
-    return paths
-
-
 def figure_name(text: str) -> str:
     if text not in FIGURES:
         raise argparse.ArgumentTypeError(f"{text!r} is unknown; accepted are {', '.join(FIGURES)}")
@@ -205,8 +170,9 @@ def figure_name(text: str) -> str:
 
 def main(arguments=None) -> int:
     parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.formulas")
-    default = Path(__file__).resolve().parents[3] / "results" / "figures"
-    parser.add_argument("--output", type=Path, default=default, metavar="DIR", help="default: results/figures")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "results" / "figures", metavar="DIR", help="default: results/figures"
+    )
     parser.add_argument(
         "names", nargs="*", type=figure_name, metavar="NAME", help=f"default: all of {', '.join(FIGURES)}"
     )

@@ -34,12 +34,15 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from ...common import commands
-from ...common.files import PAPER, ROOT, refuse_unwritable, write_whole
+from ...common.files import PAPER, ROOT, refuse_unwritable
 from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes as maps
 from ...plugin.evaluate import Checkpoint, add_reading_options, inputs_of
-from ..runs import Broken, load_table, preset_of, read_result
-from .formulas import DASHES, OKABE_ITO, WIDTH, in_style, save
+from .. import results
+from ..configs import preset_of
+from ..palette import COLOURS, looks, looks_of_methods, methods
+from ..runs import Broken, read_result
+from .style import WIDTH, in_style, line_of, save
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -47,24 +50,9 @@ PERPLEXITY = {  # the table, the column that makes its panels, and the one that 
 }
 MAP = "attention-"
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
-MARKERS = ("", "o", "s", "^")  # of the first six curves, the next six ...
 BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
 MOST_TOKENS = 64  # that can be read on an axis; those of a longer text are numbered
 L_TRAIN = "$L_{train}$"
-
-
-@functools.lru_cache(None)
-def methods() -> Dict[str, str]:
-    """Table 1's rows, by name, as the figures call them."""
-    return {row.name: row.labels.get("method", row.name) for row in load_table("table1")[1]}
-
-
-def _styles(names: Collection[str]) -> Dict[str, Dict]:
-    """A curve's look by its name: no two alike in dash and marker, or in colour and marker."""
-    return {
-        name: {"color": OKABE_ITO[number % 6], "linestyle": DASHES[number % 6], "marker": MARKERS[number // 6 % 4]}
-        for number, name in enumerate(names)
-    }
 
 
 def _mark_l_train(axes, l_train: int) -> None:
@@ -90,19 +78,18 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     if len(alike):
         raise ValueError(f"two rows have the {panel} {alike[panel].iloc[0]} and the {curve} {alike[curve].iloc[0]}")
     panels = list(cells.groupby([panel, "l_train"], sort=False))
-    known = methods().values() if curve == "method" else ()  # whose look is the same in all figures
-    styles = _styles(dict.fromkeys([*known, *cells[curve]]))
+    shown = (looks_of_methods if curve == "method" else looks)(cells[curve])
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(WIDTH, 3.6 * rows + 0.25 * -(-len(styles) // 3)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6 * rows + 0.25 * -(-len(shown) // 3)), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False).flat
     for axes, ((name, l_train), lines) in zip(grid, panels):
-        over_seeds = lines.groupby([curve, "sequence_length"], sort=False).perplexity
-        mean, deviation = over_seeds.mean(), over_seeds.std()
+        over_seeds = results.over_seeds(lines, [curve, "sequence_length"]).set_index([curve, "sequence_length"])
+        mean, deviation = over_seeds["mean"], over_seeds["std"]
         for label in lines[curve].unique():
-            axes.plot(mean[label], label=label, **styles[label], markersize=5)
+            axes.plot(mean[label], label=label, **line_of(shown[label]))
             if deviation[label].notna().any():
                 low, high = mean[label] - deviation[label], mean[label] + deviation[label]
-                axes.fill_between(mean[label].index, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
+                axes.fill_between(mean[label].index, low, high, color=shown[label].colour, alpha=0.2, linewidth=0)
         best = mean.groupby("sequence_length").min()
         axes.set_xscale("log", base=2)
         axes.set_xticks(best.index, best.index, rotation=45)
@@ -126,12 +113,11 @@ def positions(losses: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots()
-    styles = _styles({**methods(), **dict.fromkeys(losses.row)})
-    for row, line in losses.groupby("row", sort=False):
+    names = losses.row.map(methods()).fillna(losses.row)
+    shown = looks_of_methods(names)
+    for name, line in losses.groupby(names, sort=False):
         middle = (line.start + line.stop) / 2
-        axes.plot(
-            middle, line.nll, label=methods().get(row, row), **styles[row], markersize=5, markevery=3, linewidth=1.4
-        )
+        axes.plot(middle, line.nll, label=name, **line_of(shown[name]), markevery=3, linewidth=1.4)
     highest = min(losses.nll.max() + 0.05, losses.groupby("start").nll.min().max() + math.log(BROKEN))
     l_train, length = losses.l_train[0], losses.sequence_length[0]
     _mark_l_train(axes, l_train)
@@ -153,7 +139,7 @@ def receptive_field(heads: pd.DataFrame) -> Figure:
     for axes, column in zip(panels, ("lag95", "beyond")):
         for line in heads.itertuples():
             within_row = (line.layer - 1 + (line.head - 0.5) / num_heads) / num_layers - 0.5
-            style = {"color": OKABE_ITO[(line.layer - 1) % 6], "marker": f"${line.head}$", "linewidth": 0.4}
+            style = {"color": COLOURS[(line.layer - 1) % 7], "marker": f"${line.head}$", "linewidth": 0.4}
             axes.scatter(getattr(line, column), rows[line.row] + 0.9 * within_row, s=45, clip_on=False, **style)
         for boundary in range(1, len(rows)):
             axes.axhline(boundary - 0.5, color="0.85", linestyle="-", linewidth=0.8)
@@ -201,7 +187,7 @@ def attention_map(
             axes.set_xticks([0, l_train, length])
             axes.set_yticks([0, l_train, length])
             for line in (axes.axvline, axes.axhline):
-                line(l_train - 0.5, color=OKABE_ITO[0], linestyle="-", linewidth=0.8)
+                line(l_train - 0.5, color=COLOURS[0], linestyle="-", linewidth=0.8)
         else:
             axes.set_xticks(range(length), tokens, rotation=90)
             axes.set_yticks(range(length), tokens)
@@ -221,15 +207,7 @@ def encode(text: str, dictionary, data: Path) -> torch.Tensor:
     return torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
 
 
-def read_table(folder: Path, table: str) -> Optional[pd.DataFrame]:
-    """The cells of a preset's table, or of the paper's; None where neither file is there."""
-    for path in (folder / f"{table}.tidy.csv", folder / f"{table}.csv" if folder.name == PAPER.name else None):
-        if path and path.is_file():
-            return pd.read_csv(path)
-    return None
-
-
-def finished(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
+def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
     """The checkpoints of the rows, by name, whose runs in `folder` are finished; ValueError where none is."""
     found = {}
     for row in rows:
@@ -246,9 +224,9 @@ def finished(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, 
     return found
 
 
-MEASURED = {  # the file that keeps its numbers, how they are measured, and how they are drawn
-    "positions": ("positions.csv", maps.loss_by_position, positions),
-    "receptive-field": ("attention.csv", maps.receptive_field, receptive_field),
+MEASURED = {  # the probe that keeps its numbers, how they are measured, and how they are drawn
+    "positions": ("positions", maps.loss_by_position, positions),
+    "receptive-field": ("attention", maps.receptive_field, receptive_field),
 }
 
 
@@ -266,14 +244,14 @@ def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
     names = args.names or [*PERPLEXITY, *from_runs]
     for name, (table, panel, curve) in PERPLEXITY.items():
-        cells = read_table(args.folder, table) if name in names else None
+        cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
             yield name, perplexity(cells if panel == "inference" else cells[cells.inference == "full"], panel, curve)
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
     if not set(names) <= set(PERPLEXITY):
         preset = preset_of(args.preset)
-        runs = functools.partial(finished, args.runs / args.preset, preset.checkpoint)
+        runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
         yield from draw_checkpoints(args, names, runs, args.data or ROOT / "data" / preset.corpus)
 
 
@@ -288,11 +266,10 @@ def draw_checkpoints(
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
-        file, measure, figure = MEASURED[name]
-        refuse_unwritable(args.folder / file)
+        probe, measure, figure = MEASURED[name]
+        refuse_unwritable(results.probe_file(args.folder, probe))
         lines = maps.table(measure, checkpoints, opened)
-        args.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(args.folder / file, lines.to_csv(index=False))
+        results.write_probe(args.folder, probe, lines)
         yield name, figure(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:

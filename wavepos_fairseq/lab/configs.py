@@ -1,0 +1,208 @@
+"""Presets (configs/presets) and the rows of tables (configs/tables): data, checked as it is read.
+
+A preset says what is trained on what, and how long; a row says which position representation it is, as
+`positions.build_position` takes it. Nothing here knows how it is trained.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple
+
+import yaml
+
+from ..common.errors import first_line, prefixing_errors
+from ..common.files import CONFIGS, shown_path
+from ..common.schema import COUNT, MAPPING, OPTIONS, TEXT, WHOLE, Accepted, check, is_count
+from .results import RESERVED_COLUMN, refuse_table_name
+
+_OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
+
+
+@dataclass(frozen=True)
+class Preset:
+    """configs/presets/NAME.yaml.
+
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
+    tokens_per_update counts all devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens)
+    at the most. slurm: what a run asks of a cluster, besides its GPUs (see `slurm.submit`).
+    """
+
+    name: str
+    corpus: str
+    l_train: int
+    lengths: List[int]
+    gpus: int
+    tokens_per_update: int
+    tokens_per_device: int
+    checkpoint: str
+    train: Dict[str, Any]
+    evaluate: Dict[str, Any]
+    slurm: Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the position that it trains.
+
+    position: ``name`` and the options of `positions.build_position`. arguments: fairseq-train's, of a row that is given
+    on the command line. Rows of one name, position and arguments are one run, in whatever tables they stand.
+    """
+
+    name: str
+    labels: Dict[str, str]
+    position: Mapping[str, Any]
+    arguments: Tuple[str, ...] = ()
+
+
+class _Loader(yaml.SafeLoader):
+    """No alias, of which a few lines make more than any memory holds, and no key twice or other than text."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Dict[str, Any]:
+    """The mapping that a YAML file holds; ValueError, with the line, where it is none or holds aliases."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        why = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
+        raise ValueError(f"{shown_path(path)} cannot be read: {why}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown_path(path)}: expected is a mapping, not {type(content).__name__}")
+    return content
+
+
+def _are_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_count, value)) and len(set(value)) == len(value)
+
+
+def _is_checkpoint(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"checkpoint(_last|_best|\d+|_\d+_\d+)\.pt", value))
+
+
+def _is_position(value: Any) -> bool:
+    texts = value if isinstance(value, dict) else {}
+    return isinstance(texts.get("name"), str) and all(type(text) in (str, int, float) for text in texts.values())
+
+
+_PRESET: Dict[str, Accepted] = {
+    "corpus": TEXT,
+    "l_train": COUNT,
+    "lengths": ("a list of whole numbers > 0, each once", _are_lengths),
+    "gpus": WHOLE,
+    "tokens_per_update": COUNT,
+    "tokens_per_device": COUNT,
+    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another name of fairseq's", _is_checkpoint),
+    "train": OPTIONS,
+    "evaluate": OPTIONS,
+    "slurm": MAPPING,
+}
+_TABLE: Dict[str, Accepted] = {
+    "title": TEXT,
+    "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
+}
+_ROW: Dict[str, Accepted] = {
+    "labels": ("a mapping of columns to text", lambda value: isinstance(value, dict) and value != {}),
+    "position": ("a mapping of name, and options to text or numbers", _is_position),
+}
+
+
+def load_preset(name: str) -> Preset:
+    """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
+    if name not in names("presets"):
+        raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
+    if re.search(_OTHER_SEED, name):
+        raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
+    path = CONFIGS / "presets" / f"{name}.yaml"
+    content = read_yaml(path)
+    with prefixing_errors(shown_path(path)):
+        check(content, _PRESET)
+    with prefixing_errors(f"{shown_path(path)}, train"):  # the rest of which fairseq checks
+        check(content["train"], {"max-update": COUNT}, others=True)
+    with prefixing_errors(shown_path(path)):
+        preset = Preset(name=name, **content)
+        if preset.l_train not in preset.lengths:
+            raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
+        if preset.tokens_per_update % preset.l_train:
+            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
+        if preset.tokens_per_device < preset.l_train:
+            raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
+    return preset
+
+
+def preset_of(folder: str) -> Preset:
+    """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
+    return load_preset(re.sub(_OTHER_SEED, "", folder))
+
+
+def load_table(name: str) -> Tuple[str, List[Row]]:
+    """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
+    if name not in names("tables"):
+        raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
+    refuse_table_name("table", name)
+    path = CONFIGS / "tables" / f"{name}.yaml"
+    content = read_yaml(path)
+    with prefixing_errors(shown_path(path)):
+        check(content, _TABLE)
+    columns: List[str] = []
+    rows = []
+    for row, entry in content["rows"].items():
+        with prefixing_errors(f"{shown_path(path)}, row {row}"):
+            refuse_path("the name", row)
+            if re.search(r" seed \d+$", row):
+                raise ValueError("a name with a seed at its end is that of another row's run")
+            check(entry, _ROW)
+            labels = entry["labels"]
+            columns = columns or list(labels)
+            check(labels, dict.fromkeys(columns, TEXT))
+            for label, text in labels.items():
+                if RESERVED_COLUMN.fullmatch(label):
+                    raise ValueError(f"the label {label} has the name of another column")
+                if text.startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", text[2:]):
+                    raise ValueError(f"{label} {text!r}: accepted after d/ is a whole number > 0")
+            rows.append(Row(row, {column: labels[column] for column in columns}, entry["position"]))
+    with prefixing_errors(shown_path(path)):
+        refuse_alike(rows)
+    return content["title"], rows
+
+
+def refuse_alike(rows: List[Row]) -> None:
+    """ValueError where two rows have the same labels: the table could not tell them apart."""
+    seen: Dict[Tuple[str, ...], str] = {}
+    for row in rows:
+        first = seen.setdefault(tuple(row.labels.values()), row.name)
+        if first != row.name:
+            raise ValueError(f"rows {first} and {row.name} have the same labels ({', '.join(row.labels.values())})")
+
+
+def refuse_path(what: str, name: str) -> None:
+    """ValueError unless the name can be that of a folder: no path, which would leave the folder that it is in."""
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"{what} {name!r} becomes a folder's: it must not be empty, '.' or '..', or contain /")
+
+
+def find_row(name: str) -> Row:
+    """The row `name` of any table; ValueError where there is none."""
+    rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
+    if name not in rows:
+        raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")
+    return rows[name]
+
+
+def names(folder: str) -> List[str]:
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))

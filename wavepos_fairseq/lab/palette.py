@@ -1,0 +1,39 @@
+"""How a curve looks, the same in every figure, page and plot: a colour, a dash and a marker by its name.
+
+The colours are Okabe and Ito's, but those that cannot be seen on white or on black. Curves can be told apart without
+colour, too.
+"""
+
+from typing import Dict, Iterable, NamedTuple, Tuple
+
+from .configs import load_table
+
+COLOURS = ("#8C8C8C", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0072B2")
+DASHES = ((10, 3, 1, 3), (6, 2), (6, 2, 1, 2), (1.5, 1.5), (3, 1, 1, 1, 1, 1), (10, 3), ())  # lengths on, off, on ...
+MARKERS = ("", "square", "triangle", "diamond")  # of the first seven curves, the next seven ...
+
+
+class Look(NamedTuple):
+    """A curve's look; the names of markers are those of MARKERS."""
+
+    colour: str
+    dash: Tuple[float, ...]
+    marker: str
+
+
+def methods() -> Dict[str, str]:
+    """Table 1's rows, by name, as figures call them."""
+    return {row.name: row.labels["method"] for row in load_table("table1")[1]}
+
+
+def looks(names: Iterable[str]) -> Dict[str, Look]:
+    """Each name's look: up to 28, any two of colour, dash and marker tell all of them apart."""
+    return {
+        name: Look(COLOURS[number % 7], DASHES[(number + number // 7) % 7], MARKERS[number // 7 % 4])
+        for number, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def looks_of_methods(others: Iterable[str] = ()) -> Dict[str, Look]:
+    """The looks of Table 1's methods, whatever others there are besides."""
+    return looks([*methods().values(), *others])

@@ -1,0 +1,140 @@
+"""A results folder: its files, their columns, and how the numbers of several seeds become one.
+
+RESULTS/PRESET holds for each table NAME.csv (wide, as the paper prints it), NAME.tidy.csv (a line per cell and seed),
+NAME.md and NAME.manifest.json (what it was made from); the probes' attention.csv and positions.csv; claims.md and
+claims.json; figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+
+from ..common.files import PAPER, read_json, shown_path, write_json, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd  # which takes a while to import, and is not needed to ask how far the runs are
+
+CELL = ["inference", "l_train", "sequence_length"]
+NUMBERS = ["perplexity", "low", "high"]
+ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
+POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
+PROBES = {"attention": ATTENTION, "positions": POSITIONS}
+_NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
+_WHILE_MADE = ["seed", "value", "mean", "std", "count", "shown"]
+RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
+"""What no label may be called: the columns that stand beside the labels."""
+
+
+def refuse_table_name(what: str, name: str) -> None:
+    """ValueError unless the files of a table called `name` are its own in a results folder."""
+    if name in (*PROBES, "claims") or name.endswith((".tidy", ".manifest")):
+        raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
+
+
+def table_files(folder: Path, table: str) -> List[Path]:
+    """The files of a table: wide, tidy, Markdown and manifest."""
+    return [folder / f"{table}{ending}" for ending in (".csv", ".tidy.csv", ".md", ".manifest.json")]
+
+
+def table_names(folder: Path) -> List[str]:
+    """The tables of a folder, in alphabetical order."""
+    return sorted(path.name[: -len(".tidy.csv")] for path in folder.glob("*.tidy.csv"))
+
+
+def write_table(
+    folder: Path, table: str, wide: "pd.DataFrame", tidy: "pd.DataFrame", markdown: str, manifest: Dict[str, Any]
+) -> None:
+    """Writes a table's files (see `table_files`), each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wide_file, tidy_file, markdown_file, manifest_file = table_files(folder, table)
+    write_whole(wide_file, wide.to_csv(index=False))
+    write_whole(tidy_file, tidy.to_csv(index=False))
+    write_whole(markdown_file, markdown)
+    write_json(manifest_file, manifest)
+
+
+def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
+    """What a table was made from; empty where that is not there."""
+    return read_json(table_files(folder, table)[3]) or {}
+
+
+def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
+    """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high.
+
+    labels: columns that must be there besides. Older tables lack a seed, which is 1, or the 95% interval, which is NaN.
+    None where there is no such table; ValueError where a column is missing or a cell is there twice.
+    """
+    folders = [folder, PAPER] if folder.name == PAPER.name else [folder]
+    paths = [place / f"{table}{ending}" for place in folders for ending in (".tidy.csv", ".csv")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    cells = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"])
+    labels = labels_of(cells)
+    cells = cells.assign(**{name: float("nan") for name in ("seed", "low", "high") if name not in cells})
+    cells = cells.fillna({"seed": 1}).astype({"seed": int})
+    cells.loc[cells.low == cells.high, ["low", "high"]] = float("nan")  # as up to 0.2.3 of a text of one sequence
+    keys = [*labels, "seed", *CELL]
+    twice = cells[cells.duplicated(keys)]
+    if len(twice):
+        cell = twice.iloc[0]
+        raise ValueError(
+            f"{shown_path(path)} has two numbers of {', '.join(cell[labels])}, seed {cell.seed}, at "
+            f"{cell.sequence_length}"
+        )
+    return cells[[*keys, *NUMBERS]]
+
+
+def labels_of(cells: "pd.DataFrame") -> List[str]:
+    """The columns of a table of cells that are labels."""
+    return [column for column in cells if column not in (*CELL, *NUMBERS, "seed")]
+
+
+def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perplexity") -> "pd.DataFrame":
+    """A line for each value of the keys, in their order: mean, std (NaN for one seed) and count over the rest."""
+    return cells.groupby(list(keys), sort=False)[column].agg(["mean", "std", "count"]).reset_index()
+
+
+def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
+    """The lines of ``attention`` or ``positions``; None where there are none.
+
+    columns: those that must be there (default: all of the probe's); ValueError where one is missing.
+    """
+    path = probe_file(folder, probe)
+    return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
+
+
+def write_probe(folder: Path, probe: str, lines: "pd.DataFrame") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(probe_file(folder, probe), lines[PROBES[probe]].to_csv(index=False))
+
+
+def probe_file(folder: Path, probe: str) -> Path:
+    return folder / f"{probe}.csv"
+
+
+def read_claims(folder: Path) -> List[Dict[str, Any]]:
+    """The judged claims; none where they were not judged."""
+    return read_json(folder / "claims.json") or []
+
+
+def write_claims(folder: Path, judged: List[Dict[str, Any]], markdown: str) -> None:
+    write_json(folder / "claims.json", judged)
+    write_whole(folder / "claims.md", markdown)
+
+
+def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
+    """A CSV with these columns, texts as they stand and numbers as numbers; ValueError where it is none."""
+    import pandas as pd
+
+    try:
+        lines = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for column in _NUMERIC.intersection(lines):
+            lines[column] = pd.to_numeric(lines[column].mask(lines[column] == ""))
+    except ValueError as error:  # pandas' own errors are such
+        raise ValueError(f"{shown_path(path)} cannot be read: {error}") from None
+    missing = [column for column in required if column not in lines]
+    if missing or lines.empty:
+        what = f"column {', '.join(missing)}" if missing else "lines"
+        raise ValueError(f"{shown_path(path)} has no {what}")
+    return lines

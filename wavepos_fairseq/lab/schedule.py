@@ -1,0 +1,175 @@
+"""Several runs, made side by side here or as jobs of Slurm; what came of each."""
+
+import functools
+import math
+import os
+import queue
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, List, Union
+
+from .runs import Broken, InUse, Run, RunFailed, execute, threads_of
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+class Progress:
+    """A line every few seconds: which run, how far it is, its loss, and the time left for all.
+
+    max_updates: the last update of each run that is to be made.
+    """
+
+    def __init__(self, max_updates: Dict[str, int]):
+        self.max_updates = max_updates
+        self.started = math.inf  # with the first update, not with fairseq's start
+        self.shown = -math.inf
+        self.at_start: Dict[str, int] = {}
+        self.updates: Dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    def update(self, run: str, update: int, loss: float) -> None:
+        """`run` has made so many updates, at a loss in bits."""
+        with self.lock:
+            self.at_start.setdefault(run, update)
+            self.updates[run] = update
+            now = time.monotonic()
+            self.started = min(self.started, now)
+            made = sum(self.updates.values()) - sum(self.at_start.values())
+            if not made or now - self.shown < _SECONDS_BETWEEN_LINES:
+                return
+            self.shown = now
+            left = (sum(self.max_updates.values()) - sum(self.updates.values())) * (now - self.started) / made
+            print(
+                f"{run:<14} update {update:>6} of {self.max_updates[run]}  loss {loss:6.3f} bits  "
+                f"about {left / 60:.0f} min left for all",
+                flush=True,
+            )
+
+
+Outcome = Union[Dict[str, Any], str]
+"""A run's result, or the word that stands in the table in its place."""
+
+
+def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
+    """What came of each run, made where it was not done yet, `jobs` at a time; "failed" where it failed.
+
+    refused: why rows are not run, by their names (see `refusals`).
+    """
+    outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
+    missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
+    progress = Progress({runs[number].label: runs[number].max_update for number in missing})
+    shares = queue.SimpleQueue()
+    for share in shares_of_the_machine(jobs, runs[0].gpus, runs[0].processes):
+        shares.put(share)
+    stop = threading.Event()
+    others: List[int] = []
+
+    def one(number: int, patience: float) -> None:
+        run, label = runs[number], f"[{number + 1}/{len(runs)}] {runs[number].label}"
+        print(f"{label}: training {' '.join(run.row.labels.values())}", flush=True)
+        share = shares.get()
+        try:
+            outcome = execute(run, share, functools.partial(progress.update, run.label), patience, stop)
+        except InUse as error:
+            print(f"{label}: {error}; the others first", flush=True)
+            others.append(number)
+        except (RunFailed, ValueError, OSError) as error:
+            _print_failure(label, error)
+        else:
+            outcomes[number] = outcome
+            _print_success(label, outcome)
+        finally:
+            shares.put(share)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for numbers, patience in ((missing, 1.0), (others, math.inf)):
+                futures = [pool.submit(one, number, patience) for number in numbers]
+                for future in futures:
+                    future.result()
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+    return outcomes
+
+
+def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
+    """For each of the jobs that run side by side, the environment that gives it threads and GPUs of its own.
+
+    Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
+    """
+    shares = [{"OMP_NUM_THREADS": str(threads_of(jobs * processes))} for _ in range(jobs)]
+    if gpus and jobs > 1:
+        import torch
+
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
+        if len(devices) < jobs * gpus:
+            raise ValueError(f"--jobs {jobs} x --gpus {gpus} is more than the {len(devices)} GPUs that are here")
+        for number, share in enumerate(shares):
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
+    return shares
+
+
+def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
+    """As `make_here`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
+    from . import slurm
+
+    outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
+    if runs[0].gpus:
+        resources.setdefault("gpus_per_node", runs[0].gpus)
+    by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
+    cpus = resources.get("cpus_per_task")  # without it, what the node gives the job
+    share = {"OMP_NUM_THREADS": str(threads_of(runs[0].processes, cpus))} if cpus else {}
+    make_one = functools.partial(execute, environment=share, patience=math.inf)
+    tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
+    for label, failure in slurm.ended(slurm.submit(tasks, folder, name, resources), name):
+        run = runs[by_label[label]]
+        failed = run.folder / "failed"
+        try:
+            result = run.result()
+        except (ValueError, OSError) as error:
+            _print_failure(label, error)
+            continue
+        if result:
+            outcomes[by_label[label]] = result
+            _print_success(label, result)
+        else:
+            text = failed.read_text(encoding="utf-8", errors="replace") if failed.is_file() else failure
+            _print_failure(label, text)
+    return outcomes
+
+
+def _print_success(label: str, result: Dict[str, Any]) -> None:
+    at_l_train = next(cell for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
+    print(f"{label}: {at_l_train['perplexity']:.2f} perplexity at L_train {at_l_train['l_train']}", flush=True)
+
+
+def _print_failure(label: str, why: Any) -> None:
+    print(f"{label}: FAILED with {why}", file=sys.stderr, flush=True)
+
+
+def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
+    """What is known of each run, and printed, before any is made; "failed" for those that are to be made.
+
+    One of whose files is not sound is "broken", and stays as it is; ValueError for one trained with other options.
+    """
+    outcomes: List[Outcome] = []
+    for number, run in enumerate(runs, 1):
+        label = f"[{number}/{len(runs)}] {run.label}"
+        if run.row.name in refused:
+            outcomes.append("does not fit")
+            print(f"{label}: does not fit, {refused[run.row.name]}", file=sys.stderr, flush=True)
+            continue
+        try:
+            outcomes.append(run.result() or "failed")
+        except (Broken, OSError) as error:
+            outcomes.append("broken")
+            print(f"{label}: broken, {error}", file=sys.stderr, flush=True)
+        if not isinstance(outcomes[-1], str):
+            print(f"{label}: is done", flush=True)
+    return outcomes

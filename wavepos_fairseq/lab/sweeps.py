@@ -1,0 +1,83 @@
+"""A grid of wavelets, scales, shifts and directions as the rows of a table."""
+
+import contextlib
+import hashlib
+import itertools
+import math
+from dataclasses import replace
+from typing import Dict, List, Tuple
+
+from .configs import Row, load_table, names
+
+MOST_RUNS = 10_000  # of a call: checked within seconds; fairseq alone takes a core most of a day to be started so often
+
+AXES = {
+    "wavelet": "wavelet",
+    "scales": "wavelet_scales",
+    "shifts": "wavelet_shifts",
+    "direction": "wavelet_shift_direction",
+}
+"""The axes of a grid, and the option of the position that each varies."""
+EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future"}
+
+
+def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
+    """A row for each combination of the grid's values, by the keys of AXES; other axes stay at their default.
+
+    Combinations that come to the same wavelets are one row, and what a table has as a row is that row's run. Raises
+    ValueError with all combinations that do not fit heads of this width.
+    """
+    refuse_too_many(" x ".join(f"{len(values)} {axis}" for axis, values in grid.items()), *map(len, grid.values()))
+    combinations = list(itertools.product(*grid.values()))
+    known = _rows_by_wavelets(head_dim)
+    rows: Dict[Tuple, Row] = {}
+    faulty = []
+    for values in combinations:
+        labels = dict(zip(grid, values))
+        options = {AXES[axis]: value for axis, value in labels.items()}
+        row = Row(_folder_of(labels), labels, {"name": "wavelet", **options})
+        try:
+            wavelets = _wavelets(row, head_dim)
+        except ValueError as error:
+            faulty.append(f"{' '.join(values)}: {_by_axes(str(error))}")
+        else:
+            rows.setdefault(wavelets, replace(known.get(wavelets, row), labels=labels))
+    if faulty:
+        raise ValueError("\n  ".join([f"{len(faulty)} of {len(combinations)} combinations do not fit", *faulty]))
+    return list(rows.values())
+
+
+def refuse_too_many(what: str, *counts: int) -> None:
+    """ValueError where the product of the counts is more than MOST_RUNS."""
+    if math.prod(counts) > MOST_RUNS:
+        raise ValueError(f"{what} = {math.prod(counts):,}; accepted are at most {MOST_RUNS:,} runs in a call")
+
+
+def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
+    rows = {}
+    for row in [row for table in names("tables") for row in load_table(table)[1]]:
+        if row.position["name"] == "wavelet":
+            with contextlib.suppress(ValueError):  # made for wider heads
+                rows[_wavelets(row, head_dim)] = row
+    return rows
+
+
+def _wavelets(row: Row, head_dim: int) -> Tuple:
+    """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
+    from ..positions import build_position  # here, for PyTorch takes a second to import
+
+    return build_position(**row.position, head_dim=head_dim, num_heads=1).head
+
+
+def _by_axes(error: str) -> str:
+    """What the position says of its options, said of the axes that the user has given."""
+    for axis, option in AXES.items():
+        error = error.replace(f"{option}=", f"--{axis} ")
+    return error
+
+
+def _folder_of(labels: Dict[str, str]) -> str:
+    """A run's name from the axes of its sweep: ``ricker_scales-2e0..2e7``."""
+    parts = [value if axis == "wavelet" else f"{axis}-{value}" for axis, value in labels.items()]
+    name = "_".join(parts).translate({ord("^"): "e", ord("*"): "x", ord(" "): None})
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
