@@ -4,6 +4,7 @@ No file chooses a path or fills more than `MAX_BYTES` bytes; one that is damaged
 """
 
 import contextlib
+import functools
 import lzma
 import re
 import stat
@@ -33,7 +34,7 @@ def unpack_zip(archive: Path, folder: Path) -> None:
             room = MAX_BYTES
             for split, member in members.items():
                 with opened.open(member) as stream, open(folder / f"{split}.tokens", "wb") as output:
-                    for chunk in iter(lambda stream=stream: stream.read(1 << 20), b""):
+                    for chunk in iter(functools.partial(stream.read, 1 << 20), b""):
                         room -= len(chunk)
                         if room < 0:
                             raise DataError(f"{member.filename} unpacks to more than the {MAX_BYTES:,} bytes accepted")

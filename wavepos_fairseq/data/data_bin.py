@@ -50,7 +50,7 @@ def prepare(
     corpus = corpus_for(name, bpe)
     files = corpus.find_text(source, option)
     source_sha256 = sha256_of(files)
-    target = Path(dest) / name
+    target = dest / name
     with one_at_a_time(target.with_name(f".{name}.lock")):
         if target.exists():
             check_same_request(target, name, bpe, source_sha256)

@@ -50,7 +50,9 @@ class Demo(Corpus):
 def demo_documents() -> Dict[str, List[str]]:
     """Paragraphs of pydoc's topics and of docstrings, by topic or module; a paragraph that comes again is left out."""
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data import topics as pydoc
+
+        topics = pydoc.topics
     except ImportError:  # left out of some embedded Pythons
         topics = {}
     documents = {f"pydoc_data.topics.{topic}": prose(text) for topic, text in topics.items()}

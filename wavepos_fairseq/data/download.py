@@ -134,7 +134,7 @@ def download(url: str, part: Path, by_length: bool) -> None:
 
 def file_length(response: Union[HTTPResponse, urllib.error.HTTPError]) -> Optional[int]:
     """Bytes of the whole file, of which a response may hold a part, by its headers; None where they do not say."""
-    told = response.headers["Content-Range" if response.code in (206, 416) else "Content-Length"]
+    told = response.headers["Content-Range" if response.getcode() in (206, 416) else "Content-Length"]
     found = re.search(r"(?:^|/)(\d+)$", told or "")
     return int(found.group(1)) if found else None
 

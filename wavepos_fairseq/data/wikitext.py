@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MIRRORS = ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/")
 """Where the archives are. The second one, their first home, has answered 403 since 2024."""
 HUB = "https://huggingface.co/datasets/Salesforce/wikitext/resolve/main/"
-"""Where the same lines are in parquet files. It is asked after the mirrors, for it has no checksum of the text."""
+"""Where the same lines are in parquet files. It is tried last: it gives no checksum of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,7 @@ class WikiText(Corpus):
 
 # Types as Merity et al. count them. fairseq's "Dictionary: 33280 types" for WikiText-2 adds <s> and <pad>, and where
 # that is not a multiple of 8 (267,737 for WikiText-103) it also adds words that never occur (267,744).
+# The SHA-256 of the original wiki.train.tokens is not known here.
 WIKITEXT = {
     "wikitext-103": WikiText(
         name="wikitext-103",
