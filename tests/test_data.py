@@ -267,7 +267,7 @@ def test_fairseqs_symbols_in_a_users_text_are_text_and_named_with_file_and_line(
     own = write_files(tmp_path / "own", {"train": train, "valid": "A heron <pad>.\n", "test": "A heron.\n"}, "{}.txt")
     data_bin = data.prepare("text", own, tmp_path)
     dictionary = Dictionary.load(str(data_bin / "dict.txt"))
-    for split in data.corpus.SPLITS:
+    for split in streams.SPLITS:
         for line in data_utils.load_indexed_dataset(str(data_bin / split), dictionary):
             assert line[-1] == dictionary.eos() and (line[:-1] >= len(symbols)).all()
     said = capsys.readouterr().out
@@ -537,7 +537,7 @@ def written_from_hub(server, monkeypatch, folder, behaviour="good"):
     (folder / "text").mkdir()
     where = data.WIKITEXT["wikitext-2"].download(folder / "text", folder / "downloads")
     assert where == "Salesforce/wikitext, wikitext-2-v1"
-    return {split: (folder / f"text/{split}.tokens").read_bytes().decode() for split in data.corpus.SPLITS}
+    return {split: (folder / f"text/{split}.tokens").read_bytes().decode() for split in streams.SPLITS}
 
 
 def test_where_no_mirror_has_the_archive_the_hubs_parquet_files_give_the_same_text(
@@ -649,7 +649,7 @@ def test_a_parquet_file_with_any_byte_changed_or_cut_off_anywhere_gives_lines_or
 
 @pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
 def test_the_real_wikitext2_from_parquet_files_is_the_original_byte_for_byte(server, monkeypatch, tmp_path):
-    original = {split: (WIKITEXT2 / f"wiki.{split}.tokens").read_bytes().decode() for split in data.corpus.SPLITS}
+    original = {split: (WIKITEXT2 / f"wiki.{split}.tokens").read_bytes().decode() for split in streams.SPLITS}
     server.parquet = parquet_files(original, data.WIKITEXT["wikitext-2"].train_files)
     assert written_from_hub(server, monkeypatch, tmp_path) == original
 
@@ -832,7 +832,7 @@ def test_bpe_is_learned_on_train_only(tmp_path):
 
 def test_bpe_is_applied_to_all_splits_and_can_be_undone(tmp_path):
     folder = bpe_of(tmp_path)
-    segmented = {split: (folder / f"{split}.tokens").read_text(encoding="utf-8") for split in data.corpus.SPLITS}
+    segmented = {split: (folder / f"{split}.tokens").read_text(encoding="utf-8") for split in streams.SPLITS}
     assert segmented["train"] == "the heron\n" * 3  # 50 merges are more than these words have
     assert "@@ " in segmented["valid"] and segmented["valid"].replace("@@ ", "") == "the stork\n"
     assert segmented["test"] == "the heron\n"
@@ -861,7 +861,7 @@ def test_demo_is_the_same_in_another_process(demo):
 
 def test_demo_is_large_enough_to_train_and_to_evaluate_on(demo):
     splits = data.demo.split_documents(demo)
-    words = {split: sum(len(paragraph.split()) for paragraph in splits[split]) for split in data.corpus.SPLITS}
+    words = {split: sum(len(paragraph.split()) for paragraph in splits[split]) for split in streams.SPLITS}
     assert words["train"] > data.demo.MIN_TRAIN_TOKENS
     assert min(words["valid"], words["test"]) > 0.02 * words["train"]
 
@@ -1011,7 +1011,7 @@ def test_what_to_do_without_a_network_names_a_command_that_does_it(
 
 def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):
     write_files(tmp_path / "wikitext-2", CORPUS, "wiki.{}.tokens")
-    inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in data.corpus.SPLITS}
+    inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in streams.SPLITS}
     for folder in (tmp_path, tmp_path / "wikitext-2"):
         assert data.WIKITEXT["wikitext-2"].find_text(folder, "--from") == inside
 

@@ -13,7 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, Mapping, Sequence
 
-from .corpus import SPLITS, DataError
+from ..plugin.streams import SPLITS
+from .corpus import DataError
 from .download import MAX_BYTES
 
 ROWS_AT_ONCE = 1000  # of a parquet file, in memory

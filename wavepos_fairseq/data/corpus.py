@@ -2,12 +2,10 @@
 
 import abc
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Sequence, Union
+from typing import Dict, Sequence, Union
 
-if TYPE_CHECKING:
-    from ..plugin.streams import Counts
+from ..plugin.streams import SPLITS, Counts, check_words
 
-SPLITS = ("train", "valid", "test")
 MIN_COUNT = 3  # as in WikiText: a word that train has fewer times than this becomes <unk>
 Source = Union[str, Path, None]
 """What the user gives as the source: a path, a URL or nothing."""
@@ -40,15 +38,15 @@ class Corpus(abc.ABC):
         for a later attempt; it may not exist.
         """
 
-    def check(self, data_bin: Path, counts: "Counts") -> None:
+    def check(self, data_bin: Path, counts: Counts) -> None:
         """Raise DataError unless the data-bin holds what it should."""
-        from ..plugin.streams import check_words
-
         try:
             check_words(data_bin)
         except ValueError as error:
-            missing = f"no word that train has {self.min_count} times or more (with --bpe N: no subword that train has)"
-            raise DataError(f"{error}: it has {missing}") from error
+            kept = (
+                f"kept are words that train has {self.min_count} times or more (with --bpe N: subwords that train has)"
+            )
+            raise DataError(f"{error}; {kept}") from error
 
 
 def files_in(source: Union[str, Path], corpus: str, pattern: str, option: str) -> Dict[str, Path]:

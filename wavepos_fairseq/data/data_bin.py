@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Dict, Iterator, Mapping, Optional
 
 from ..common import child
-from .corpus import SPLITS, Corpus, DataError, Source, say
+from ..plugin.streams import SPLITS, count
+from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
 from .download import file_digest
 from .own_text import OwnText
@@ -107,9 +108,6 @@ def make_data_bin(work: Path, corpus: Corpus, source: Source, files: Dict[str, P
     if bpe:
         write_bpe(text, bpe, data_bin / "bpe.codes")
     fairseq_preprocess(work, min_count=0 if bpe else corpus.min_count)
-
-    from ..plugin.streams import count  # fairseq is imported only for a data-bin that is made
-
     counts = count(data_bin)
     for split in SPLITS:
         say(f"fairseq-preprocess: {split} {counts.tokens[split]:,} tokens in {counts.lines[split]:,} lines")

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence
 
-from .corpus import SPLITS, Corpus, DataError, Source, say
+from ..plugin.streams import SPLITS
+from .corpus import Corpus, DataError, Source, say
 from .tokens import wikitext_tokenizer, write_lines
 
 MIN_TRAIN_TOKENS = 100_000

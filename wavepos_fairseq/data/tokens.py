@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import IO, Callable, Iterable, Iterator
 
-from .corpus import SPLITS, DataError, say
+from ..plugin.streams import SPLITS
+from .corpus import DataError, say
 
 MAX_LINE_BYTES = 16 << 20  # a whole line is in memory, several times while it is tokenised
 

@@ -7,14 +7,12 @@ right counts and, where it is known, the right SHA-256. The text is tokenised al
 import dataclasses
 import urllib.parse
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Sequence
+from typing import Dict, List, Sequence
 
+from ..plugin.streams import SPLITS, Counts
 from .archives import check_parquet, unpack_parquet, unpack_zip
-from .corpus import SPLITS, Corpus, DataError, Source, files_in, say
+from .corpus import Corpus, DataError, Source, files_in, say
 from .download import DownloadError, fetch_file, file_digest, is_url
-
-if TYPE_CHECKING:
-    from ..plugin.streams import Counts
 
 MIRRORS = ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/")
 """Where the archives are. The second one, their first home, has answered 403 since 2024."""
@@ -64,7 +62,7 @@ class WikiText(Corpus):
             unpack_zip(Path(source), folder)
         return Path(source).resolve().name
 
-    def check(self, data_bin: Path, counts: "Counts") -> None:
+    def check(self, data_bin: Path, counts: Counts) -> None:
         check_counts(self.name, counts)
         say(f"{self.name}: all counts are right")
 
@@ -159,7 +157,7 @@ WIKITEXT = {
 }
 
 
-def check_counts(name: str, counts: "Counts") -> None:
+def check_counts(name: str, counts: Counts) -> None:
     """Raise DataError unless the counts are those of the WikiText corpus ``name``."""
     expected = WIKITEXT[name]
     pairs = {f"{split} tokens": (counts.tokens[split], expected.tokens[split]) for split in SPLITS}
@@ -170,10 +168,8 @@ def check_counts(name: str, counts: "Counts") -> None:
         raise DataError(f"this is not {name} ({'; '.join(wrong)}); the name for text of your own is text")
 
 
-def count_text(folder: Path) -> "Counts":
+def count_text(folder: Path) -> Counts:
     """The counts that the data-bin of ``folder/{split}.tokens`` will have."""
-    from ..plugin.streams import Counts
-
     lines, tokens, words = {}, {}, {"<unk>", "</s>"}
     for split in SPLITS:
         lines[split] = tokens[split] = 0

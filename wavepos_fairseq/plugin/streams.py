@@ -1,4 +1,7 @@
-"""The contents of a data-bin, as fairseq's binaries have them."""
+"""Data-bin folders, which fairseq-preprocess makes: what is counted in them.
+
+Importing this module imports neither PyTorch nor fairseq.
+"""
 
 import logging
 from pathlib import Path
@@ -37,4 +40,4 @@ def check_words(data_bin: Path) -> None:
     first_word = Dictionary().nspecial
     for split in SPLITS:
         if not any((line >= first_word).any() for line in MMapIndexedDataset(str(data_bin / split))):
-            raise ValueError(f"{split} would be nothing but <unk>")
+            raise ValueError(f"{split} would be nothing but <unk>: none of its words is in dict.txt")
