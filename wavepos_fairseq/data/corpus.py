@@ -43,9 +43,7 @@ class Corpus(abc.ABC):
         try:
             check_words(data_bin)
         except ValueError as error:
-            kept = (
-                f"kept are words that train has {self.min_count} times or more (with --bpe N: subwords that train has)"
-            )
+            kept = f"words that train has {self.min_count} times or more are kept (with --bpe N: its subwords)"
             raise DataError(f"{error}; {kept}") from error
 
 
