@@ -32,6 +32,7 @@ setup(
         "matplotlib>=3.7",
         "pywavelets",
         "pandas",
+        "pyarrow",  # WikiText's parquet files
         "sacremoses",
         "subword-nmt",
         "pyyaml",

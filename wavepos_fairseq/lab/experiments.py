@@ -30,7 +30,8 @@ from ..common import commands
 from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
-from ..data import WIKITEXT, check_counts, count, prepare
+from ..data import WIKITEXT, check_counts, prepare
+from ..plugin.streams import count
 from . import results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
