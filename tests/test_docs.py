@@ -293,19 +293,24 @@ def module_of(words):
         return module_of([script_of(arguments[0]), *arguments[1:]])
     found = re.findall(r'-m (\S+)(?: (\w+))? [^\n]*"\$@"', (ROOT / program).read_text(encoding="utf-8"))
     assert found, f"{program} takes no arguments"
-    module, command = found[0 if "--preset" in arguments else -1]  # figures.sh has two
+    module, command = found[-1]
     return module, [*filter(None, [command]), *arguments]
 
 
 def main_of(module):
-    """The function of `python -m MODULE`, which takes its arguments."""
+    """What `python -m MODULE` does, as a function of its arguments; SystemExit where its status is not 0."""
     if not (PLUGIN.parent.joinpath(*module.split(".")) / "__main__.py").is_file():
         return importlib.import_module(module).main
 
     def main(arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [module, *arguments])
-            runpy.run_module(module, run_name="__main__")
+            try:
+                runpy.run_module(module, run_name="__main__")
+            except SystemExit as end:
+                if end.code:
+                    raise
+        return 0
 
     return main
 
@@ -358,14 +363,14 @@ def accept(words, monkeypatch):
         options.parse_args_and_arch(FAIRSEQ[program](), arguments)
     else:
         module, arguments = module_of(words)
-        assert module.startswith("wavepos_fairseq."), f"what reads the words of {module}?"
+        assert module.split(".")[0] == PLUGIN.name, f"what reads the words of {module}?"
         main = main_of(module)
         for owner, name in ((socket, "create_connection"), (subprocess, "Popen")):
             monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{module} does more than to read its words"))
         if arguments[0] in ("train", "evaluate"):
             assert main(["train", *arguments[1:], "--dry-run"]) == 0  # evaluate takes the same, and leaves it unread
             return
-        if module == "wavepos_fairseq.lab.experiments":
+        if arguments[0] in ("reproduce", "sweep", "status"):
             for first in ("refusals", "print_status"):
                 monkeypatch.setattr(experiments, first, lambda runs: _raise(Parsed()))
         else:
@@ -429,14 +434,14 @@ def test_the_walk_does_what_it_says(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    done = ["import pytest", "from wavepos_fairseq.lab import experiments", "status = pytest.main(['-q', 'tests'])"]
+    done = ["import pytest", "from wavepos_fairseq.__main__ import main", "status = pytest.main(['-q', 'tests'])"]
     for words in walk.commands:
         module, arguments = module_of(words)
-        if module == "wavepos_fairseq.lab.experiments":
+        if module == PLUGIN.name:
             command, *rest = arguments
             arguments = ["status", *rest] if command == "reproduce" else arguments  # which trains nothing
             arguments += ["--dry-run"] if command in ("train", "evaluate") else []
-            done.append(f"status = status or experiments.main({arguments})")
+            done.append(f"status = status or main({arguments})")
     script = "\n".join([*walk.python, *done, "raise SystemExit(status)"])
     (tmp_path / "walk.py").write_text(script, encoding="utf-8")
     walked = run_module("walk", cwd=tmp_path)
@@ -459,10 +464,10 @@ def known_options():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_: _raise(Parsed(parser)))
         parsers = [experiments._parser(), options.get_eval_lm_parser()]
-        evaluation = ("plugin.evaluate", "lab.alibi_release")
-        for module in ("data", *evaluation, "lab.figures.formulas", "lab.figures.trained", "lab.claims", "lab.report"):
+        lab = ("figures.command", "claims", "report", "alibi_release")
+        for module in ("data.command", "plugin.evaluate", *(f"lab.{name}" for name in lab)):
             with pytest.raises(Parsed) as found:
-                main_of(f"wavepos_fairseq.{module}")([])
+                importlib.import_module(f"wavepos_fairseq.{module}").main([])
             parsers.append(found.value.args[0])
     training = options.get_training_parser()
     as_user_dir()
