@@ -236,6 +236,12 @@ def test_the_results_page_counts_the_verdicts():
             assert claims.count(f"| **{verdict}** |") == int(shown.split()[0]), (preset, verdict)
 
 
+def test_the_architecture_shows_each_part_of_the_package_once():
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    parts = [path.parent.name + "/" for path in PLUGIN.glob("*/__init__.py")] + ["wavelets.py"]
+    assert all(picture.count(f" {part} ") == 1 for part in parts)
+
+
 # The project's own files
 
 
