@@ -59,6 +59,7 @@ setup(
         'numpy<1.24; python_version < "3.9"',
         "pywavelets",
         "pandas",
+        "pyarrow",  # WikiText's parquet files
         "sacremoses",
         "subword-nmt",
         "pyyaml",

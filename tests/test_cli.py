@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wavepos_fairseq import data
+from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import alibi_release, experiments
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.plugin import evaluate as evaluation
@@ -18,7 +18,7 @@ COMMANDS = ["alibi_release", "claims", "curves", "data", "evaluation", "experime
 NEED_FAIRSEQ = [
     (alibi_release.main, ["512", "--from", "NONE"]),
     (curves.main, ["--path", "NONE", "--data", "NONE"]),
-    (data.main, ["demo"]),
+    (prepare.main, ["demo"]),
     (evaluation.main, ["NONE", "--path", "NONE", "--lengths", "8"]),
     (experiments.main, ["reproduce", "table1", "--preset", "demo"]),
     *[(experiments.main, [command, "--preset", "demo", "--wavelet", "ricker"]) for command in ("sweep", "status")],

@@ -105,9 +105,7 @@ def paper():
 
 
 def position_of(row):
-    options = {name[2:].replace("-", "_"): text for name, text in zip(row.options[::2], row.options[1::2])}
-    options.pop("rope_theta", None)  # a number, on which no count depends
-    return build_position(options.pop("position_encoding"), head_dim=128, num_heads=8, **options)
+    return build_position(**row.position, head_dim=128, num_heads=8)
 
 
 def operations_of_a_row(row, preset):

@@ -13,6 +13,7 @@ import yaml
 
 from wavepos_fairseq import data
 from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
+from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import claims, experiments, report, runs
 from wavepos_fairseq.lab import configs as lab_configs
 from wavepos_fairseq.lab.figures import formulas as figures
@@ -280,7 +281,7 @@ def test_a_runs_json_that_is_something_else_is_one_line_with_the_file(tmp_path, 
     [
         (claims.main, ["--preset", "paper"]),
         (curves.main, ["--preset", "paper"]),
-        (data.main, ["demo"]),
+        (prepare.main, ["demo"]),
         (experiments.main, ["reproduce", "table1", "--preset", "demo"]),
         (experiments.main, ["sweep", "--preset", "demo", "--wavelet", "ricker"]),
         (experiments.main, ["status", "table1", "--preset", "demo"]),
@@ -299,7 +300,7 @@ def test_an_unknown_option_is_status_2_and_named_in_the_last_line(capsys, main, 
 
 
 WRITERS = {
-    "data": (data.main, ["demo", "--dest"]),
+    "data": (prepare.main, ["demo", "--dest"]),
     "claims": (claims.main, ["--preset", "paper", "--results"]),
     "figures": (figures.main, ["figure4", "--output"]),
     "report": (report.main, ["--preset", "demo", "--output"]),
@@ -310,7 +311,7 @@ WRITERS = {
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """prepared(writer): the words of its command line, whose results or output lie in `tmp_path`/here."""
-    monkeypatch.setattr(data, "make_data_bin", lambda work, *_: (work / "data-bin").mkdir(parents=True))
+    monkeypatch.setattr(data.data_bin, "make_data_bin", lambda work, *_: (work / "data-bin").mkdir(parents=True))
 
     def words(writer):
         here = tmp_path / "here"
@@ -380,7 +381,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
     """A mount of its own, where root is refused, too."""
     (tmp_path / "disk").mkdir()
     program = (
-        "import sys; from wavepos_fairseq import figures; sys.exit(figures.main(['figure4', '--output', sys.argv[1]]))"
+        "import sys; from wavepos_fairseq.lab.figures import formulas; "
+        "sys.exit(formulas.main(['figure4', '--output', sys.argv[1]]))"
     )
     mounted = 'mount -t tmpfs -o ro none "$1" || exit 77; shift; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(tmp_path / "disk")]

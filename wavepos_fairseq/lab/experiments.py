@@ -29,7 +29,7 @@ from ..common import commands
 from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
-from ..data import WIKITEXT, check_counts, count, prepare
+from ..data import WIKITEXT, check_counts, prepare
 from . import results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
@@ -214,6 +214,8 @@ def _refuse_other_corpus(data: Path, preset: Preset) -> None:
     if provenance and provenance["name"] != preset.corpus:
         raise ValueError(f"--data {data} holds {provenance['name']}, but preset {preset.name} is for {preset.corpus}")
     if not provenance and preset.corpus in WIKITEXT:
+        from ..plugin.streams import count  # which needs fairseq
+
         check_counts(preset.corpus, count(data))
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ...common import commands
 from ...common.files import PAPER, ROOT, refuse_unwritable
-from ...data import subword_segmenter, wikitext_tokenizer
+from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes as maps
 from ...plugin.evaluate import Checkpoint, inputs_of
 from .. import results
