@@ -57,7 +57,8 @@ def _formulas(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             parser.error(f"--{name.replace('_', '-')} needs --preset or --path")
     _refuse_unknown(parser, args.names, FORMULAS)
     commands.require_lab("matplotlib")
-    os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: the singular values' last digits hang on it
+    if "torch" not in sys.modules:  # which reads it as it is imported: the singular values' last digits hang on it
+        os.environ["OMP_NUM_THREADS"] = "1"
     from .formulas import FIGURES
 
     output = args.output or ROOT / "results" / "figures"

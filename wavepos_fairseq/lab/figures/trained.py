@@ -71,6 +71,8 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     worst, and the curves of methods that break leave it at the top. Raises ValueError where a curve would be that of
     two rows.
     """
+    from matplotlib.ticker import NullLocator
+
     cells = cells.dropna(subset=["perplexity"])
     alike = cells[cells.duplicated([panel, curve, "l_train", "sequence_length", *cells.columns.intersection(["seed"])])]
     if len(alike):
@@ -130,6 +132,8 @@ def positions(losses: pd.DataFrame) -> Figure:
 @in_style
 def receptive_field(heads: pd.DataFrame) -> Figure:
     """How far each head looks, from the lines of attention.csv: a number for each head, layers below one another."""
+    from matplotlib.ticker import NullLocator
+
     rows = {row: place for place, row in enumerate(heads.row.unique())}
     num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train[0]
     figure = new_figure(1.3 + min(0.3 * num_layers, 1.2) * len(rows))
@@ -165,6 +169,8 @@ def attention_map(
 
     weights: (H, L, L) by layer. tokens: the L texts that stand on the axes, in the place of positions.
     """
+    from matplotlib.colors import ListedColormap
+
     heads, length, _ = next(iter(weights.values())).shape
     columns = min(heads, 4)
     rows = len(weights) * -(-heads // columns)
