@@ -274,6 +274,8 @@ def main(arguments=None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.command != "status" or not args.table:  # a table's status is read off files
         commands.require_fairseq()
+    if getattr(args, "launcher", "local") == "slurm":
+        commands.require_lab("submitit")
     only_prints = args.command == "status" or getattr(args, "dry_run", False)
     with contextlib.nullcontext() if only_prints else commands.progress_fails_nothing():
         try:
@@ -326,7 +328,6 @@ def _all_runs(args: argparse.Namespace) -> int:
         _refuse_no_checkpoint(run)
         refuse_evaluation(run)
     if args.launcher == "slurm":
-        commands.require_lab("submitit")
         from . import slurm
 
         slurm.refuse_resources(preset.slurm)

@@ -539,6 +539,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
 
     Raises ValueError where fairseq, the representation or the model refuses them.
     """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # which tells, as it is imported, what it can do without
     from fairseq import options
 
     from .. import models  # noqa: F401  (registers the architectures)
@@ -547,7 +548,6 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     unknown = [name for name in run.row.position if name != "name" and name not in position_options()]
     if unknown:
         raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
     user_dir = arguments.index("--user-dir")  # imported above, from wherever that is
     del arguments[user_dir : user_dir + 2]

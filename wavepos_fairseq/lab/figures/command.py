@@ -20,8 +20,10 @@ from ...common.files import ROOT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMULAS = ("figure4", "figure5", "figure6", "figure9", "figure10")
-FORMULAS += ("basis-ricker", "basis-gaussian", "basis-morlet", "basis-haar", "basis-db4", "singular-values")
+FORMULAS = (
+    *("figure4", "figure5", "figure6", "figure9", "figure10"),
+    *("basis-ricker", "basis-gaussian", "basis-morlet", "basis-haar", "basis-db4", "singular-values"),
+)
 TABLES = ("perplexity", "perplexity-table3")
 MEASURED = ("positions", "receptive-field")
 MAP = "attention-"

@@ -47,7 +47,8 @@ def in_style(draws: _Draws) -> _Draws:
 
     @functools.wraps(draws)
     def styled(*args: Any, **kwargs: Any) -> Any:
-        from matplotlib import cycler, style
+        from matplotlib import style
+        from matplotlib.rcsetup import cycler
 
         cycle = cycler(color=COLOURS[::-1]) + cycler(linestyle=map(_line_style, DASHES[::-1]))
         with style.context({**_STYLE, "axes.prop_cycle": cycle}, after_reset=True):
