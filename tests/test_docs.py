@@ -22,6 +22,7 @@ from fairseq import options, tasks  # noqa: E402
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from markdown_it import MarkdownIt  # noqa: E402
 
+from wavepos_fairseq.__main__ import COMMANDS as COMMANDS_OF_WAVEPOS  # noqa: E402
 from wavepos_fairseq.lab import experiments  # noqa: E402
 from wavepos_fairseq.lab.configs import find_row, load_preset, load_table
 from wavepos_fairseq.lab.runs import Run, fairseq_options
@@ -35,7 +36,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
-COMMAND = re.compile(r"(scripts/\w+\.sh|python|fairseq-train|fairseq-interactive|pip|nox)( |$)")
+COMMAND = re.compile(r"(scripts/\w+\.sh|wavepos|python|fairseq-train|fairseq-interactive|pip|nox)( |$)")
 
 
 class Page(NamedTuple):
@@ -161,14 +162,19 @@ class Parsed(Exception):
 
 
 def module_of(words):
-    """The module that a script or `python -m` runs, and its arguments."""
+    """The module that `wavepos`, a script or `python -m` runs, and its arguments."""
     program, *arguments = words
     if program == "python":
         return arguments[1], arguments[2:]
-    found = re.findall(r'-m (\S+)(?: (\w+))? [^\n]*"\$@"', (ROOT / program).read_text(encoding="utf-8"))
-    assert found, f"{program} takes no arguments"
-    module, command = found[0 if "--preset" in arguments else -1]  # figures.sh has two
-    return module, [*filter(None, [command]), *arguments]
+    if program != "wavepos":
+        found = re.search(r'-m (\S+)(?: (\w+))? (?:[^\n]* )?"\$@"', (ROOT / program).read_text(encoding="utf-8"))
+        assert found, f"{program} takes no arguments"
+        if found[1] != "wavepos_fairseq":
+            return found[1], arguments
+        arguments = [found[2], *arguments]
+    name, *arguments = arguments
+    module, first, _ = COMMANDS_OF_WAVEPOS[name]
+    return f"wavepos_fairseq.{module}", [*first, *arguments]
 
 
 def accept(words, monkeypatch):
@@ -200,7 +206,9 @@ def accept(words, monkeypatch):
     else:
         module, arguments = module_of(words)
         assert module.startswith("wavepos_fairseq."), f"what reads the words of {module}?"
-        main = importlib.import_module(module).main
+        main = importlib.import_module(
+            "wavepos_fairseq.plugin.evaluate" if module.endswith("evaluation") else module
+        ).main
         for owner, name in ((socket, "create_connection"), (subprocess, "Popen")):
             monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{module} does more than to read its words"))
         if arguments[0] in ("train", "evaluate"):
@@ -247,13 +255,13 @@ def test_commands_of_all_programs_are_found():
 
 def test_the_walk_does_what_it_says(tmp_path):
     for folder in ("wavepos_fairseq", "configs"):
-        shutil.copytree(str(ROOT / folder), str(tmp_path / folder))
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True)
     walk = READ[WALK]
     for name, content in walk.files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    done = ["import pytest", "from wavepos_fairseq import experiments", "status = pytest.main(['-q', 'tests'])"]
+    done = ["import pytest", "from wavepos_fairseq.lab import experiments", "status = pytest.main(['-q', 'tests'])"]
     for words in walk.commands:
         module, arguments = module_of(words)
         if module == "wavepos_fairseq.lab.experiments":
@@ -283,7 +291,7 @@ def known_options():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_: _raise(Parsed(parser)))
         parsers = [experiments._parser(), options.get_eval_lm_parser()]
-        for module in ("data", "evaluation", "figures", "curves", "claims", "report"):
+        for module in ("data.command", "plugin.evaluate", "lab.figures.command", "lab.claims", "lab.report"):
             with pytest.raises(Parsed) as found:
                 importlib.import_module(f"wavepos_fairseq.{module}").main([])
             parsers.append(found.value.args[0])
