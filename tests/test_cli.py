@@ -1,5 +1,6 @@
 """What all commands share: their help, light and under any of Python's switches, and one line for what is missing."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -59,6 +60,21 @@ def test_a_command_without_fairseq_says_which_pythons_have_one_and_does_nothing(
         main(words)
     assert_one_line_names_the_pythons(stopped, capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_that_name_where_one_stands_is_no_fairseq(tmp_path):
+    (tmp_path / "fairseq").mkdir()
+    program = """
+import sys
+from pathlib import Path
+from wavepos_fairseq.common import commands
+sys.path[:] = [path for path in sys.path if not Path(path, "fairseq", "__init__.py").exists()]
+commands.require_fairseq()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=str(tmp_path), env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: this needs fairseq, ")
 
 
 @pytest.mark.parametrize("program", ["parallel", *(f"benchmarks/{name}.py" for name in ("precision", "training"))])
