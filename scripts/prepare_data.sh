@@ -10,4 +10,4 @@
 # The data-bin becomes DIR/NAME (default: data/NAME in the project). It appears whole or not at all.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.data --dest "$ROOT/data" "$@" # the last --dest counts
+exec "$PYTHON" -m wavepos_fairseq prepare "$@"

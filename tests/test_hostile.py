@@ -16,8 +16,7 @@ from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
 from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import claims, experiments, report, runs
 from wavepos_fairseq.lab import configs as lab_configs
-from wavepos_fairseq.lab.figures import formulas as figures
-from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +177,7 @@ def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsy
 
 def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
     path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
-    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
+    said = one_line_error(capsys, figures.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
     assert f"{path}: rows must be a mapping of rows" in said
 
 
@@ -280,7 +279,7 @@ def test_a_runs_json_that_is_something_else_is_one_line_with_the_file(tmp_path, 
     "main, words",
     [
         (claims.main, ["--preset", "paper"]),
-        (curves.main, ["--preset", "paper"]),
+        (figures.main, ["--preset", "paper"]),
         (prepare.main, ["demo"]),
         (experiments.main, ["reproduce", "table1", "--preset", "demo"]),
         (experiments.main, ["sweep", "--preset", "demo", "--wavelet", "ricker"]),
@@ -304,7 +303,7 @@ WRITERS = {
     "claims": (claims.main, ["--preset", "paper", "--results"]),
     "figures": (figures.main, ["figure4", "--output"]),
     "report": (report.main, ["--preset", "demo", "--output"]),
-    "curves": (curves.main, ["--preset", "paper", "perplexity", "--results"]),
+    "curves": (figures.main, ["--preset", "paper", "perplexity", "--results"]),
 }
 
 
@@ -381,8 +380,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
     """A mount of its own, where root is refused, too."""
     (tmp_path / "disk").mkdir()
     program = (
-        "import sys; from wavepos_fairseq.lab.figures import formulas; "
-        "sys.exit(formulas.main(['figure4', '--output', sys.argv[1]]))"
+        "import sys; from wavepos_fairseq.lab.figures import command; "
+        "sys.exit(command.main(['figure4', '--output', sys.argv[1]]))"
     )
     mounted = 'mount -t tmpfs -o ro none "$1" || exit 77; shift; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(tmp_path / "disk")]

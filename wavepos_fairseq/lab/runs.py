@@ -393,7 +393,8 @@ def _start(
     """A module with its arguments as a process with so many threads, which ends with this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
-    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    if ROOT == PACKAGE.parent:  # a checkout; an installed package is found without
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     inherited.pop("OMP_THREAD_LIMIT", None)
     exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
     exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
@@ -527,6 +528,8 @@ def _why_full(folder: Path) -> str:
 
 
 def _commit() -> str:
+    if not (PACKAGE.parent / ".git").exists():  # an installed package: the folder may lie in another project's checkout
+        return "not a git checkout"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "not a git checkout"
 
@@ -536,6 +539,7 @@ def fairseq_options(run: Run) -> argparse.Namespace:
 
     Raises ValueError where fairseq, the representation or the model refuses them.
     """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # which tells, as it is imported, what it can do without
     from fairseq import options
 
     from .. import models  # noqa: F401  (registers the architectures)
@@ -544,9 +548,9 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     unknown = [name for name in run.row.position if name != "name" and name not in position_options()]
     if unknown:
         raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     arguments = run.training_arguments()
-    arguments[arguments.index("--user-dir") + 1] = str(PACKAGE)  # from wherever this process stands
+    user_dir = arguments.index("--user-dir")  # imported above, from wherever that is
+    del arguments[user_dir : user_dir + 2]
     with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
         try:
             understood = options.parse_args_and_arch(options.get_training_parser(), arguments)
