@@ -18,7 +18,7 @@ from fairseq.data.indexed_dataset import best_fitting_int_dtype
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
-from wavepos_fairseq.attention import _block_size
+from wavepos_fairseq.attention.blockwise import _block_size
 from wavepos_fairseq.data import WIKITEXT
 from wavepos_fairseq.lab.configs import load_preset, load_table
 from wavepos_fairseq.plugin.evaluate import pieces, token_nll
@@ -125,7 +125,7 @@ def executed(function):
 
 
 def approximately(number):
-    """What the code does besides: with a basis a column or two more for each block (`attention._near`)."""
+    """What the code does besides: with a basis a column or two more for each block (`blockwise._slot_of_block`)."""
     return pytest.approx(number, rel=2e-3)
 
 
