@@ -122,7 +122,7 @@ def positions(losses: pd.DataFrame) -> Figure:
     l_train, length = losses.l_train[0], losses.sequence_length[0]
     _mark_l_train(axes, l_train)
     ticks = range(0, length + 1, l_train)
-    axes.set_xticks(ticks, [f"{tick}\n= {L_TRAIN}" if tick == l_train else tick for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick}\n= {L_TRAIN}" if tick == l_train else str(tick) for tick in ticks])
     axes.set(xlabel="position in the sequence (tokens)", ylabel="loss (nats per token)")
     axes.set(xlim=(0, length), ylim=(losses.nll.min() - 0.05, highest))
     _legend(figure)
@@ -270,11 +270,11 @@ def draw_checkpoints(
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
-        probe, measure, figure = MEASURED[name]
+        probe, measure, draw_lines = MEASURED[name]
         refuse_unwritable(results.probe_file(args.folder, probe))
         lines = maps.table(measure, checkpoints, opened)
         results.write_probe(args.folder, probe, lines)
-        yield name, figure(lines)
+        yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
         for row, path in runs(rows).items():
