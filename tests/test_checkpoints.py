@@ -25,12 +25,15 @@ from fairseq import tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wavepos_fairseq.evaluation import probes as maps
+from wavepos_fairseq.evaluation.inferences import INFERENCES
+from wavepos_fairseq.evaluation.perplexity import evaluate, inputs_of, pieces, stream_nll
 from wavepos_fairseq.lab import alibi_release, configs, runs
 from wavepos_fairseq.lab.figures import trained as curves
-from wavepos_fairseq.plugin import evaluate as evaluation
-from wavepos_fairseq.plugin import unpickling as checkpoints
-from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream
+from wavepos_fairseq.plugin import checkpoint as scorers
+from wavepos_fairseq.plugin import unpickling
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
+from wavepos_fairseq.plugin.evaluate import main
+from wavepos_fairseq.plugin.streams import load_stream
 
 ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6
 NUM_HEADS = 4
@@ -52,7 +55,7 @@ def save(state, path, new_format=ZIP):
 
 
 def run(data, path, *words):
-    return evaluation.main([str(data), "--path", str(path), "--lengths", "20", "--cpu", *map(str, words)])
+    return main([str(data), "--path", str(path), "--lengths", "20", "--cpu", *map(str, words)])
 
 
 # What a checkpoint may hold
@@ -77,7 +80,7 @@ def by_evaluation(path, data):
 
 
 def by_maps(path, data):
-    maps.open_checkpoint(path, data)
+    open_checkpoint(path, data)
 
 
 def by_runs(path, data):
@@ -144,8 +147,8 @@ def _stack_global(module, name):
 )
 @pytest.mark.parametrize("spell", [_global, _stack_global])
 def test_nothing_is_named_but_what_checkpoints_are_made_of(spell, module, name):
-    with pytest.raises(checkpoints.Refused, match=f"{module}.{name}"):
-        checkpoints.Unpickler(io.BytesIO(pickle.PROTO + b"\4" + spell(module, name) + b".")).load()
+    with pytest.raises(unpickling.Refused, match=f"{module}.{name}"):
+        unpickling.Unpickler(io.BytesIO(pickle.PROTO + b"\4" + spell(module, name) + b".")).load()
 
 
 @pytest.mark.parametrize("module, name", [("torch._utils", "_rebuild_tensor_v2"), ("argparse", "Namespace")])
@@ -155,15 +158,15 @@ def test_functions_and_classes_keep_their_attributes(module, name):
     assert pickle.loads(stream).evil == 1  # what it does otherwise
     found = pickle.loads(pickle.PROTO + b"\2" + _global(module, name) + b".")
     del found.evil
-    with pytest.raises(checkpoints.Refused, match="attributes of a"):
-        checkpoints.Unpickler(io.BytesIO(stream)).load()
+    with pytest.raises(unpickling.Refused, match="attributes of a"):
+        unpickling.Unpickler(io.BytesIO(stream)).load()
     assert not hasattr(found, "evil")
 
 
 def test_a_torchscript_archive_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
-    with pytest.raises(checkpoints.Refused, match="TorchScript"):
-        checkpoints.load(tmp_path / "script.pt")
+    with pytest.raises(unpickling.Refused, match="TorchScript"):
+        unpickling.load(tmp_path / "script.pt")
 
 
 def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
@@ -177,7 +180,7 @@ def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
         archive.addfile(member)
     before = private.stat()
     with pytest.raises(Exception):  # noqa: B017  (whatever PyTorch makes of it)
-        checkpoints.load(tmp_path / "first.pt")
+        unpickling.load(tmp_path / "first.pt")
     after = private.stat()
     assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
 
@@ -187,8 +190,8 @@ def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
 def test_a_tensor_is_not_written_to(tmp_path, new_format, items):
     rebuild, arguments = torch.zeros(2).__reduce_ex__(2)
     state = {"tensor": Calls(rebuild, *arguments, items=items)}
-    with pytest.raises(checkpoints.Refused, match="items of a Tensor"):
-        checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+    with pytest.raises(unpickling.Refused, match="items of a Tensor"):
+        unpickling.load(save(state, tmp_path / "state.pt", new_format))
 
 
 def rewritten(path, change, target, **options):
@@ -209,8 +212,8 @@ def of_pickle(opcodes, target):
 def refusal(path):
     """Why the checkpoint is refused, with no more than a hundred megabytes of Python's objects."""
     tracemalloc.start()
-    with pytest.raises((pickle.UnpicklingError, checkpoints.Refused)) as refused:
-        checkpoints.load(path)
+    with pytest.raises((pickle.UnpicklingError, unpickling.Refused)) as refused:
+        unpickling.load(path)
     assert tracemalloc.get_traced_memory()[1] < 10**8
     tracemalloc.stop()
     return str(refused.value)
@@ -258,7 +261,7 @@ def test_tensors_may_share_a_storage_be_empty_and_lie_in_any_order(tmp_path):
         "one": storage.sum(),
     }
     for new_format in ZIP, OLD:
-        assert same(checkpoints.load(save(state, tmp_path / "state.pt", new_format)), state)
+        assert same(unpickling.load(save(state, tmp_path / "state.pt", new_format)), state)
 
 
 def test_a_compressed_file_is_refused(trained, tmp_path):
@@ -304,7 +307,7 @@ NAMESPACE = _global("argparse", "Namespace")
     ids=["too many", "copied text", "copied attributes", "tuples in a dict", "tuples in a set", "sets", "memory"],
 )
 def test_a_pickle_that_takes_more_than_options_do_is_refused(tmp_path, monkeypatch, opcodes, why):
-    monkeypatch.setattr(checkpoints, "FOR_OPTIONS", 2**14)  # as quick as it is small
+    monkeypatch.setattr(unpickling, "FOR_OPTIONS", 2**14)  # as quick as it is small
     assert why in refusal(of_pickle(opcodes, tmp_path / "state.pt"))
 
 
@@ -341,7 +344,7 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
     trained, data_bin, tmp_path, monkeypatch, capsys, kept, text
 ):
     monkeypatch.setenv("SECRET", "hunter2")
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     if kept == "args":
         state.update(cfg=None, args=parse(data_bin, *command_line(TINY)))
         state["args"].decoder_input_dim = text
@@ -356,7 +359,7 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
 
 
 def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained, data_bin, tmp_path):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["task"]["seed"] = "${common.seed}"
     state["cfg"] = OmegaConf.create(state["cfg"])
     assert run(data_bin, save(state, tmp_path / "state.pt")) == 0
@@ -377,7 +380,7 @@ def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_path, capsys, changes, said):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["model"].update({"no_token_positional_embeddings": False, **changes})
     path = save(state, tmp_path / "state.pt")
     assert run(data_bin, path) == 2
@@ -388,9 +391,9 @@ def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_pat
 def test_weights_that_share_a_storage_do_not_make_a_larger_model():
     shared = torch.empty(2**11, 2**11)
     weights = {str(number): shared for number in range(20)}
-    with evaluation._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
+    with scorers._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
         assert len([torch.empty(2**11, 2**11) for _ in weights]) == 20
-    with pytest.raises(ValueError, match="a larger model than"), evaluation._MadeFor(weights, {}):
+    with pytest.raises(ValueError, match="a larger model than"), scorers._MadeFor(weights, {}):
         [torch.empty(2**11, 2**11) for _ in weights]
 
 
@@ -416,12 +419,12 @@ def places(path):
 @pytest.mark.parametrize("words", [[], ["--trust-checkpoint"]], ids=["", "trusted"])
 def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, tmp_path, capsys, words):
     path = trained("alibi")
-    sound = checkpoints.load(path)
+    sound = unpickling.load(path)
     found = 0
     for at in places(path):
         broken = flipped(path, tmp_path / "broken.pt", at)
         try:
-            assert same(checkpoints.load(broken), sound)
+            assert same(unpickling.load(broken), sound)
         except (pickle.UnpicklingError, RuntimeError):  # the latter where PyTorch finds no zip
             found += 1
     assert found >= len(places(path)) - 2 > 10
@@ -430,11 +433,11 @@ def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, t
     assert error.startswith(f"error: --path {tmp_path}/broken.pt is no fairseq checkpoint: it is damaged")
 
 
-@pytest.mark.parametrize("view, error", [(("1", 0, 4), checkpoints.Refused), (None, pickle.UnpicklingError)])
+@pytest.mark.parametrize("view, error", [(("1", 0, 4), unpickling.Refused), (None, pickle.UnpicklingError)])
 def test_a_view_of_a_storage_is_not_asked_for(view, error):
     storage = pickle.dumps(("storage", "type", "0", "cpu", 4, view), 2)[:-1] + pickle.BINPERSID + pickle.STOP
     with pytest.raises(error, match="a view of a storage" if view else "persistent id"):  # Python's own finds none
-        checkpoints.Unpickler(io.BytesIO(storage)).load()
+        unpickling.Unpickler(io.BytesIO(storage)).load()
 
 
 def same(one, other):
@@ -450,7 +453,7 @@ def same(one, other):
 
 def test_a_checkpoint_of_fairseq_train_is_read_whole(trained):
     path = trained("t5")
-    assert same(checkpoints.load(path), torch.load(path, map_location="cpu", weights_only=False))
+    assert same(unpickling.load(path), torch.load(path, map_location="cpu", weights_only=False))
 
 
 @pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
@@ -463,7 +466,7 @@ def test_options_numbers_and_parameters_are_read_as_they_were(data_bin, tmp_path
         "int": np.int64(-3),
         "half": torch.nn.Parameter(torch.ones(2, dtype=torch.float16)),
     }
-    read = checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+    read = unpickling.load(save(state, tmp_path / "state.pt", new_format))
     assert isinstance(read["args"], argparse.Namespace) and isinstance(read["cfg"], DictConfig)
     assert same({name: read[name] for name in state}, state) and read["float"].dtype == np.float32
     assert isinstance(read["half"], torch.nn.Parameter)
@@ -472,20 +475,20 @@ def test_options_numbers_and_parameters_are_read_as_they_were(data_bin, tmp_path
 def test_a_numpy_scalar_of_objects_is_refused(tmp_path):
     state = Calls(np.float64(1).__reduce__()[0], np.dtype(object), b"12345678")
     with pytest.raises(ValueError, match="OBJECT"):
-        checkpoints.load(save(state, tmp_path / "state.pt"))
+        unpickling.load(save(state, tmp_path / "state.pt"))
 
 
 def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin):
     with mock.patch.object(torch, "load", wraps=torch.load) as reading:
         load_checkpoint(trained("alibi"), str(data_bin))
     assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler.__bases__ == (
-        checkpoints.Unpickler,
+        unpickling.Unpickler,
     )
 
 
 @pytest.mark.parametrize("option", ["adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters"])
 def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bin, tmp_path, option, capsys):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     reached = {"character_embeddings": option == "character_filters", "tie_adaptive_weights": False}
     state["cfg"]["model"].update({**reached, option: f"__import__('os').system('touch {tmp_path}/marker')"})
     assert run(data_bin, save(state, tmp_path / "code.pt")) == 2
@@ -496,7 +499,7 @@ def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bi
 
 @pytest.mark.parametrize("architecture", ["fconv_lm", "lightconv_lm", "nonsense"])
 def test_other_architectures_are_refused(trained, data_bin, tmp_path, architecture, capsys):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["model"]["_name"] = architecture
     assert run(data_bin, save(state, tmp_path / "other.pt")) == 2
     assert f"is a {architecture}; evaluated are transformer_lm" in capsys.readouterr().err
@@ -585,21 +588,21 @@ def test_the_alibi_release_has_the_losses_of_fairseqs_model_with_the_papers_bias
     )
     assert checkpoint.l_train == L_TRAIN
     stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
-    source = evaluation.inputs_of(stream, checkpoint.task.dictionary)
+    source = inputs_of(stream, checkpoint.bos)
     for length, piece in (20, 20), (L_TRAIN, L_TRAIN), (72, 72), (72, L_TRAIN):  # the last: non-overlapping
-        cuts = evaluation.pieces(len(stream), length, piece)
+        cuts = pieces(len(stream), length, piece)
         theirs = torch.cat([nll_with_bias(model, source[start:stop], stream[start:stop]) for start, stop in cuts])
         for max_tokens in 1, 4096:
-            ours = evaluation.stream_nll(checkpoint.model, source, stream, cuts, max_tokens)
+            ours = stream_nll(checkpoint, source, stream, cuts, max_tokens)
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
-        (cell,) = evaluation.evaluate(checkpoint, stream, [length], ["full" if piece == length else "non-overlapping"])
+        (cell,) = evaluate(checkpoint, stream, [length], ["full" if piece == length else "non-overlapping"])
         assert cell["nll"] == pytest.approx(theirs.double().mean().item(), rel=1e-6)
 
 
 def nll_of(path, data_bin, encoding=None):
     checkpoint = load_checkpoint(str(path), str(data_bin), encoding)
     stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
-    return evaluation.evaluate(checkpoint, stream, [72], ["full"])[0]["nll"]
+    return evaluate(checkpoint, stream, [72], ["full"])[0]["nll"]
 
 
 def test_options_by_parts_without_the_mark_of_the_release_are_believed(release, data_bin, tmp_path):
@@ -687,7 +690,7 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
     table = alibi_release.beside_the_paper(cells)
-    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in evaluation.INFERENCES]
+    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in INFERENCES]
     assert table["sequence_length"].tolist() == lengths
     of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
     assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)

@@ -19,7 +19,7 @@ NOTHING_LEARNED = [
 ]
 EOS, PAD, FIRST_WORD = 2, 1, 4
 # What turns a model of the plugin into fairseq's own that it is compared with.
-FAIRSEQ = {"--arch": "transformer_lm", "--position-encoding": None}
+FAIRSEQ = {"--arch": "transformer_lm", "--task": "language_modeling", "--position-encoding": None}
 FAIRSEQ_NOPE = {**FAIRSEQ, "--no-token-positional-embeddings": True}
 
 

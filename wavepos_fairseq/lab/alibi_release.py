@@ -20,7 +20,7 @@ from ..common import commands
 from ..common.files import PAPER, ROOT, shown_path
 from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
 from ..plugin import evaluate as evaluation
-from ..plugin import unpickling as checkpoints
+from ..plugin import unpickling
 from .runs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
@@ -54,9 +54,9 @@ def check_format(path: Path) -> None:
         if file.read(len(magic)) == magic:
             return
     try:
-        if not checkpoints.sound_records(path):
+        if not unpickling.sound_records(path):
             raise pickle.UnpicklingError("it does not begin as one does")
-    except (pickle.UnpicklingError, checkpoints.Refused) as error:
+    except pickle.UnpicklingError as error:
         raise DataError(f"{path.name} is no PyTorch file, or not all of it: {error}") from error
 
 

@@ -171,13 +171,13 @@ def refuse_data(runs: List[Run]) -> None:
     from fairseq.data import Dictionary
 
     from ..models.transformer_lm_wavelet import refuse_cutoffs
-    from ..plugin import evaluate as evaluation
+    from ..plugin.streams import load_stream
 
     data, preset = runs[0].data, runs[0].preset
     words = data / "dict.txt"
     with prefixing_errors(shown_path(words)):
         dictionary = Dictionary.load(str(words))
-    evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
+    load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
     for run in runs:
         options = fairseq_options(run)
         with prefixing_errors(shown_path(words)):
