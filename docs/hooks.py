@@ -1,8 +1,7 @@
-"""What the site has besides docs/: the texts and files of the project that its pages link to, and MathJax.
+"""The site's files that are not in docs/: what the pages link to, and MathJax. The pages' text is as it is on GitHub.
 
-A line that is nothing but a link to a Markdown file outside of docs/, or to a section of it, is replaced by that text
-without its heading; so README.md and the tables are not copied. Any other file that is linked to is published under its
-path in the project, as a page where it is Markdown. Formulas are drawn by MathJax, which the site carries.
+A file of the project that a page links to is published under its path in the project, as a page where it is Markdown;
+links follow it. Formulas are drawn by MathJax, which the site carries.
 """
 
 import posixpath
@@ -10,27 +9,24 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from markdown.extensions.toc import slugify
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "tex-svg.js"  # draws with paths, and needs no font
-LINK = re.compile(
-    r"^\[[^\]]+\]\((?P<text>\.\./[\w./-]+\.md)(?:#(?P<section>[\w-]+))?\)$"  # alone in its line
-    r"|\]\((?P<file>[\w./-]+)(?=[#)])",
-    re.MULTILINE,
-)
+LINK = re.compile(r"\]\(([\w./-]+)(?=[#)])")  # to a file, at the end of a link or an image
 
 
 def on_files(files, config):
-    """Adds what the pages and README.md link to, and MathJax."""
+    """Adds what the pages link to, and what is linked to there, and MathJax."""
     linked = {MATHJAX: Path(find_spec("mathjax").origin).parent / "static" / "mathjax" / "es5" / MATHJAX}
-    for source in [ROOT / "README.md", *(Path(page.abs_src_path) for page in files.documentation_pages())]:
-        for link in LINK.finditer(source.read_text(encoding="utf-8")):
-            path = _path(link["file"] or "", _project(source))
-            if (ROOT / path).is_file():  # mkdocs itself warns of one that is not there
+    sources = [Path(page.abs_src_path) for page in files.documentation_pages()]
+    for source in sources:  # which grows
+        for link in LINK.findall(source.read_text(encoding="utf-8")):
+            path = _path(link, _project(source))
+            if (ROOT / path).is_file() and _uri(path) not in linked:  # mkdocs itself warns of one that is not there
                 linked[_uri(path)] = ROOT / path
+                if path.endswith(".md") and ROOT / path not in sources:
+                    sources.append(ROOT / path)
     for uri, path in linked.items():
         if files.get_file_from_path(uri) is None:
             files.append(File.generated(config, uri, abs_src_path=str(path)))
@@ -38,7 +34,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    return expanded(markdown, _project(page.file.abs_src_path), page.file.src_uri)
+    source, folder = _project(page.file.abs_src_path), posixpath.dirname(page.file.src_uri) or "."
+    return LINK.sub(lambda link: "](" + posixpath.relpath(_uri(_path(link[1], source)), folder), markdown)
 
 
 def on_page_content(html, page, files, **_):
@@ -46,30 +43,6 @@ def on_page_content(html, page, files, **_):
         return html
     script = files.get_file_from_path(MATHJAX).url_relative_to(page.file)
     return f'{html}\n<script src="{script}" defer></script>'
-
-
-def expanded(markdown: str, source: str, page: str) -> str:
-    """The text of the project's file `source` as the site's `page` shows it: with what it embeds, links turned."""
-
-    def replace(link):
-        if link["text"]:
-            path = _path(link["text"], source)
-            return expanded(_section(path, link["section"]), path, page)
-        return "](" + posixpath.relpath(_uri(_path(link["file"], source)), posixpath.dirname(page) or ".")
-
-    return LINK.sub(replace, markdown)
-
-
-def _section(path: str, section) -> str:
-    """A Markdown file, or what stands under one of its headings of the first two levels; other headings sink by one."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    _, *parts = re.split(r"^(?:\A#|##) (.+)\n", text, flags=re.MULTILINE)
-    sections = {slugify(title, "-"): body for title, body in zip(parts[::2], parts[1::2])}
-    if section is None:
-        return re.sub("^##", "###", text.split("\n", 1)[1], flags=re.MULTILINE)
-    if section not in sections:
-        raise PluginError(f"{path}#{section}: there is no such section; there are {', '.join(sections)}")
-    return sections[section]
 
 
 def _project(path) -> str:

@@ -7,4 +7,4 @@
 #   --results DIR    where the tables are (default: results)
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.claims "$@"
+exec "$PYTHON" -m wavepos_fairseq claims "$@"

@@ -9,4 +9,4 @@
 #   python -m wavepos_fairseq.evaluation DATA_BIN --path CHECKPOINT --lengths 128,256,512,1012 --output FILE.json
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.experiments evaluate "$@"
+exec "$PYTHON" -m wavepos_fairseq evaluate "$@"

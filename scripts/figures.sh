@@ -24,7 +24,4 @@
 # ricker, rope-10k and nope.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-case " $* " in
-*" --preset"* | *" --path"*) exec "$PYTHON" -m wavepos_fairseq.lab.figures.trained "$@" ;;
-*) OMP_NUM_THREADS=1 exec "$PYTHON" -m wavepos_fairseq.lab.figures.formulas "$@" ;; # the singular values' last digits hang on it
-esac
+exec "$PYTHON" -m wavepos_fairseq figures "$@"

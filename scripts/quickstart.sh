@@ -7,6 +7,6 @@ cd "$ROOT"
 
 ensure_venv
 echo "== preparing the demo corpus: prose that every Python carries"
-"$PYTHON" -m wavepos_fairseq.data demo
+"$PYTHON" -m wavepos_fairseq prepare demo
 echo "== reproducing Table 1 on it: twelve small models, trained and evaluated"
-"$PYTHON" -m wavepos_fairseq.lab.experiments reproduce table1 --preset demo --data data/demo --jobs "$(nproc)"
+"$PYTHON" -m wavepos_fairseq reproduce table1 --preset demo --data data/demo --jobs "$(nproc)"

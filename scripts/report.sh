@@ -9,4 +9,4 @@
 # What is not there is left out, and the page says which command makes it. The page needs no network.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.report "$@"
+exec "$PYTHON" -m wavepos_fairseq report "$@"

@@ -19,4 +19,4 @@
 # also scripts/status.sh. A row has OMP_NUM_THREADS threads where that is set, and keeps the number it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.experiments reproduce "$@"
+exec "$PYTHON" -m wavepos_fairseq reproduce "$@"

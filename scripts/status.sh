@@ -7,4 +7,4 @@
 # It reads the runs' files only: that a row does not fit the preset's heads, reproduce.sh says.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.experiments status "$@"
+exec "$PYTHON" -m wavepos_fairseq status "$@"

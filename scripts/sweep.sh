@@ -15,4 +15,4 @@
 # the preset's heads are reported, all of them, before the first is trained. Accepted are at most 10,000 runs in a call.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.experiments sweep "$@"
+exec "$PYTHON" -m wavepos_fairseq sweep "$@"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs ruff and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
+# Runs ruff, mypy and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 cd "$ROOT"
 
 ensure_venv
 echo "== ruff"
 "$PYTHON" -m ruff check .
+echo "== mypy"
+"$PYTHON" -m mypy
 echo "== pytest"
 workers=$(($(nproc) + 1)) # one more than cores, for many tests wait; asked before the next line, which nproc heeds too
 export OMP_NUM_THREADS=1

@@ -16,4 +16,4 @@
 # on keeps those it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-exec "$PYTHON" -m wavepos_fairseq.lab.experiments train "$@"
+exec "$PYTHON" -m wavepos_fairseq train "$@"

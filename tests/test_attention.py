@@ -1,4 +1,4 @@
-"""The claims of wavepos_fairseq/attention.py: the definition is the papers' formula, and the fast path the definition.
+"""The claims of wavepos_fairseq/attention: the definition is the papers' formula, and the fast path the definition.
 
 A representation that is registered later is tested here too, without an edit.
 """
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
 
-from wavepos_fairseq import attention
-from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.positions import Position, base, build_position, position_names
+from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention
+from wavepos_fairseq.positions import Position, build_position, position_names
+from wavepos_fairseq.positions.low_rank import low_rank
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {name: (name, {}) for name in position_names()}
@@ -373,11 +373,11 @@ def test_factors_are_the_basis_to_the_rounding_that_they_promise(variant, dtype)
 def test_a_basis_of_low_rank_and_short_reach_is_cut_to_both_and_another_to_neither():
     table = torch.zeros(100, 20, dtype=torch.float64)
     table[:30, :9] = torch.randn(30, 9, dtype=torch.float64)
-    projection, rows = base.low_rank(table @ torch.randn(20, 20, dtype=torch.float64), 1e-7)
+    projection, rows = low_rank(table @ torch.randn(20, 20, dtype=torch.float64), 1e-7)
     assert projection.shape == (20, 16) and rows.shape == (32, 16)  # the next multiples of 8
-    projection, rows = base.low_rank(torch.randn(100, 20, dtype=torch.float64), 1e-7)
+    projection, rows = low_rank(torch.randn(100, 20, dtype=torch.float64), 1e-7)
     assert projection.shape == (20, 20) and rows.shape == (100, 20)
-    assert base.low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (0, 0)
+    assert low_rank(torch.zeros(100, 20, dtype=torch.float64), 1e-7)[1].shape == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -492,7 +492,7 @@ def test_long_sequences_have_larger_blocks_and_the_same_values_and_gradients(var
 def test_many_heads_go_in_groups_and_give_the_same_values_and_gradients(variant, batch, num_heads, monkeypatch):
     # Learning, groups of 8 heads; where those of a sequence differ, of two sequences' 6, or of a sequence's 8 and 2.
     # Else groups of 4, or of 3, or of 4, 4 and 2.
-    monkeypatch.setattr(attention, "_SCORES", 1)
+    monkeypatch.setattr(blockwise, "_SCORES_PER_BLOCK", 1)
     inputs, position = draw(70, 70, 16, num_heads=num_heads, batch=batch), build(variant, 16, num_heads)
     with torch.no_grad():
         attended = (attend(*inputs, position) for attend in (causal_attention, reference_attention))
@@ -565,7 +565,6 @@ def test_autocast_changes_no_dtype_inside(variant):
 
 COMPILED = """
 import torch
-from wavepos_fairseq import attention
 from wavepos_fairseq.attention import causal_attention
 from wavepos_fairseq.positions import build_position
 
@@ -683,7 +682,7 @@ def test_an_implementation_that_cannot_be_traced_is_refused_there(implementation
     def attend(x):
         return causal_attention(x, x, x, build("alibi", 16, 2), implementation=implementation)
 
-    with pytest.raises(ValueError, match=f"--attention-implementation {implementation} cannot be traced or exported"):
+    with pytest.raises(ValueError, match=f"implementation='{implementation}' cannot be traced or exported"):
         torch.jit.trace(attend, torch.randn(1, 2, 3, 16))
 
 
@@ -706,13 +705,13 @@ def test_second_derivatives_are_those_of_the_reference_and_refused_elsewhere(rec
 @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, math.nan])
 def test_a_dropout_that_is_no_probability_or_drops_all_is_refused(dropout_p):
     x = torch.zeros(1, 2, 3, 16)
-    with pytest.raises(ValueError, match=f"dropout_p {dropout_p}: accepted is a probability"):
+    with pytest.raises(ValueError, match=f"dropout_p={dropout_p}: must be a probability"):
         causal_attention(x, x, x, build_position("nope", head_dim=16, num_heads=2), dropout_p)
 
 
 def test_an_unknown_implementation_is_refused_and_the_reference_can_be_had():
     inputs, position = draw(9, 9, 16), build("ricker past", 16, 2)
-    with pytest.raises(ValueError, match="--attention-implementation 'flash' is unknown; accepted are auto, blockwise"):
+    with pytest.raises(ValueError, match="^implementation='flash' is unknown; accepted are auto, blockwise"):
         causal_attention(*inputs, position, implementation="flash")
     reference = causal_attention(*inputs, position, implementation="reference")
     assert torch.equal(reference, reference_attention(*inputs, position))
@@ -822,7 +821,7 @@ def test_shapes_that_do_not_fit_are_refused(query, key, value, message, attend):
         ({"value": torch.float16}, "must have one dtype, not torch.float32, torch.float32, torch.float16"),
         ({"query": torch.float64}, "must have one dtype, not torch.float64, torch.float32, torch.float32"),
         ({"key": "meta", "value": "meta"}, "must have one device, not cpu, meta, meta"),
-        (dict.fromkeys(("query", "key", "value"), torch.int64), "must be of floating point, not torch.int64"),
+        (dict.fromkeys(("query", "key", "value"), torch.int64), "must be floating-point tensors, not torch.int64"),
     ],
 )
 def test_dtypes_and_devices_that_do_not_fit_are_refused(changed, message, attend):

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from wavepos_fairseq.evaluation.inferences import INFERENCES
 from wavepos_fairseq.evaluation.perplexity import evaluate, inputs_of, pieces, stream_nll
 from wavepos_fairseq.lab import alibi_release, configs, runs
-from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.plugin import checkpoint as scorers
 from wavepos_fairseq.plugin import unpickling
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
@@ -115,8 +115,8 @@ def test_trusted_it_is_run_and_drawn(evil, data_bin, tmp_path):
     path = evil(ZIP)
     figure = f"attention-{path.parent.name}"
     words = [figure, "--path", str(path), "--data", str(data_bin), "--results", str(tmp_path)]
-    assert curves.main(words) == 2 and not evil.marker.exists()
-    assert curves.main([*words, "--trust-checkpoint"]) == 0 and evil.marker.exists()
+    assert figures.main(words) == 2 and not evil.marker.exists()
+    assert figures.main([*words, "--trust-checkpoint"]) == 0 and evil.marker.exists()
     assert (tmp_path / path.parent.name / "figures" / f"{figure}.svg").is_file()
 
 

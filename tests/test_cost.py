@@ -18,7 +18,7 @@ from fairseq.data.indexed_dataset import best_fitting_int_dtype
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
-from wavepos_fairseq.attention import _block_size
+from wavepos_fairseq.attention.blockwise import _block_size
 from wavepos_fairseq.data import WIKITEXT
 from wavepos_fairseq.evaluation.perplexity import pieces
 from wavepos_fairseq.lab.configs import load_preset, load_table
@@ -106,9 +106,7 @@ def paper():
 
 
 def position_of(row):
-    options = {name[2:].replace("-", "_"): text for name, text in zip(row.options[::2], row.options[1::2])}
-    options.pop("rope_theta", None)  # a number, on which no count depends
-    return build_position(options.pop("position_encoding"), head_dim=128, num_heads=8, **options)
+    return build_position(**row.position, head_dim=128, num_heads=8)
 
 
 def operations_of_a_row(row, preset):
@@ -128,7 +126,7 @@ def executed(function):
 
 
 def approximately(number):
-    """What the code does besides: with a basis a column or two more for each block (`attention._near`)."""
+    """What the code does besides: with a basis a column or two more for each block (`blockwise._slot_of_block`)."""
     return pytest.approx(number, rel=2e-3)
 
 

@@ -15,6 +15,7 @@ from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
 from wavepos_fairseq.lab import configs, runs
+from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.lab.palette import COLOURS, looks_of_methods
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
@@ -58,7 +59,7 @@ def folders(trained, data_bin, tmp_path_factory):
 
 def draw(folders, *words):
     """main() on the preset demo."""
-    return curves.main(["--preset", "demo", *(str(word) for pair in folders.items() for word in pair), *words])
+    return figures.main(["--preset", "demo", *(str(word) for pair in folders.items() for word in pair), *words])
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_a_table_that_is_not_there_is_an_error_only_where_it_is_asked_for(drawn,
 def test_of_one_checkpoint_only_its_own_figures_are_accepted(capsys):
     for name in ("perplexity", "attention-ricker"):
         with pytest.raises(SystemExit) as stop:
-            curves.main(["--path", "runs/own/checkpoint_last.pt", "--data", "data", name])
+            figures.main(["--path", "runs/own/checkpoint_last.pt", "--data", "data", name])
         assert stop.value.code == 2
         said = " ".join(capsys.readouterr().err.split())
         assert f"{name!r} is unknown; accepted are positions, receptive-field, attention-own" in said
@@ -281,16 +282,16 @@ def test_of_one_checkpoint_only_its_own_figures_are_accepted(capsys):
 @pytest.mark.parametrize("threshold", ["0", "-1", "nan"])
 def test_a_threshold_is_a_weight(threshold, capsys):
     with pytest.raises(SystemExit):
-        curves.main(["--preset", "demo", f"--threshold={threshold}"])
+        figures.main(["--preset", "demo", f"--threshold={threshold}"])
     assert f"--threshold {float(threshold)}: accepted are weights > 0" in capsys.readouterr().err
 
 
 def test_fairseqs_own_model_shows_its_attention_as_a_model_of_this_package(trained, data_bin, tmp_path, capsys):
     path = trained(None, {"--arch": "transformer_lm"})
     words = ["--path", str(path), "--data", str(data_bin), "--results", str(tmp_path), "receptive-field"]
-    assert curves.main(words) == 2
+    assert figures.main(words) == 2
     assert "error: fairseq's own transformer_lm does not show its attention; " in capsys.readouterr().err
-    assert curves.main([*words, "--position-encoding", "sinusoidal"]) == 0
+    assert figures.main([*words, "--position-encoding", "sinusoidal"]) == 0
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys):
@@ -339,10 +340,10 @@ def test_a_text_is_a_figure_of_its_own_with_the_tokens_on_both_axes(folders, cap
 def test_any_checkpoint_is_a_row_named_after_its_folder(folders, data_bin, tmp_path, capsys):
     path = folders["--runs"] / "demo" / "haar" / "checkpoint_last.pt"  # of a run that has no result
     words = ["--path", path, "--data", data_bin, "--results", tmp_path]
-    assert curves.main([str(word) for word in words]) == 0
+    assert figures.main([str(word) for word in words]) == 0
     names = ("positions", "receptive-field", "attention-haar")
     assert {figure.stem for figure in (tmp_path / "haar" / "figures").iterdir()} == set(names)
     assert set(pd.read_csv(tmp_path / "haar" / "attention.csv").row) == {"haar"}
     with pytest.raises(SystemExit):
-        curves.main(["--path", str(path)])
+        figures.main(["--path", str(path)])
     assert "--path needs --data" in capsys.readouterr().err

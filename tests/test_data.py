@@ -1,4 +1,4 @@
-"""The claims of wavepos_fairseq/data.py, on a synthetic WikiText, a local server, and the real WikiText-2 if there."""
+"""The claims of wavepos_fairseq/data, on a synthetic WikiText, a local server, and the real WikiText-2 if there."""
 
 import hashlib
 import http.server
@@ -17,10 +17,14 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet as pq
 
 from wavepos_fairseq import data
+from wavepos_fairseq.data import command
 from wavepos_fairseq.lab import alibi_release, experiments
+from wavepos_fairseq.plugin import streams
 
 ROOT = Path(__file__).resolve().parents[1]
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
@@ -58,12 +62,32 @@ def zipped(entries, **attributes):
 
 ENTRIES = [(f"wikitext-2/wiki.{split}.tokens", text) for split, text in CORPUS.items()]
 ARCHIVE = zipped(ENTRIES)
-SYNTHETIC = data.WikiText(
+SYNTHETIC = data.wikitext.WikiText(
+    name="wikitext-2",
     md5=hashlib.md5(ARCHIVE).hexdigest(),
     train_lines=CORPUS["train"].count("\n"),
     tokens={split: tokens_of(text) for split, text in CORPUS.items()},
     types=len(set(CORPUS["train"].split()) | {"<unk>", "</s>"}),
+    train_files=2,
+    sha256={split: hashlib.sha256(CORPUS[split].encode()).hexdigest() for split in ("valid", "test")},
 )
+
+
+def parquet(text, column="text", **options):
+    """Bytes of a parquet file as on the hub: a row a line, '' where it is blank."""
+    buffer = io.BytesIO()
+    rows = [line if line.strip() else "" for line in text.splitlines(keepends=True)]
+    pq.write_table(pyarrow.table({column: rows}), buffer, **{"row_group_size": 1000, **options})
+    return buffer.getvalue()
+
+
+def parquet_files(corpus, train_files):
+    """The hub's files by name; the first of train's, if there are several, have a line each."""
+    lines = corpus["train"].splitlines(keepends=True)
+    train = [*lines[: train_files - 1], "".join(lines[train_files - 1 :])]
+    files = {f"train-{number:05}-of-{train_files:05}": text for number, text in enumerate(train)}
+    files.update({"validation-00000-of-00001": corpus["valid"], "test-00000-of-00001": corpus["test"]})
+    return {f"{name}.parquet": parquet(text) for name, text in files.items()}
 
 
 def write_files(folder, contents, pattern):
@@ -96,7 +120,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", moved[behaviour])
             return self.end_headers()
-        body = {"wrong": ARCHIVE[::-1], "page": b"<html>This dataset has moved.</html>"}.get(behaviour, ARCHIVE)
+        good = self.server.parquet.get(self.path.split("/")[-1], ARCHIVE)
+        body = {"wrong": ARCHIVE[::-1], "page": b"<html>This dataset has moved.</html>"}.get(behaviour, good)
         if behaviour == "nonsense":
             return self.wfile.write(b"\0" * 100)
         start = int(re.match(r"bytes=(\d+)-$", wanted).group(1)) if wanted and behaviour != "norange" else 0
@@ -132,7 +157,7 @@ def module_patch():
 @pytest.fixture(scope="module")
 def running_server(module_patch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.requests, server.stop_stalling = [], threading.Event()
+    server.requests, server.stop_stalling, server.parquet = [], threading.Event(), {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.stop_stalling.set()
@@ -143,14 +168,21 @@ def running_server(module_patch):
 @pytest.fixture
 def server(running_server):
     running_server.requests.clear()
-    running_server.url = lambda behaviour: f"http://127.0.0.1:{running_server.server_port}/{behaviour}/archive.zip"
+    running_server.parquet = parquet_files(CORPUS, SYNTHETIC.train_files)
+    running_server.folder = lambda behaviour: f"http://127.0.0.1:{running_server.server_port}/{behaviour}/"
+    running_server.url = lambda behaviour: running_server.folder(behaviour) + "archive.zip"
     return running_server
+
+
+def use_synthetic(patch):
+    for corpora in (data.WIKITEXT, data.data_bin.CORPORA):
+        patch.setitem(corpora, "wikitext-2", SYNTHETIC)
 
 
 @pytest.fixture
 def synthetic(monkeypatch):
     """WikiText-2 is the synthetic corpus."""
-    monkeypatch.setitem(data.WIKITEXT, "wikitext-2", SYNTHETIC)
+    use_synthetic(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +192,9 @@ def wikitext_bin(running_server, module_patch, tmp_path_factory):
     write_files(dest / ".wikitext-2.partial/text", {"train": "left by a killed run\n"}, "{}.tokens")
     write_files(dest / ".wikitext-2.partial/data-bin", {"dict": "killed 1\n"}, "{}.txt")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(data.WIKITEXT, "wikitext-2", SYNTHETIC)
+        use_synthetic(patch)
         here = f"http://127.0.0.1:{running_server.server_port}"
-        patch.setattr(data, "MIRRORS", [f"{here}/missing/", f"{here}/good/"])
+        patch.setattr(data.wikitext, "MIRRORS", [f"{here}/missing/", f"{here}/good/"])
         return data.prepare("wikitext-2", dest=dest)
 
 
@@ -183,7 +215,7 @@ def bpe_bin(text_folder, tmp_path_factory):
 
 def forbid_work(monkeypatch):
     """Any attempt to make a data-bin fails the test."""
-    monkeypatch.setattr(data, "make_data_bin", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(data.data_bin, "make_data_bin", lambda *args: pytest.fail("work was done"))
 
 
 def provenance(data_bin):
@@ -195,7 +227,7 @@ def provenance(data_bin):
 
 def test_data_bin_has_the_files_fairseq_reads_and_nothing_is_left_beside_it(wikitext_bin):
     files = {path.name for path in wikitext_bin.iterdir()}
-    assert files == {*data.DATA_BIN_FILES, "preprocess.log"}
+    assert files == {*data.data_bin.DATA_BIN_FILES, "preprocess.log"}
     assert {path.name for path in wikitext_bin.parent.iterdir()} == {"wikitext-2", ".downloads"}
 
 
@@ -235,7 +267,7 @@ def test_fairseqs_symbols_in_a_users_text_are_text_and_named_with_file_and_line(
     own = write_files(tmp_path / "own", {"train": train, "valid": "A heron <pad>.\n", "test": "A heron.\n"}, "{}.txt")
     data_bin = data.prepare("text", own, tmp_path)
     dictionary = Dictionary.load(str(data_bin / "dict.txt"))
-    for split in data.SPLITS:
+    for split in streams.SPLITS:
         for line in data_utils.load_indexed_dataset(str(data_bin / split), dictionary):
             assert line[-1] == dictionary.eos() and (line[:-1] >= len(symbols)).all()
     said = capsys.readouterr().out
@@ -252,13 +284,19 @@ def test_the_real_wikitext2_has_the_published_counts(tmp_path, capsys):
 
 
 def test_other_text_under_a_wikitext_name_is_an_error_with_both_counts():
-    counts = data.Counts({"train": 36_718}, {"train": 2_088_628, "valid": 217_646, "test": 245_568}, 33_278)
+    counts = streams.Counts({"train": 36_718}, {"train": 2_088_628, "valid": 217_646, "test": 245_568}, 33_278)
     with pytest.raises(data.DataError, match="test tokens: expected 245,569, found 245,568"):
         data.check_counts("wikitext-2", counts)
 
 
-def test_importing_the_module_does_not_import_fairseq_or_torch():
-    code = "import sys, wavepos_fairseq.data; sys.exit(any(name in sys.modules for name in ('fairseq', 'torch')))"
+def test_the_commands_module_imports_nothing_outside_the_standard_library():
+    code = """if True:
+        import sys
+        before = set(sys.modules)  # what an environment's .pth files import
+        import wavepos_fairseq.data.command
+        added = {name.split(".")[0] for name in set(sys.modules) - before} - {"wavepos_fairseq"}
+        heavy = {name for name in added if "-packages" in str(getattr(sys.modules.get(name), "__file__", ""))}
+        sys.exit(str(heavy) if heavy else 0)"""
     assert subprocess.run([sys.executable, "-c", code], cwd=str(ROOT)).returncode == 0
 
 
@@ -290,7 +328,7 @@ def test_a_folder_that_is_no_complete_data_bin_is_not_trusted(tmp_path):
 
 
 def test_unreadable_provenance_is_an_error_that_names_it(tmp_path):
-    write_files(tmp_path / "demo", dict.fromkeys(data.DATA_BIN_FILES, "[]"), "{}")
+    write_files(tmp_path / "demo", dict.fromkeys(data.data_bin.DATA_BIN_FILES, "[]"), "{}")
     with pytest.raises(data.DataError, match="provenance.json is not readable"):
         data.prepare("demo", dest=tmp_path)
 
@@ -299,7 +337,7 @@ def test_interrupted_preprocess_leaves_nothing_behind(synthetic, monkeypatch, tm
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data.subprocess, "run", interrupted)
+    monkeypatch.setattr(data.data_bin.subprocess, "run", interrupted)
     folder = write_files(tmp_path / "source", CORPUS, "wiki.{}.tokens")
     with pytest.raises(KeyboardInterrupt):
         data.prepare("wikitext-2", folder, tmp_path / "dest")
@@ -310,11 +348,9 @@ def test_failing_preprocess_shows_its_last_lines_and_leaves_nothing_behind(synth
     stub = tmp_path / "python"
     stub.write_text("#!/bin/sh\necho to stdout\necho 'No module named fairseq_cli' >&2\nexit 3\n")
     stub.chmod(0o755)
-    monkeypatch.setattr(data.sys, "executable", str(stub))
+    monkeypatch.setattr(data.data_bin.sys, "executable", str(stub))
     folder = write_files(tmp_path / "source", CORPUS, "wiki.{}.tokens")
-    with pytest.raises(SystemExit) as stopped:
-        data.main(["wikitext-2", "--from", str(folder), "--dest", str(tmp_path / "dest")])
-    assert stopped.value.code == 2
+    assert command.main(["wikitext-2", "--from", str(folder), "--dest", str(tmp_path / "dest")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: fairseq-preprocess failed with status 3:")
     assert "to stdout" in error and "No module named fairseq_cli" in error
@@ -325,10 +361,10 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys):
     entered = threading.Event()
 
     def second():
-        with data.one_at_a_time(tmp_path / "lock"):
+        with data.data_bin.one_at_a_time(tmp_path / "lock"):
             entered.set()
 
-    with data.one_at_a_time(tmp_path / "lock"):
+    with data.data_bin.one_at_a_time(tmp_path / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.2)
@@ -342,7 +378,7 @@ def test_many_take_turns_though_each_takes_its_lock_away(tmp_path):
 
     def one():
         for _ in range(20):
-            with data.one_at_a_time(lock):
+            with data.data_bin.one_at_a_time(lock):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.001)
@@ -360,7 +396,7 @@ def test_many_take_turns_though_each_takes_its_lock_away(tmp_path):
 
 
 def fetch(server, tmp_path, *behaviours):
-    return data.fetch("wikitext-2", [server.url(behaviour) for behaviour in behaviours], tmp_path)
+    return data.WIKITEXT["wikitext-2"].fetch_zip([server.url(behaviour) for behaviour in behaviours], tmp_path)
 
 
 @pytest.mark.parametrize("behaviour", ["good", "moved"])
@@ -379,7 +415,7 @@ def test_a_verified_archive_is_not_downloaded_again(synthetic, server, tmp_path)
 
 @pytest.mark.parametrize("behaviour", ["drop", "stall"])
 def test_dropped_or_stalled_connection_is_resumed_where_it_broke(synthetic, server, tmp_path, monkeypatch, behaviour):
-    monkeypatch.setattr(data, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(data.download, "TIMEOUT_SECONDS", 0.5)
     assert fetch(server, tmp_path, behaviour).read_bytes() == ARCHIVE
     assert [wanted for _, wanted in server.requests] == [None, f"bytes={len(ARCHIVE) // 2}-"]
 
@@ -414,7 +450,7 @@ def test_wrong_bytes_of_an_earlier_run_are_thrown_away(synthetic, server, tmp_pa
     [
         ("unsatisfied", 100, f"100 of {len(ARCHIVE)} bytes"),
         ("unsaid", 100, "does not tell the file's length"),
-        ("pieces", 100, f"{100 + 50 * data.ATTEMPTS_PER_MIRROR} of {len(ARCHIVE)} bytes"),
+        ("pieces", 100, f"{100 + 50 * data.download.ATTEMPTS_PER_MIRROR} of {len(ARCHIVE)} bytes"),
         ("nolength", 0, "does not tell the file's length"),
     ],
 )
@@ -424,9 +460,9 @@ def test_without_a_checksum_a_file_is_taken_at_the_length_that_is_told_and_no_ot
     part, archive = tmp_path / "archive.zip.part", tmp_path / "archive.zip"
     part.write_bytes(ARCHIVE[:size])
     with pytest.raises(data.DataError, match=said):
-        data.fetch_file(archive, [server.url(behaviour)], Path.stat, "", by_length=True)
+        data.download.fetch_file(archive, [server.url(behaviour)], Path.stat, "", by_length=True)
     assert not archive.exists() and len(part.read_bytes()) >= size
-    data.fetch_file(archive, [server.url("good")], Path.stat, "", by_length=True)
+    data.download.fetch_file(archive, [server.url("good")], Path.stat, "", by_length=True)
     assert archive.read_bytes() == ARCHIVE and not part.exists()
 
 
@@ -434,7 +470,7 @@ def test_without_a_checksum_a_file_is_taken_at_the_length_that_is_told_and_no_ot
 def test_without_a_checksum_too_many_bytes_or_others_are_no_part_of_the_file(server, tmp_path, behaviour):
     size = len(ARCHIVE) + 100 if behaviour == "unsatisfied" else 100
     (tmp_path / "archive.zip.part").write_bytes(b"x" * size)
-    archive = data.fetch_file(tmp_path / "archive.zip", [server.url(behaviour)], Path.stat, "", by_length=True)
+    archive = data.download.fetch_file(tmp_path / "archive.zip", [server.url(behaviour)], Path.stat, "", by_length=True)
     assert archive.read_bytes() == ARCHIVE
 
 
@@ -474,7 +510,7 @@ def test_redirection_without_an_end_or_out_of_http_is_one_line_and_leaves_nothin
 
 @pytest.mark.parametrize("behaviour", ["good", "nolength"])
 def test_download_of_more_than_the_bound_is_stopped_and_not_kept(synthetic, server, tmp_path, monkeypatch, behaviour):
-    monkeypatch.setattr(data, "MAX_BYTES", 10)
+    monkeypatch.setattr(data.download, "MAX_BYTES", 10)
     with pytest.raises(data.DataError, match="more than 10 bytes"):
         fetch(server, tmp_path / "downloads", behaviour)
     assert list(tmp_path.iterdir()) == [] and len(server.requests) == 1
@@ -487,8 +523,135 @@ def test_local_archive_with_another_checksum_is_refused(tmp_path):
 
 
 def test_credentials_and_query_of_a_url_are_not_written_down():
-    label = data.source_label("wikitext-2", "https://user:secret@example.org:8000/w.zip?token=secret")
-    assert label == "https://example.org:8000/w.zip"
+    url = "https://user:secret@example.org:8000/w.zip?token=secret"
+    assert data.wikitext.without_secrets(url) == "https://example.org:8000/w.zip"
+
+
+# The hub's parquet files
+
+
+def written_from_hub(server, monkeypatch, folder, behaviour="good"):
+    """The text that `WikiText.download` writes where the mirrors have nothing, by split."""
+    monkeypatch.setattr(data.wikitext, "MIRRORS", [server.folder("missing")])
+    monkeypatch.setattr(data.wikitext, "HUB", server.folder(behaviour))
+    (folder / "text").mkdir()
+    where = data.WIKITEXT["wikitext-2"].download(folder / "text", folder / "downloads")
+    assert where == "Salesforce/wikitext, wikitext-2-v1"
+    return {split: (folder / f"text/{split}.tokens").read_bytes().decode() for split in streams.SPLITS}
+
+
+def test_where_no_mirror_has_the_archive_the_hubs_parquet_files_give_the_same_text(
+    synthetic, server, monkeypatch, tmp_path
+):
+    assert written_from_hub(server, monkeypatch, tmp_path) == CORPUS
+    asked = [path for path, _ in server.requests]
+    assert asked[0].startswith("/missing/")
+    assert asked[1:] == [f"/good/wikitext-2-v1/{name}" for name in parquet_files(CORPUS, 2)]
+
+
+def test_a_mirror_that_has_the_archive_is_all_that_is_asked(synthetic, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(data.wikitext, "MIRRORS", [server.folder("page"), server.folder("good")])
+    assert data.WIKITEXT["wikitext-2"].download(tmp_path, tmp_path / "downloads") == "wikitext-2-v1.zip"
+    assert [path.split("/")[1] for path, _ in server.requests] == ["page", "good"]
+
+
+def test_a_parquet_file_is_resumed_where_the_connection_broke(synthetic, server, monkeypatch, tmp_path):
+    assert written_from_hub(server, monkeypatch, tmp_path, "drop") == CORPUS
+    sizes = [len(content) for content in server.parquet.values()]
+    assert [wanted for _, wanted in server.requests[1:]] == [
+        wanted for size in sizes for wanted in (None, f"bytes={size // 2}-")
+    ]
+
+
+@pytest.mark.parametrize(
+    "split, text, reason",
+    [
+        (
+            "train",
+            CORPUS["train"] + " One more line . \n",
+            r"train tokens: expected 21, found 26; train lines: expected 3, found 4",
+        ),
+        ("train", CORPUS["train"].replace("lobster", "<unk>"), "this is not wikitext-2 (types: "),
+        (
+            "valid",
+            CORPUS["valid"].replace("lobster", "heron"),
+            "wrong checksum of wiki.valid.tokens: expected SHA-256 ",
+        ),
+    ],
+)
+def test_other_text_on_the_hub_is_refused_with_all_reasons_and_not_kept(
+    synthetic, server, monkeypatch, tmp_path, split, text, reason
+):
+    server.parquet = parquet_files({**CORPUS, split: text}, SYNTHETIC.train_files)
+    with pytest.raises(data.DataError) as raised:
+        written_from_hub(server, monkeypatch, tmp_path)
+    first, mirror, hub = str(raised.value).splitlines()
+    assert first == "wikitext-2 could not be downloaded; scripts/prepare_data.sh wikitext-2 --from takes a local copy:"
+    assert "HTTP Error 404" in mirror and hub.split(": ")[0].endswith("/good/wikitext-2-v1") and reason in hub
+    assert list((tmp_path / "downloads").iterdir()) == []
+    server.parquet = parquet_files(CORPUS, SYNTHETIC.train_files)
+    shutil.rmtree(tmp_path / "text")
+    assert written_from_hub(server, monkeypatch, tmp_path) == CORPUS
+
+
+PARQUET = parquet(CORPUS["test"])
+NUMBERS = io.BytesIO()
+pq.write_table(pyarrow.table({"text": [1, 2]}), NUMBERS)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"PAR1", "damaged, truncated or no parquet file"),
+        (b"<html>", "damaged, truncated or no parquet file"),
+        (PARQUET[: len(PARQUET) // 2], "damaged, truncated or no parquet file"),
+        (PARQUET[:8] + PARQUET[-200:], "damaged, truncated or no parquet file"),
+        (parquet(CORPUS["test"], column="words"), "has no column of strings named text"),
+        (NUMBERS.getvalue(), "has no column of strings named text"),
+        (parquet("heron " * 2_000), "declares 12,"),
+    ],
+    ids=["its mark alone", "a page", "truncated", "a hole", "no text", "numbers", "large"],
+)
+def test_what_is_no_parquet_file_of_text_is_one_line_and_not_kept(
+    synthetic, server, monkeypatch, tmp_path, content, reason
+):
+    monkeypatch.setattr(data.archives, "MAX_BYTES", 10_000)
+    server.parquet["test-00000-of-00001.parquet"] = content
+    with pytest.raises(data.DataError, match=reason) as raised:
+        written_from_hub(server, monkeypatch, tmp_path)
+    assert len(str(raised.value).splitlines()) == 3
+    assert not any(path.name.startswith("wikitext-2-test") for path in (tmp_path / "downloads").iterdir())
+
+
+def test_a_small_parquet_file_of_enormous_text_is_stopped_at_the_bound_in_little_memory(tmp_path, monkeypatch):
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1_000, pyarrow.int32()), ["x" * 1_000_000])
+    pq.write_table(pyarrow.table({"text": rows}), tmp_path / "bomb.parquet", store_schema=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(data.archives, "MAX_BYTES", 20_000_000)
+    with pytest.raises(data.DataError, match="bomb.parquet holds more than the 20,000,000 bytes accepted"):
+        data.archives.unpack_parquet({"train": [tmp_path / "bomb.parquet"]}, tmp_path)
+    assert (tmp_path / "train.tokens").stat().st_size <= 20_000_000
+    assert pyarrow.default_memory_pool().max_memory() < 100_000_000
+
+
+def test_a_parquet_file_with_any_byte_changed_or_cut_off_anywhere_gives_lines_or_an_error(tmp_path):
+    file, refused = tmp_path / "test.parquet", 0
+    damaged = [PARQUET[:at] for at in range(0, len(PARQUET), 50)]
+    damaged += [PARQUET[:at] + bytes([PARQUET[at] ^ 0xFF]) + PARQUET[at + 1 :] for at in range(0, len(PARQUET), 3)]
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            assert all(line.endswith(b"\n") for line in data.archives.parquet_lines(file))
+        except data.DataError:
+            refused += 1
+    assert refused > len(damaged) / 4
+
+
+@pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
+def test_the_real_wikitext2_from_parquet_files_is_the_original_byte_for_byte(server, monkeypatch, tmp_path):
+    original = {split: (WIKITEXT2 / f"wiki.{split}.tokens").read_bytes().decode() for split in streams.SPLITS}
+    server.parquet = parquet_files(original, data.WIKITEXT["wikitext-2"].train_files)
+    assert written_from_hub(server, monkeypatch, tmp_path) == original
 
 
 # Archives
@@ -497,7 +660,7 @@ def test_credentials_and_query_of_a_url_are_not_written_down():
 def unpack(tmp_path, content):
     (tmp_path / "archive.zip").write_bytes(content)
     (tmp_path / "text").mkdir()
-    data.unpack(tmp_path / "archive.zip", tmp_path / "text")
+    data.archives.unpack_zip(tmp_path / "archive.zip", tmp_path / "text")
     return {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "text").iterdir()}
 
 
@@ -526,7 +689,7 @@ def test_encrypted_entry_is_refused():
     info.flag_bits |= 1
     info.header_offset = 0
     with pytest.raises(data.DataError, match="'wiki.train.tokens' is encrypted"):
-        data.choose_members([info])
+        data.archives.choose_members([info])
 
 
 def test_two_candidates_for_one_file_are_refused(tmp_path):
@@ -540,7 +703,7 @@ def test_archive_without_one_of_the_files_is_refused(tmp_path):
 
 
 def test_archive_that_declares_too_much_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES", 1000)
+    monkeypatch.setattr(data.archives, "MAX_BYTES", 1000)
     with pytest.raises(data.DataError, match="at most 1,000 are accepted"):
         unpack(tmp_path, zipped([*ENTRIES[:2], ("wiki.test.tokens", "0" * 10_000)]))
     assert list((tmp_path / "text").iterdir()) == []
@@ -571,7 +734,7 @@ def test_archive_with_any_one_byte_changed_or_cut_off_anywhere_gives_its_text_or
     for content in damaged:
         (tmp_path / "archive.zip").write_bytes(content)
         try:
-            data.unpack(tmp_path / "archive.zip", tmp_path / "text")
+            data.archives.unpack_zip(tmp_path / "archive.zip", tmp_path / "text")
         except data.DataError:
             refused += 1
         else:
@@ -585,7 +748,7 @@ def test_archive_with_any_one_byte_changed_or_cut_off_anywhere_gives_its_text_or
 
 @pytest.fixture(scope="module")
 def tokenize():
-    return data.wikitext_tokenizer()
+    return data.tokens.wikitext_tokenizer()
 
 
 @pytest.mark.parametrize(
@@ -606,7 +769,7 @@ def test_tokens_are_spelled_as_in_wikitext(tokenize, raw, wikitext):
 
 def test_lines_may_end_as_on_windows_and_blank_lines_stay(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n\r\n  \nTwo")
-    assert list(data.read_paragraphs(tmp_path / "train.txt")) == ["One.", "", "", "Two"]
+    assert list(data.tokens.read_paragraphs(tmp_path / "train.txt")) == ["One.", "", "", "Two"]
 
 
 SEPARATED = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\u00a0h"
@@ -618,7 +781,7 @@ def test_lines_end_where_fairseq_ends_them(tmp_path, raw):
 
     (tmp_path / "train.txt").write_bytes(raw.encode())
     with Chunker(str(tmp_path / "train.txt"), 0, -1) as lines:
-        assert list(data.read_paragraphs(tmp_path / "train.txt")) == [line.strip() for line in lines]
+        assert list(data.tokens.read_paragraphs(tmp_path / "train.txt")) == [line.strip() for line in lines]
 
 
 def test_separators_of_unicode_are_spaces_between_words(tokenize):
@@ -633,7 +796,7 @@ def test_a_long_line_is_one_line_of_the_data_bin_and_an_enormous_one_is_refused(
     tracemalloc.start()
     with pytest.raises(data.DataError, match="valid.txt, line 2: more than 16,777,216 bytes"):
         data.prepare("text", words, tmp_path / "other")
-    assert tracemalloc.get_traced_memory()[1] < 3 * data.MAX_LINE_BYTES
+    assert tracemalloc.get_traced_memory()[1] < 3 * data.tokens.MAX_LINE_BYTES
     tracemalloc.stop()
     assert not (tmp_path / "other").exists()
 
@@ -657,7 +820,7 @@ def test_bpe_codes_and_tokenizers_are_recorded(bpe_bin):
 
 def bpe_of(folder, **changed):
     texts = {"train": "the heron\n" * 3, "valid": "the stork\n", "test": "the heron\n", **changed}
-    data.write_bpe(write_files(folder, texts, "{}.tokens"), 50, folder / "bpe.codes")
+    data.tokens.write_bpe(write_files(folder, texts, "{}.tokens"), 50, folder / "bpe.codes")
     return folder
 
 
@@ -669,7 +832,7 @@ def test_bpe_is_learned_on_train_only(tmp_path):
 
 def test_bpe_is_applied_to_all_splits_and_can_be_undone(tmp_path):
     folder = bpe_of(tmp_path)
-    segmented = {split: (folder / f"{split}.tokens").read_text(encoding="utf-8") for split in data.SPLITS}
+    segmented = {split: (folder / f"{split}.tokens").read_text(encoding="utf-8") for split in streams.SPLITS}
     assert segmented["train"] == "the heron\n" * 3  # 50 merges are more than these words have
     assert "@@ " in segmented["valid"] and segmented["valid"].replace("@@ ", "") == "the stork\n"
     assert segmented["test"] == "the heron\n"
@@ -685,21 +848,21 @@ def test_text_without_a_pair_to_merge_is_an_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def demo():
-    return data.demo_documents()
+    return data.demo.demo_documents()
 
 
 def test_demo_is_the_same_in_another_process(demo):
     """Another hash seed orders sets otherwise."""
-    code = "import json; from wavepos_fairseq import data; print(json.dumps(list(data.demo_documents().items())))"
+    code = "import json; from wavepos_fairseq import data; print(json.dumps(list(data.demo.demo_documents().items())))"
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
     output = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True).stdout
     assert json.loads(output) == [list(item) for item in demo.items()]
 
 
 def test_demo_is_large_enough_to_train_and_to_evaluate_on(demo):
-    splits = data.split_documents(demo)
-    words = {split: sum(len(paragraph.split()) for paragraph in splits[split]) for split in data.SPLITS}
-    assert words["train"] > data.DEMO_MIN_TRAIN_TOKENS
+    splits = data.demo.split_documents(demo)
+    words = {split: sum(len(paragraph.split()) for paragraph in splits[split]) for split in streams.SPLITS}
+    assert words["train"] > data.demo.MIN_TRAIN_TOKENS
     assert min(words["valid"], words["test"]) > 0.02 * words["train"]
 
 
@@ -711,17 +874,17 @@ def test_demo_says_no_paragraph_twice(demo):
 def test_demo_takes_nothing_from_tests_or_installed_packages(tmp_path):
     for path in ("a.py", "b/__init__.py", "test/c.py", "b/tests/d.py", "site-packages/e.py", "idlelib/idle_test/f.py"):
         write_files(tmp_path / Path(path).parent, {Path(path).name: '"""One sentence of five words."""'}, "{}")
-    assert set(data.docstring_documents(tmp_path)) == {"a", "b.__init__"}
+    assert set(data.demo.docstring_documents(tmp_path)) == {"a", "b.__init__"}
 
 
 def test_demo_splits_by_module():
     documents = {f"module{number}": [f"{number} first", f"{number} second"] for number in range(200)}
-    splits = data.split_documents(documents)
+    splits = data.demo.split_documents(documents)
     where = {split: {paragraph.split()[0] for paragraph in paragraphs} for split, paragraphs in splits.items()}
     assert sum(map(len, where.values())) == len(documents)  # no module in two splits, none lost
     assert all(where.values()) and len(where["train"]) > 0.8 * len(documents)
     for number in where["valid"]:  # whatever other modules there are
-        assert data.split_documents({f"module{number}": ["text"]})["valid"] == ["text"]
+        assert data.demo.split_documents({f"module{number}": ["text"]})["valid"] == ["text"]
 
 
 def test_prose_keeps_paragraphs_and_drops_code_doctests_and_markup():
@@ -741,7 +904,7 @@ def test_prose_keeps_paragraphs_and_drops_code_doctests_and_markup():
 
     Too short.
     """
-    assert data.prose(docstring) == [
+    assert data.demo.prose(docstring) == [
         "Return the mean of the data that was given.",
         "It is the sum of the data divided by how many there are, for instance:",
     ]
@@ -749,12 +912,12 @@ def test_prose_keeps_paragraphs_and_drops_code_doctests_and_markup():
 
 def test_docstrings_come_in_the_order_of_the_file_and_bad_code_has_none():
     code = b'"""module"""\nclass A:\n    """A"""\n    def f(self):\n        """f"""\ndef g():\n    """g"""\n'
-    assert data.docstrings(code) == ["module", "A", "f", "g"]
-    assert data.docstrings(b"print 1") == []
+    assert data.demo.docstrings(code) == ["module", "A", "f", "g"]
+    assert data.demo.docstrings(b"print 1") == []
 
 
 def test_demo_on_a_python_without_docstrings_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "demo_documents", lambda: {"a": ["Some words of a tiny library."]})
+    monkeypatch.setattr(data.demo, "demo_documents", lambda: {"a": ["Some words of a tiny library."]})
     with pytest.raises(data.DataError, match="at least 100,000"):
         data.prepare("demo", dest=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -767,10 +930,17 @@ def text_with(**changed):
     return {**TEXT, **changed}
 
 
+def status_of(main, words):
+    try:
+        return main(words)
+    except SystemExit as stopped:  # argparse's, and that of a command without fairseq
+        return stopped.code
+
+
 @pytest.mark.parametrize(
     "arguments, files, message",
     [
-        (["demo", "--from", "."], {}, "--from .: demo is made from Python's own documentation and of no other text"),
+        (["demo", "--from", "."], {}, "--from .: demo is always made from the documentation of Python itself"),
         (["text"], {}, "--from is missing: text needs a folder with train.txt, valid.txt and test.txt"),
         (["text", "--from", "http://127.0.0.1/x"], {}, "text needs a folder"),
         (["wikitext-2", "--bpe", "100"], {}, "--bpe 100: only text takes it"),
@@ -800,9 +970,7 @@ def test_bad_input_is_one_error_status_2_and_nothing_under_the_name(
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path / "own", files, "{}.txt")
     write_files(tmp_path / "words", {**CORPUS, "valid": b" a \n caf\xe9 \n"}, "wiki.{}.tokens")
-    with pytest.raises(SystemExit) as stopped:
-        data.main([*arguments, "--dest", "dest/of/many"])
-    assert stopped.value.code == 2
+    assert status_of(command.main, [*arguments, "--dest", "dest/of/many"]) == 2
     error = capsys.readouterr().err
     assert "error: " in error and message in error
     assert not (tmp_path / "dest").exists()
@@ -815,7 +983,7 @@ NOWHERE = ("http://127.0.0.1:9/",)
     "main, words, message",
     [
         (
-            data.main,
+            command.main,
             ["wikitext-2"],
             "wikitext-2 could not be downloaded; scripts/prepare_data.sh wikitext-2 --from takes",
         ),
@@ -830,24 +998,22 @@ def test_what_to_do_without_a_network_names_a_command_that_does_it(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
-    for module in (data, experiments, alibi_release):
+    for module in (command, experiments, alibi_release):
         monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
-    monkeypatch.setattr(data, "MIRRORS", NOWHERE)
+    monkeypatch.setattr(data.wikitext, "HUB", NOWHERE[0])
+    monkeypatch.setattr(data.wikitext, "MIRRORS", NOWHERE)
     if main is experiments.main:
         words = [words[0], *(["wikitext2-cpu"] if words[0] == "train" else ["--preset", "wikitext2-cpu"]), *words[1:]]
-    try:
-        assert main(words) == 2
-    except SystemExit as stopped:
-        assert stopped.code == 2
+    assert status_of(main, words) == 2
     assert message in capsys.readouterr().err.splitlines()[0]
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_wikitext_folder_may_lie_inside_the_given_one(tmp_path):
     write_files(tmp_path / "wikitext-2", CORPUS, "wiki.{}.tokens")
-    inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in data.SPLITS}
+    inside = {split: tmp_path / "wikitext-2" / f"wiki.{split}.tokens" for split in streams.SPLITS}
     for folder in (tmp_path, tmp_path / "wikitext-2"):
-        assert data.source_files("wikitext-2", folder, "--from") == inside
+        assert data.WIKITEXT["wikitext-2"].find_text(folder, "--from") == inside
 
 
 def test_script_passes_its_arguments_on_from_any_folder(tmp_path):

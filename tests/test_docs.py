@@ -1,20 +1,25 @@
-"""README.md and docs/: the site builds without a warning and loads nothing, what the pages say to type is accepted."""
+"""README.md and docs/: what they say to type is accepted, what they show is so, the site builds and loads nothing."""
 
 import argparse
 import ast
 import csv
 import importlib
+import json
+import pkgutil
 import re
+import runpy
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Dict, List, NamedTuple
 
 import pytest
-from conftest import L_TRAIN, ROOT, run_module
+import yaml
+from conftest import L_TRAIN, PLUGIN, ROOT, run_module
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
 import fairseq_cli.eval_lm  # noqa: E402
@@ -22,37 +27,40 @@ from fairseq import options, tasks  # noqa: E402
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from markdown_it import MarkdownIt  # noqa: E402
 
+from wavepos_fairseq import __version__  # noqa: E402
 from wavepos_fairseq.lab import experiments  # noqa: E402
-from wavepos_fairseq.lab.configs import find_row, load_preset, load_table
-from wavepos_fairseq.lab.runs import Run, fairseq_options
+from wavepos_fairseq.lab.configs import find_row, load_preset, load_table  # noqa: E402
+from wavepos_fairseq.lab.runs import Run, fairseq_options  # noqa: E402
 from wavepos_fairseq.positions import position_names, position_options  # noqa: E402
-from wavepos_fairseq.positions.base import flag  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "docs"))
-from hooks import expanded  # noqa: E402
+import hooks  # noqa: E402
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
+PAGES = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FORMULA, RESULTS = ROOT / "docs" / "formula.md", ROOT / "docs" / "results.md"
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
-COMMAND = re.compile(r"(scripts/\w+\.sh|python|fairseq-train|fairseq-interactive|pip|nox)( |$)")
+COMMAND = re.compile(r"(scripts/\w+\.sh|python|fairseq-train|fairseq-interactive|wavepos|pip|nox)( |$)")
 
 
 class Page(NamedTuple):
-    """What a page has in it, what it embeds included."""
+    """What a page has in it."""
 
     files: Dict[str, str]  # blocks with a title, by it
     python: List[str]  # the other blocks of Python
     commands: List[List[str]]  # words of commands, in indented blocks and within the text
-    others: List[str]  # lines of indented blocks that are no commands
+    others: List[str]  # lines of the shell's blocks that are no commands
     languages: List[str]  # of the blocks without a title
     code: List[str]  # what stands in backticks within the text
+    links: List[str]  # where its links and images lead
+    anchors: List[str]  # of its headings, as GitHub makes them
 
 
 def read(path):
-    source = path.relative_to(ROOT).as_posix()
-    page = Page({}, [], [], [], [], [])
-    for token in MarkdownIt().enable("table").parse(expanded(path.read_text(encoding="utf-8"), source, "index.md")):
+    page, heading = Page({}, [], [], [], [], [], [], []), False
+    for token in MarkdownIt().enable("table").parse(path.read_text(encoding="utf-8")):
         if token.type in ("fence", "code_block"):
             language, *attributes = shlex.split(token.info) or [""]
             titles = [word.split("=", 1)[1] for word in attributes if word.startswith("title=")]
@@ -65,7 +73,11 @@ def read(path):
             elif language in SHELL:
                 page.commands.extend(commands(token.content))
                 page.others.extend(line for line in lines(token.content) if line and not COMMAND.match(line))
+        if heading:
+            page.anchors.append(re.sub(r"[^\w -]", "", token.content.lower()).replace(" ", "-"))
+        heading = token.type == "heading_open"
         for child in token.children or []:
+            page.links.extend(child.attrs[name] for name in ("href", "src") if name in child.attrs)
             if child.type == "code_inline":
                 page.code.append(child.content)
                 page.commands.extend(commands(child.content))
@@ -126,15 +138,130 @@ def test_the_site_loads_nothing_from_elsewhere(site):
         assert not re.search(r"(url\(|@import )[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
 
 
-@pytest.mark.parametrize("table", ["table1", "table3", "table4"])
-def test_the_results_page_has_the_numbers_of_the_csv(site, table):
-    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "results.html").read_text(encoding="utf-8")).split())
-    with (ROOT / "results" / "wikitext2-cpu" / f"{table}.csv").open(encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    for row in rows:
-        shown = [name for name in row if name != "inference" and not name.endswith(" std")]
-        cells = [f"{row[name]} ± {row[f'{name} std']}" if row.get(f"{name} std") else row[name] for name in shown]
-        assert " ".join(cells) in text
+@by_page(PAGES)
+def test_the_site_has_the_text_of_each_page_as_it_is_and_turns_links_only(path):
+    text = path.read_text(encoding="utf-8")
+    file = SimpleNamespace(abs_src_path=str(path), src_uri="page.md")
+    shown = hooks.on_page_markdown(text, SimpleNamespace(file=file))
+    assert hooks.LINK.sub("](", shown) == hooks.LINK.sub("](", text)
+
+
+# Where links lead
+
+
+@by_page(PAGES)
+def test_links_to_files_and_headings_lead_there(path):
+    for link in READ[path].links:
+        if not re.match("https?://", link):
+            name, _, anchor = link.partition("#")
+            target = path.parent / name if name else path
+            assert target.exists(), link
+            assert not anchor or anchor in READ[target.resolve()].anchors, link
+
+
+def test_the_readme_has_at_most_150_lines():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+# The numbers that the pages show
+
+
+def table_of(path, first):
+    """The cells of the table whose first one is `first`: its header, and its other lines by their first cell."""
+    for table in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
+        (name, *header), _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        if name == first:
+            return header, {line[0].strip("`"): line[1:] for line in lines}
+    raise AssertionError(f"{path} has no table that begins with {first!r}")
+
+
+def csv_of(preset, table):
+    """The lines of a wide CSV: (inference, labels ..., cells ...), a cell with its deviation where it has one."""
+    with (ROOT / "results" / preset / f"{table}.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            yield {
+                name: f"{row[name]} ± {row[f'{name} std']}" if row.get(f"{name} std") else row[name]
+                for name in row
+                if not name.endswith(" std")
+            }
+
+
+@pytest.mark.parametrize("table", ["table1", "table3", "table4", "shift-direction", "shift-direction-seeds"])
+def test_the_site_has_the_numbers_of_each_csv_on_the_page_of_its_table(site, table):
+    html = (site / "results" / "wikitext2-cpu" / f"{table}.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    for row in csv_of("wikitext2-cpu", table):
+        assert " ".join(cell for name, cell in row.items() if name != "inference") in text
+
+
+def full_and_in_pieces(preset, table):
+    """The cells of each method, of whole sequences and of pieces of L_train."""
+    rows = [list(row.values()) for row in csv_of(preset, table)]
+    return tuple(
+        {name: cells for inference, name, *cells in rows if inference == wanted}
+        for wanted in ("full", "non-overlapping")
+    )
+
+
+def test_the_results_page_has_table_1_of_its_csv():
+    full, in_pieces = full_and_in_pieces("wikitext2-cpu", "table1")
+    shown = table_of(RESULTS, "method")[1]
+    assert shown == {name: [*cells, in_pieces[name][-1]] for name, cells in full.items()}
+
+
+def test_the_results_page_has_the_numbers_at_twice_the_length():
+    full, _ = full_and_in_pieces("wikitext2-cpu-256", "table1")
+    for name, (shown, longest, change) in table_of(RESULTS, "of L_train 256")[1].items():
+        assert [shown, longest] == [full[name][1], full[name][-1]]
+        assert float(change[:-1].replace("−", "-")) == pytest.approx(100 * (float(longest) / float(shown) - 1), abs=0.5)
+
+
+def test_the_readme_judges_as_the_claims_do_and_its_numbers_are_those_of_the_table():
+    results = ROOT / "results" / "wikitext2-cpu"
+    claims = json.loads((results / "claims.json").read_text(encoding="utf-8"))
+    verdicts = {claim["statement"]: claim["verdict"] for claim in claims}
+    numbers = {cell.split(" ")[0] for row in csv_of("wikitext2-cpu", "table1") for cell in row.values()}
+    for statement, (shown, verdict) in table_of(README, "the paper's statement")[1].items():
+        assert verdict == verdicts[statement]
+        named = re.findall(r"\d+\.\d+", shown)
+        assert named and set(named) <= numbers
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"judges {len(claims)} statements" in text
+
+
+def test_the_results_page_counts_the_verdicts():
+    for preset, of_page in zip(("wikitext2-cpu", "wikitext2-cpu-256"), table_of(RESULTS, "judged at")[1].values()):
+        claims = (ROOT / "results" / preset / "claims.md").read_text(encoding="utf-8")
+        for verdict, shown in zip(("holds", "within the spread", "does not hold", "not judged"), of_page):
+            assert claims.count(f"| **{verdict}** |") == int(shown.split()[0]), (preset, verdict)
+
+
+def test_the_architecture_shows_each_part_of_the_package_once():
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    parts = [path.parent.name + "/" for path in PLUGIN.glob("*/__init__.py")] + ["wavelets.py"]
+    assert all(picture.count(f" {part} ") == 1 for part in parts)
+
+
+# The project's own files
+
+
+def test_the_citation_has_what_the_format_requires():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"authors", "cff-version", "message", "title"} <= set(citation) and citation["license"] == "MIT"
+    paper = citation["preferred-citation"]
+    assert {"authors", "title", "type"} <= set(paper)
+    assert [author["family-names"] for author in paper["authors"]] == ["Oka", "Hasegawa", "Nishida", "Saito"]
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    assert ", ".join(f"{author['given-names']} {author['family-names']}" for author in paper["authors"]) in readme
+    assert paper["title"] in readme
+
+
+def test_the_changelog_has_this_version_and_its_newest_is_the_one_to_cite():
+    versions = re.findall(r"^## \[([\d.]+)\]", CHANGELOG.read_text(encoding="utf-8"), re.MULTILINE)
+    assert __version__ in versions[:2]  # which may be in the making
+    assert versions == sorted(versions, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == versions[0]
 
 
 # What the pages say to type
@@ -144,9 +271,7 @@ def test_the_results_page_has_the_numbers_of_the_csv(site, table):
 def test_every_block_is_run_or_says_that_it_is_not(path):
     assert set(READ[path].languages) <= set(LANGUAGES)
     assert READ[path].files.items() <= READ[WALK].files.items()
-    for line in READ[path].others:
-        first = re.match(r"\w[\w/.]*|", line).group()
-        assert line.startswith("score[m, n] = ") or (first and (ROOT / first).exists()), line
+    assert not READ[path].others
 
 
 @by_page([path for path in PAGES if READ[path].python and path != WALK])
@@ -160,15 +285,47 @@ class Parsed(Exception):
     """The command line was accepted; nothing is to be done."""
 
 
+def script_of(subcommand):
+    """The script that is `wavepos SUBCOMMAND`."""
+    return "scripts/prepare_data.sh" if subcommand == "prepare" else f"scripts/{subcommand}.sh"
+
+
 def module_of(words):
-    """The module that a script or `python -m` runs, and its arguments."""
+    """The module that a script, a subcommand or `python -m` runs, and its arguments."""
     program, *arguments = words
     if program == "python":
         return arguments[1], arguments[2:]
+    if program == "wavepos":
+        return module_of([script_of(arguments[0]), *arguments[1:]])
     found = re.findall(r'-m (\S+)(?: (\w+))? [^\n]*"\$@"', (ROOT / program).read_text(encoding="utf-8"))
     assert found, f"{program} takes no arguments"
-    module, command = found[0 if "--preset" in arguments else -1]  # figures.sh has two
+    module, command = found[-1]
     return module, [*filter(None, [command]), *arguments]
+
+
+def main_of(module):
+    """What `python -m MODULE` does, as a function of its arguments; SystemExit where its status is not 0."""
+    if not (PLUGIN.parent.joinpath(*module.split(".")) / "__main__.py").is_file():
+        return importlib.import_module(module).main
+
+    def main(arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [module, *arguments])
+            try:
+                runpy.run_module(module, run_name="__main__")
+            except SystemExit as end:
+                if end.code:
+                    raise
+        return 0
+
+    return main
+
+
+def as_user_dir():
+    """Imports what --user-dir imports."""
+    for folder in ("models", "tasks"):
+        for module in pkgutil.iter_modules([str(PLUGIN / folder)]):
+            importlib.import_module(f"wavepos_fairseq.{folder}.{module.name}")
 
 
 def accept(words, monkeypatch):
@@ -180,33 +337,46 @@ def accept(words, monkeypatch):
     if program == "pip" and arguments[1:] == ["--no-deps", "."]:
         return
     if program == "pip":
-        assert arguments[:3] == ["install", "-c", "constraints.txt"]
+        assert arguments.pop(0) == "install"
         pinned = re.findall("^[^=#]+(?===)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-        assert all(word in (*pinned, "-e") or re.fullmatch(r"\.(\[\w+\])?", word) for word in arguments[3:])
+        if arguments[0] == "-c":
+            assert arguments[1] == "constraints.txt"
+            arguments = arguments[2:]
+        assert all(word in (*pinned, "-e") or re.fullmatch(r"\.(\[[\w,]+\])?", word) for word in arguments)
+        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+        extras = [extra for word in arguments for extra in re.findall(r"\w+", word) if word.startswith(".")]
+        assert all(f'"{extra}": ' in setup for extra in extras)
     elif program == "nox":
         noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
         pythons = ast.literal_eval(re.search("^PYTHONS = (.*)", noxfile, re.MULTILINE).group(1))
         sessions = re.findall(r"@nox.session\(python=PYTHONS\)\ndef (\w+)", noxfile)
         assert arguments[0] == "-s"
         assert set(arguments[1:]) <= {f"{session}-{version}" for session in sessions for version in pythons}
+    elif program == "scripts/test.sh" and arguments:
+        assert arguments[::2] == ["-k"]
     elif program == "python" and arguments[0] != "-m":
         script = (ROOT / arguments[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in script for word in words if word.startswith("--"))
+    elif program == "python" and len(arguments) == 2:
+        module = PLUGIN.parent.joinpath(*arguments[1].split("."))
+        assert (module / "__main__.py").is_file() or module.with_suffix(".py").is_file()
     elif not arguments:
-        assert program in FAIRSEQ or (ROOT / program).is_file()
+        assert program in (*FAIRSEQ, "wavepos") or (ROOT / program).is_file()
+    elif words[:-1] == ["wavepos"]:
+        assert (ROOT / script_of(arguments[0])).is_file()
     elif program in FAIRSEQ:
-        importlib.import_module("wavepos_fairseq.models")
+        as_user_dir()
         options.parse_args_and_arch(FAIRSEQ[program](), arguments)
     else:
         module, arguments = module_of(words)
-        assert module.startswith("wavepos_fairseq."), f"what reads the words of {module}?"
-        main = importlib.import_module(module).main
+        assert module.split(".")[0] == PLUGIN.name, f"what reads the words of {module}?"
+        main = main_of(module)
         for owner, name in ((socket, "create_connection"), (subprocess, "Popen")):
             monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{module} does more than to read its words"))
         if arguments[0] in ("train", "evaluate"):
             assert main(["train", *arguments[1:], "--dry-run"]) == 0  # evaluate takes the same, and leaves it unread
             return
-        if module == "wavepos_fairseq.lab.experiments":
+        if arguments[0] in ("reproduce", "sweep", "status"):
             for first in ("refusals", "print_status"):
                 monkeypatch.setattr(experiments, first, lambda runs: _raise(Parsed()))
         else:
@@ -242,25 +412,42 @@ def test_a_wrong_option_is_noticed(command, monkeypatch):
 
 
 def test_commands_of_all_programs_are_found():
-    assert {"pip", "nox", *FAIRSEQ} < set(OF_EACH_PROGRAM)
+    assert {"pip", "nox", "wavepos", *FAIRSEQ} < set(OF_EACH_PROGRAM)
+
+
+def test_the_readme_trains_and_evaluates_as_printed_but_for_the_corpus_and_two_updates(data_bin, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "demo").symlink_to(data_bin)  # of few words, so the cutoffs are others
+    (tmp_path / "wavepos_fairseq").symlink_to(PLUGIN)
+    few = ["--adaptive-input-cutoff", "20,40", "--adaptive-softmax-cutoff", "20,40", "--max-update", "2"]
+    prepare, train, evaluate = next(
+        words for words in zip(*(READ[README].commands[start:] for start in range(3))) if words[1][0] == "fairseq-train"
+    )
+    assert prepare == ["wavepos", "prepare", "demo"]
+    for module, words in (("fairseq_cli.train", [*train[1:], *few]), (evaluate[2], evaluate[3:])):
+        done = run_module(module, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    cells = json.loads((tmp_path / "runs" / "mine" / "evaluation.json").read_text(encoding="utf-8"))["cells"]
+    lengths = evaluate[evaluate.index("--lengths") + 1]
+    assert ",".join(str(cell["sequence_length"]) for cell in cells if cell["inference"] == "full") == lengths
 
 
 def test_the_walk_does_what_it_says(tmp_path):
     for folder in ("wavepos_fairseq", "configs"):
-        shutil.copytree(str(ROOT / folder), str(tmp_path / folder))
+        shutil.copytree(str(ROOT / folder), str(tmp_path / folder), symlinks=True)  # configs are one
     walk = READ[WALK]
     for name, content in walk.files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    done = ["import pytest", "from wavepos_fairseq import experiments", "status = pytest.main(['-q', 'tests'])"]
+    done = ["import pytest", "from wavepos_fairseq.__main__ import main", "status = pytest.main(['-q', 'tests'])"]
     for words in walk.commands:
         module, arguments = module_of(words)
-        if module == "wavepos_fairseq.lab.experiments":
+        if module == PLUGIN.name:
             command, *rest = arguments
             arguments = ["status", *rest] if command == "reproduce" else arguments  # which trains nothing
             arguments += ["--dry-run"] if command in ("train", "evaluate") else []
-            done.append(f"status = status or experiments.main({arguments})")
+            done.append(f"status = status or main({arguments})")
     script = "\n".join([*walk.python, *done, "raise SystemExit(status)"])
     (tmp_path / "walk.py").write_text(script, encoding="utf-8")
     walked = run_module("walk", cwd=tmp_path)
@@ -283,12 +470,13 @@ def known_options():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_: _raise(Parsed(parser)))
         parsers = [experiments._parser(), options.get_eval_lm_parser()]
-        for module in ("data", "evaluation", "figures", "curves", "claims", "report"):
+        lab = ("figures.command", "claims", "report")
+        for module in ("data.command", "plugin.evaluate", *(f"lab.{name}" for name in lab)):
             with pytest.raises(Parsed) as found:
                 importlib.import_module(f"wavepos_fairseq.{module}").main([])
             parsers.append(found.value.args[0])
     training = options.get_training_parser()
-    importlib.import_module("wavepos_fairseq.models")
+    as_user_dir()
     chosen = "--task language_modeling --arch transformer_lm_wavelet --criterion adaptive_loss --lr-scheduler cosine"
     options.parse_args_and_arch(training, ["data", *chosen.split()])  # which adds theirs
     known = {"--no-deps", *training._option_string_actions}  # the first is pip's
@@ -308,25 +496,14 @@ def test_every_option_that_a_page_names_exists(path, known_options):
     assert named <= known_options
 
 
-def table_of(path, first):
-    """The cells of the table whose first one is `first`: its header, and its other lines by their first cell."""
-    for table in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
-        (name, *header), _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-        if name == first:
-            return header, {line[0].strip("`"): line[1:] for line in lines}
-    raise AssertionError(f"{path} has no table that begins with {first!r}")
-
-
-def test_both_tables_of_representations_have_the_same_that_exist():
-    readme = table_of(ROOT / "README.md", "`--position-encoding`")[1]
-    assert sorted(readme) == sorted(table_of(ROOT / "docs/formula.md", "option")[1])
-    assert set(readme) <= set(position_names())  # which may have grown by a file
-
-
-def test_readme_has_the_options_of_each_representation():
-    for name, (*_, named) in table_of(ROOT / "README.md", "`--position-encoding`")[1].items():
-        read_by_it = [flag(option) for option, about in position_options().items() if name in about.readers]
+def test_the_formula_has_each_representation_with_its_options():
+    shown = table_of(FORMULA, "`--position-encoding`")[1]
+    assert set(shown) <= set(position_names())  # which may have grown by a file
+    flags = {f"--{option}".replace("_", "-"): about.readers for option, about in position_options().items()}
+    for name, (*_, named) in shown.items():
+        read_by_it = [flag for flag, readers in flags.items() if name in readers]
         assert sorted(re.findall("`(.*?)`", named)) == sorted(read_by_it), name
+    assert {name for readers in flags.values() for name in readers} <= set(shown)
 
 
 def test_the_presets_are_as_the_page_says():
@@ -351,7 +528,7 @@ def test_the_tables_have_as_many_rows_as_the_page_says():
         assert said == str(len(load_table(name)[1])), name
 
 
-# What the README says of fairseq's own commands
+# What docs/fairseq.md says of fairseq's own commands
 
 
 def test_fairseq_eval_lm_beyond_l_train_without_overrides_evaluates_nothing_at_a_perplexity_of_1(

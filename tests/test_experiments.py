@@ -536,14 +536,14 @@ def test_options_make_a_run_of_their_own(capsys):
 
 @pytest.fixture
 def small_configs(tmp_path, monkeypatch):
-    """A preset of a few updates, and a table of which one row cannot be trained and one does not fit the heads."""
+    """A preset of a few updates, and a table of which one row does not fit the heads."""
     preset = yaml.safe_load((ROOT / "configs" / "presets" / "demo.yaml").read_text(encoding="utf-8"))
     preset.update(l_train=16, lengths=[8, 16, 24], tokens_per_update=64, tokens_per_device=64)
     preset["train"].update({"max-update": 4, "warmup-updates": 1, "log-interval": 1, "criterion": "adaptive_loss"})
     preset["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
     rows = {
         "alibi": ("ALiBi", {"name": "alibi"}),
-        "broken": ("Broken", {"name": "rpe", "rpe_clip": 10**12}),  # more than there is memory
+        "broken": ("Broken", {"name": "nope"}),
         "too-wide": ("Too wide", {"name": "wavelet", "wavelet_scales": "2^0..2^127"}),
     }
     rows = {
@@ -593,10 +593,13 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     monkeypatch.setattr(tables, "markdown", lambda *words: beside.append(words[-1]) or markdown(*words))
     arguments = ["reproduce", "table1", "--preset", "small", "--data", str(small_data)]
     arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results"), "--jobs", "2"]
+    (folder / "runs" / "small" / "broken").mkdir(parents=True)
+    unfit = {"optimizer_history": [{"num_updates": 1}]}  # from which no fairseq goes on
+    torch.save(unfit, str(folder / "runs" / "small" / "broken" / "checkpoint_last.pt"))
     assert experiments.main(arguments) == 1
     printed = capsys.readouterr()
     assert "[1/3] alibi: training ALiBi" in printed.out
-    assert "[2/3] broken: FAILED" in printed.err and "memory" in printed.err
+    assert "[2/3] broken: FAILED with status 1; the last lines of" in printed.err
     assert "[3/3] too-wide: does not fit, --wavelet-scales '2^0..2^127': 128 scales" in printed.err
     assert "error: 2 of 3 rows have no numbers" in printed.err
     assert beside[0].method.tolist() == pd.read_csv(ROOT / "results" / "paper" / "table1.csv").method.tolist()

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from wavepos_fairseq.lab.figures.formulas import OKABE_ITO
 from wavepos_fairseq.positions import build_position
-from wavepos_fairseq.positions.base import low_rank
+from wavepos_fairseq.positions.low_rank import low_rank
 from wavepos_fairseq.wavelets import (
     MOTHER_WAVELETS,
     SHIFT_DIRECTIONS,
@@ -181,7 +181,7 @@ def outcome(make):
 
 
 def test_numbers_and_refusals_of_the_grammar_are_the_library_s(page):
-    expected = [outcome(lambda text=text: parse_numbers(text, "--wavelet-scales")) for text in TEXTS]
+    expected = [outcome(lambda text=text: parse_numbers(text, "wavelet_scales")) for text in TEXTS]
     kinds = [isinstance(one, str) for one in expected]
     assert 50 < sum(kinds) < len(kinds) - 50
     for text, found, one in zip(TEXTS, page["numbers"], expected):
@@ -299,7 +299,7 @@ def test_browser_shows_the_library_s_numbers_errors_in_place_and_keeps_the_view_
     assert f"{zeros} of the 128 dimensions are zero at every lag" in found["says"]
     # the rows are sorted by scale, so the second one is of scale 1 and shift 1: dimension 8
     assert found["read"] == f"lag t = 1, dimension 8 (a = 1, b = 1): p = {table[1, 8]:.4f}"
-    assert found["error"] == outcome(lambda: parse_numbers("2^0..3^7", "--wavelet-scales"))
+    assert found["error"] == outcome(lambda: parse_numbers("2^0..3^7", "wavelet_scales"))
     assert found["errors"] == 1 and found["invalid"] == ["true", "false"]
     assert "scales=2^0..3^7&" in found["addressOfError"]
     address = "#wavelet=db4&scales=2^0*3&shifts=0..15&reading=future&lags=512&drawn=scale3"

@@ -14,7 +14,8 @@ import yaml
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from wavepos_fairseq.lab.figures.formulas import BASES, FIGURES, main
+from wavepos_fairseq.lab.figures.command import main
+from wavepos_fairseq.lab.figures.formulas import BASES, FIGURES
 from wavepos_fairseq.lab.palette import COLOURS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,10 +13,10 @@ import yaml
 
 from wavepos_fairseq import data
 from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
+from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import claims, experiments, report, runs
 from wavepos_fairseq.lab import configs as lab_configs
-from wavepos_fairseq.lab.figures import formulas as figures
-from wavepos_fairseq.lab.figures import trained as curves
+from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,7 +177,7 @@ def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsy
 
 def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
     path = configs("title: T\nrows: {}\n", "tables/table1.yaml")
-    said = one_line_error(capsys, curves.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
+    said = one_line_error(capsys, figures.main, "--preset", "paper", "perplexity", "--results", ROOT / "results")
     assert f"{path}: rows must be a mapping of rows" in said
 
 
@@ -279,8 +279,8 @@ def test_a_runs_json_that_is_something_else_is_one_line_with_the_file(tmp_path, 
     "main, words",
     [
         (claims.main, ["--preset", "paper"]),
-        (curves.main, ["--preset", "paper"]),
-        (data.main, ["demo"]),
+        (figures.main, ["--preset", "paper"]),
+        (prepare.main, ["demo"]),
         (experiments.main, ["reproduce", "table1", "--preset", "demo"]),
         (experiments.main, ["sweep", "--preset", "demo", "--wavelet", "ricker"]),
         (experiments.main, ["status", "table1", "--preset", "demo"]),
@@ -299,18 +299,18 @@ def test_an_unknown_option_is_status_2_and_named_in_the_last_line(capsys, main, 
 
 
 WRITERS = {
-    "data": (data.main, ["demo", "--dest"]),
+    "data": (prepare.main, ["demo", "--dest"]),
     "claims": (claims.main, ["--preset", "paper", "--results"]),
     "figures": (figures.main, ["figure4", "--output"]),
     "report": (report.main, ["--preset", "demo", "--output"]),
-    "curves": (curves.main, ["--preset", "paper", "perplexity", "--results"]),
+    "curves": (figures.main, ["--preset", "paper", "perplexity", "--results"]),
 }
 
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """prepared(writer): the words of its command line, whose results or output lie in `tmp_path`/here."""
-    monkeypatch.setattr(data, "make_data_bin", lambda work, *_: (work / "data-bin").mkdir(parents=True))
+    monkeypatch.setattr(data.data_bin, "make_data_bin", lambda work, *_: (work / "data-bin").mkdir(parents=True))
 
     def words(writer):
         here = tmp_path / "here"
@@ -380,7 +380,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
     """A mount of its own, where root is refused, too."""
     (tmp_path / "disk").mkdir()
     program = (
-        "import sys; from wavepos_fairseq import figures; sys.exit(figures.main(['figure4', '--output', sys.argv[1]]))"
+        "import sys; from wavepos_fairseq.lab.figures import command; "
+        "sys.exit(command.main(['figure4', '--output', sys.argv[1]]))"
     )
     mounted = 'mount -t tmpfs -o ro none "$1" || exit 77; shift; exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(tmp_path / "disk")]

@@ -16,7 +16,15 @@ from typing_extensions import Annotated
 
 import wavepos_fairseq
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.positions import Position, base, build_position, position_names, position_options
+from wavepos_fairseq.positions import (
+    Position,
+    build_position,
+    position_class,
+    position_names,
+    position_options,
+    register_position,
+    registry,
+)
 
 PACKAGE = Path(wavepos_fairseq.__file__).parent
 FP64 = torch.empty(0, dtype=torch.float64)
@@ -111,7 +119,7 @@ def test_nothing_in_the_fixed_representations_is_learned_or_saved(name):
 
 
 def test_only_sinusoidal_is_added_to_the_embedding():
-    added = [name for name in position_names() if base.position_class(name).adds_to_embedding]
+    added = [name for name in position_names() if position_class(name).adds_to_embedding]
     assert added == ["sinusoidal"]
 
 
@@ -346,68 +354,72 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
     assert query.grad.isfinite().all()
 
 
-# Errors name the option, what was given and what is accepted
+# Errors name the parameter, what was given and what is accepted
 
 
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("rotary", {}, "--position-encoding 'rotary' is unknown; accepted are alibi, .*nope, .*rope, .*wavelet"),
-        ("wavelet", {"wavelet": "mexh"}, "--wavelet 'mexh' is unknown; accepted are ricker, gaussian, morlet, haar"),
+        ("rotary", {}, "^position_encoding='rotary' is unknown; accepted are alibi, .*nope, .*rope, .*wavelet"),
+        ("wavelet", {"wavelet": "mexh"}, "^wavelet='mexh' is unknown; accepted are ricker, gaussian, morlet, haar"),
         (
             "wavelet",
             {"wavelet_shift_direction": "up"},
-            "--wavelet-shift-direction 'up' is unknown; accepted are past, future$",
+            "^wavelet_shift_direction='up' is unknown; accepted are past, future$",
         ),
         (
             "wavelet",
             {"wavelet_scales": "2^0..2^7", "wavelet_shifts": "0..7"},
-            r"--wavelet-scales '2\^0..2\^7', --wavelet-shifts '0..7': 8 scales x 8 shifts = 64 wavelets, but .* 128",
+            r"^wavelet_scales='2\^0..2\^7', wavelet_shifts='0..7': 8 scales x 8 shifts = 64 wavelets, but .* 128",
         ),
-        ("wavelet", {"wavelet_scales": "1,2,3"}, "^--wavelet-scales '1,2,3': 3 scales x 42 shifts = 126 wavelets"),
-        ("wavelet", {"wavelet_shifts": "0..199"}, "^--wavelet-shifts '0..199': 1 scales x 200 shifts = 200 wavelets"),
-        ("wavelet", {"wavelet": "cmor"}, "--wavelet 'cmor' is unknown; .*not its continuous or complex ones.*db4"),
+        ("wavelet", {"wavelet_scales": "1,2,3"}, "^wavelet_scales='1,2,3': 3 scales x 42 shifts = 126 wavelets"),
+        ("wavelet", {"wavelet_shifts": "0..199"}, "^wavelet_shifts='0..199': 1 scales x 200 shifts = 200 wavelets"),
+        ("wavelet", {"wavelet": "cmor"}, "^wavelet='cmor' is unknown; .*not its continuous or complex ones.*db4"),
         (
             "wavelet",
             {"wavelet": "db4", "wavelet_scales": "0.5*8"},
-            r"^--wavelet-scales '0.5\*8': 0.5 is no level of the discrete wavelet db4; .*whole numbers from 1.*1..8",
+            r"^wavelet_scales='0.5\*8': 0.5 is not a level of the discrete wavelet db4; .*whole numbers from 1.*1..8",
         ),
-        ("wavelet", {"wavelet": "db4", "wavelet_scales": "2^5*8"}, "'2.5.8': 32 is no level"),
-        ("wavelet", {"wavelet": "db4", "wavelet_scales": "0..7"}, "'0..7': 0 is no level .*1..8 for example"),
-        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0"}, "'0': 16 scales x 1 .* 8 x 16 fit, .*1..8 .*0..15"),
-        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0.5*16"}, "'0.5.16': 0.5 is no whole number, .*0..15"),
-        ("rpe", {"rpe_clip": 0}, "--rpe-clip 0: must be >= 1"),
-        ("t5", {"t5_num_buckets": 1}, "--t5-num-buckets 1: must be >= 2"),
-        ("t5", {"t5_max_distance": 16}, "--t5-max-distance 16: must be > 16, half of the 32 buckets"),
-        ("wavelet", {"wavelet_scales": "0..127"}, "--wavelet-scales '0..127': a scale must be > 0"),
-        ("wavelet", {"wavelet_scales": "big"}, "--wavelet-scales 'big'.*accepted are numbers"),
-        ("wavelet", {"wavelet_shifts": "-1"}, "--wavelet-shifts '-1'.*accepted are numbers"),
-        ("wavelet", {"wavelet_scales": "0.5^600*8"}, "^--wavelet-scales '0.5.600.8': too extreme for a double"),
-        ("wavelet", {"wavelet_shifts": "2^600*16"}, "--wavelet-shifts '2.600.16': too extreme for a double"),
-        ("wavelet", {"wavelet_scales": "0.5^511*8"}, "'0.5.511.8': too extreme for a double"),  # from the lag 2 on
-        ("rope", {"rope_theta": 0.0}, "--rope-theta 0.0: must be > 0"),
-        ("rope", {"rope_theta": -1.0}, "--rope-theta -1.0: must be > 0"),
-        ("rope", {"rope_theta": math.nan}, "--rope-theta nan: must be > 0"),
+        ("wavelet", {"wavelet": "db4", "wavelet_scales": "2^5*8"}, "'2.5.8': 32 is not a level"),
+        ("wavelet", {"wavelet": "db4", "wavelet_scales": "0..7"}, "'0..7': 0 is not a level .*1..8 for example"),
+        (
+            "wavelet",
+            {"wavelet": "db4", "wavelet_shifts": "0"},
+            "'0': 16 scales x 1 .* 8 x 16 fit, .*scales='1..8' and .*'0..15'",
+        ),
+        ("wavelet", {"wavelet": "db4", "wavelet_shifts": "0.5*16"}, "'0.5.16': 0.5 is not a whole number, .*0..15"),
+        ("rpe", {"rpe_clip": 0}, "^rpe_clip=0: must be >= 1"),
+        ("t5", {"t5_num_buckets": 1}, "^t5_num_buckets=1: must be >= 2"),
+        ("t5", {"t5_max_distance": 16}, "^t5_max_distance=16: must be > 16, half of the 32 buckets"),
+        ("wavelet", {"wavelet_scales": "0..127"}, "^wavelet_scales='0..127': a scale must be > 0"),
+        ("wavelet", {"wavelet_scales": "big"}, "^wavelet_scales='big'.*accepted are numbers"),
+        ("wavelet", {"wavelet_shifts": "-1"}, "^wavelet_shifts='-1'.*accepted are numbers"),
+        ("wavelet", {"wavelet_scales": "0.5^600*8"}, "^wavelet_scales='0.5.600.8': too extreme for double precision"),
+        ("wavelet", {"wavelet_shifts": "2^600*16"}, "^wavelet_shifts='2.600.16': too extreme for double precision"),
+        ("wavelet", {"wavelet_scales": "0.5^511*8"}, "'0.5.511.8': too extreme for double"),  # from the lag 2 on
+        ("rope", {"rope_theta": 0.0}, "^rope_theta=0.0: must be > 0"),
+        ("rope", {"rope_theta": -1.0}, "^rope_theta=-1.0: must be > 0"),
+        ("rope", {"rope_theta": math.nan}, "^rope_theta=nan: must be > 0"),
         (
             "alibi",
             {"rope_theta": 10000.0},
-            "^--rope-theta is given, but --position-encoding alibi does not read it; it is read by .*rope",
+            "^rope_theta=10000.0 is given, but position_encoding='alibi' does not read it; it is read by .*rope",
         ),
         (
             "rope",
             {"wavelet_scales": "1"},
-            "^--wavelet-scales is given, but --position-encoding rope does not read it; it is read by .*wavelet",
+            "^wavelet_scales='1' is given, but position_encoding='rope' does not read it; it is read by .*wavelet",
         ),
-        ("nope", {"nonsense": 1}, "^--nonsense is given, but --position-encoding nope does not read it$"),
+        ("nope", {"nonsense": 1}, "^nonsense=1 is given, but position_encoding='nope' does not read it$"),
     ],
 )
-def test_bad_options_are_refused_in_the_users_words(name, options, message):
+def test_bad_options_are_refused_by_name_and_value(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_position(name, head_dim=128, num_heads=8, **options)
 
 
 def test_rope_refuses_an_odd_head_width():
-    with pytest.raises(ValueError, match="rope and rope-wavelet need an even head width, but .* 15 dimensions"):
+    with pytest.raises(ValueError, match="^head_dim=15: must be even; rope and rope-wavelet"):
         build_position("rope", head_dim=15, num_heads=2)
 
 
@@ -425,9 +437,9 @@ def test_options_that_are_none_are_as_if_not_given(name):
 
 
 @pytest.fixture
-def registry(monkeypatch):
+def fresh_registry(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def test_options_say_type_default_help_and_readers():
@@ -439,8 +451,8 @@ def test_options_say_type_default_help_and_readers():
     assert all(option.help and option.readers for option in options.values())
 
 
-def test_a_registered_representation_is_found_with_its_option(registry):
-    @base.register_position("toy")
+def test_a_registered_representation_is_found_with_its_option(fresh_registry):
+    @register_position("toy")
     class Toy(Position):
         def __init__(self, head_dim: int, num_heads: int, toy_size: Annotated[int, "how big a toy"] = 3):
             super().__init__(head_dim, num_heads)
@@ -450,13 +462,13 @@ def test_a_registered_representation_is_found_with_its_option(registry):
     assert position_options()["toy_size"] == (int, 3, "how big a toy", ["toy"])
     assert build_position("toy", head_dim=16, num_heads=2).size.tolist() == [3, 3]
     assert build_position("toy", head_dim=16, num_heads=2, toy_size=5).size.tolist() == [5, 5]
-    with pytest.raises(ValueError, match="--toy-size is given, .*it is read by toy$"):
+    with pytest.raises(ValueError, match="^toy_size=5 is given, .*it is read by toy$"):
         build_position("nope", head_dim=16, num_heads=2, toy_size=5)
 
 
-def test_a_name_is_registered_once(registry):
-    with pytest.raises(ValueError, match="'nope' is registered twice"):
-        base.register_position("nope")(Position)
+def test_a_name_is_registered_once(fresh_registry):
+    with pytest.raises(ValueError, match="^position_encoding='nope' is registered twice"):
+        register_position("nope")(Position)
 
 
 def test_what_a_test_registered_is_gone():
@@ -468,7 +480,7 @@ def test_a_new_representation_is_one_new_file(tmp_path, monkeypatch):
     shutil.copytree(str(PACKAGE), str(tmp_path / "copied_package"), ignore=ignored)
     (tmp_path / "copied_package/positions/recency.py").write_text(
         "from typing_extensions import Annotated\n"
-        "from .base import Position, register_position\n"
+        "from . import Position, register_position\n"
         "@register_position('recency')\n"
         "class Recency(Position):\n"
         "    def __init__(self, head_dim: int, num_heads: int, reach: Annotated[int, 'tokens seen'] = 1):\n"
@@ -507,7 +519,7 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not work")
-for module in "attention positions wavelets data evaluation experiments tables figures maps curves".split():
+for module in "attention positions wavelets data evaluation.probes lab.experiments lab.figures.trained".split():
     importlib.import_module("wavepos_fairseq." + module)
 """
 

@@ -44,7 +44,7 @@ def items(draw):
 @exhaustive
 @given(st.lists(items(), min_size=1, max_size=5), st.sampled_from([",", ", ", " ,"]))
 def test_numbers_are_those_of_the_text_spelled_out_in_fractions(spelled, comma):
-    numbers = parse_numbers(comma.join(text for text, _ in spelled), "--wavelet-scales")
+    numbers = parse_numbers(comma.join(text for text, _ in spelled), "wavelet_scales")
     exact = [number for _, part in spelled for number in part]
     assert len(numbers) == len(exact)
     assert all(math.isclose(one, float(other), rel_tol=1e-14) for one, other in zip(numbers, exact))
@@ -54,16 +54,16 @@ def test_numbers_are_those_of_the_text_spelled_out_in_fractions(spelled, comma):
 @given(st.lists(st.integers(0, 2**1000) | st.floats(0, 1e300).map(Fraction).map(lambda f: round(f, 6)), min_size=1))
 def test_numbers_written_down_are_read_back(numbers):
     text = ",".join(str(n) if n == int(n) else f"{int(n)}.{int(n % 1 * 10**6):06}" for n in numbers)
-    assert parse_numbers(text, "--wavelet-shifts") == [float(n) for n in numbers]
+    assert parse_numbers(text, "wavelet_shifts") == [float(n) for n in numbers]
 
 
 @exhaustive
 @given(st.text("0123456789^^**..,, -e\u0661\u00b2", max_size=24) | st.text(max_size=24))
 def test_any_text_is_finite_numbers_or_refused_with_the_text_and_an_example(text):
     try:
-        numbers = parse_numbers(text, "--wavelet-scales")
+        numbers = parse_numbers(text, "wavelet_scales")
     except ValueError as error:
-        assert str(error).startswith(f"--wavelet-scales {text!r}: ") and "ranges (0..15)" in str(error)
+        assert str(error).startswith(f"wavelet_scales={text!r}: ") and "ranges (0..15)" in str(error)
     else:
         assert 0 < len(numbers) <= 65536 and all(math.isfinite(number) and number >= 0 for number in numbers)
 
@@ -76,8 +76,8 @@ def test_any_text_is_finite_numbers_or_refused_with_the_text_and_an_example(text
 def test_a_text_that_asks_for_too_much_is_refused_in_little_memory(text):
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="^--wavelet-scales .*accepted are numbers separated by commas"):
-            parse_numbers(text, "--wavelet-scales")
+        with pytest.raises(ValueError, match="^wavelet_scales=.*accepted are numbers separated by commas"):
+            parse_numbers(text, "wavelet_scales")
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()

@@ -73,7 +73,7 @@ def first_attempts(run):
 
 def in_a_process(run):
     """Makes the run in a process of its own."""
-    program = "import pickle, sys; from wavepos_fairseq import runs; runs.execute(*pickle.load(sys.stdin.buffer))"
+    program = "import pickle, sys; from wavepos_fairseq.lab import runs; runs.execute(*pickle.load(sys.stdin.buffer))"
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdin=subprocess.PIPE)
     pickle.dump((run, ONE_THREAD), process.stdin)
@@ -214,7 +214,7 @@ def test_a_process_that_outlives_its_parent_keeps_the_run(run):
 
 def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rows = [replace(run.row, name=name, options=("--position-encoding", name)) for name in ("nope", "alibi")]
+    rows = [replace(run.row, name=name, position={"name": name}) for name in ("nope", "alibi")]
     both = [replace(run, row=row, folder=run.folder.with_name(row.name)) for row in rows]
     found = []
     threads = [threading.Thread(target=lambda: found.append(schedule.make_here(both, {}, jobs=1))) for _ in range(2)]
@@ -384,7 +384,7 @@ def test_an_option_is_the_same_with_a_space_and_with_an_equals_sign(words):
 def test_what_makes_the_run_what_it_is_is_not_an_option_of_its_training(run, option, given, kept):
     for words in ((option, given), (f"{option}={given}",)):
         with pytest.raises(ValueError) as refused:
-            runs.fairseq_options(replace(run, row=replace(run.row, options=words)))
+            runs.fairseq_options(replace(run, row=replace(run.row, arguments=words)))
         assert f"{option} {given}: this run has {kept.format(folder=run.folder)}, " in str(refused.value)
 
 
@@ -451,13 +451,13 @@ def test_other_options_or_another_version_are_refused_with_the_difference(run):
 def test_ctrl_c_ends_everything_and_says_how_to_go_on(run, tmp_path):
     folder = tmp_path / "configs"
     preset = {name: value for name, value in vars(run.preset).items() if name != "name"}
-    table = {"title": "Rows", "rows": {"ricker": {"method": "Ricker", "options": "--wavelet ricker"}}}
+    table = {"title": "Rows", "rows": {"ricker": {"labels": {"method": "Ricker"}, "position": {"name": "wavelet"}}}}
     for name, content in (("presets/small.yaml", preset), ("tables/rows.yaml", table)):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(yaml.safe_dump(content), encoding="utf-8")
     (run.data / "provenance.json").write_text('{"name": "demo"}')
     words = ["reproduce", "rows", "--preset", "small", "--data", str(run.data), "--runs", str(tmp_path / "runs")]
-    program = "import pathlib, sys; from wavepos_fairseq import experiments, runs; "
+    program = "import pathlib, sys; from wavepos_fairseq.lab import configs, experiments, runs; "
     program += "configs.CONFIGS = pathlib.Path(sys.argv[1]); sys.exit(experiments.main(sys.argv[2:]))"
     command = [sys.executable, "-c", program, str(folder), *words, "--results", str(tmp_path / "results")]
     heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # also if these tests are deaf

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK, CI = "benchmarks/gpu.sh", ".ci/run"
 SCRIPTS = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.sh") if path.name != "env.sh")
 STEPS = {  # what each step of the scripts that have several is given, in order
-    "scripts/quickstart.sh": ["wavepos_fairseq.data demo", "wavepos_fairseq.lab.experiments reproduce table1"],
-    "scripts/test.sh": ["ruff check", "pytest"],
-    CI: ["ruff check", "pytest"],
+    "scripts/quickstart.sh": ["wavepos_fairseq prepare demo", "wavepos_fairseq reproduce table1"],
+    "scripts/test.sh": ["ruff check", "mypy", "pytest"],
+    CI: ["ruff check", "mypy", "pytest"],
     BENCHMARK: ["pytest", "benchmarks/attention.py", "benchmarks/training.py"],
 }
 

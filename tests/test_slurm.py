@@ -80,7 +80,7 @@ def test_an_array_gives_each_task_its_result_or_its_failure(on_slurm, tmp_path):
     tasks = {str(number): functools.partial(square, number) for number in (2, 3)}
     jobs = slurm.submit(tasks, tmp_path, NAME, {"timeout_min": 5})
     assert [job.job_id.split("_")[1] for job in jobs.values()] == ["0", "1"]
-    failures = dict(slurm.finished(jobs, NAME))
+    failures = dict(slurm.ended(jobs, NAME))
     assert jobs["2"].result() == 4 and failures["2"] is None
     assert "ValueError: three" in failures["3"]
 
@@ -104,7 +104,7 @@ def test_stopped_jobs_are_requeued_and_go_on_from_their_checkpoints(on_slurm, tm
     subprocess.run(["scontrol", "requeue", ids["requeued"]], check=True)
     subprocess.run(["scancel", ids["cancelled"]], check=True)
     subprocess.run(["scancel", "--signal=USR2", ids["timed out"], ids["preempted"]], check=True)
-    failures = dict(slurm.finished(jobs, NAME))
+    failures = dict(slurm.ended(jobs, NAME))
     assert failures.pop("cancelled").startswith("it ended without a result")
     assert failures == {"timed out": None, "preempted": None, "requeued": None}
     for name in failures:
@@ -124,9 +124,9 @@ def test_the_same_call_comes_back_to_jobs_in_the_queue(on_slurm, tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(slurm.time, "sleep", interrupt)
-        list(slurm.finished(jobs, NAME))
+        list(slurm.ended(jobs, NAME))
     assert f"scancel {jobs['one'].job_id} ends them" in capsys.readouterr().err
     again = slurm.submit(tasks, tmp_path, NAME, {"timeout_min": 5})
     assert again["one"].job_id == jobs["one"].job_id != again["two"].job_id
     subprocess.run(["scancel", "--name", NAME], check=True)
-    assert sorted(name for name, _ in slurm.finished(again, NAME)) == ["one", "two"]
+    assert sorted(name for name, _ in slurm.ended(again, NAME)) == ["one", "two"]

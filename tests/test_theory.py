@@ -24,10 +24,10 @@ TEXT = " ".join(PAGE.split())
 ZERO_MEAN = float("e".join(re.search(r"below \$(\d) \\cdot 10\^\{(-\d)\}\$ passes for zero", TEXT).groups()))
 FP64 = torch.empty(0, dtype=torch.float64)
 POSITIONS = [0, 1, 6, 7, 355, 710, 1999]  # 6 and 7 lie to either side of one turn, 710 just past 113 turns
-SETTINGS = {row.name: dict(zip(row.options[::2], row.options[1::2])) for row in load_table("table3")[1]}
+SETTINGS = {row.name: row.position for row in load_table("table3")[1]}
 DISCRETE = {row.name for row in load_table("table4")[1]} - set(MOTHER_WAVELETS)
-SETTINGS["db4"] = {"--position-encoding": "wavelet", "--wavelet": "db4"}
-SETTINGS["trans-xl"] = {"--position-encoding": "trans-xl"}
+SETTINGS["db4"] = {"name": "wavelet", "wavelet": "db4"}
+SETTINGS["trans-xl"] = {"name": "trans-xl"}
 
 
 def table(section):
@@ -214,8 +214,7 @@ def test_the_peak_of_bior22_grows_by_0_75_from_level_to_level_and_the_others_cha
 @functools.lru_cache(maxsize=None)
 def head(name):
     """The position of the row `name` of section 4 for a head of 128."""
-    options = {option[2:].replace("-", "_"): value for option, value in SETTINGS[name].items()}
-    return build_position(options.pop("position_encoding"), head_dim=128, num_heads=8, **options)
+    return build_position(**SETTINGS[name], head_dim=128, num_heads=8)
 
 
 def basis(name):

@@ -1,4 +1,4 @@
-"""The claims of wavepos_fairseq/kernels/triton_attention.py: on a GPU where there is one, else in the interpreter.
+"""The claims of wavepos_fairseq/attention/triton.py: on a GPU where there is one, else in the interpreter.
 
 What fp16 and bf16 do on tensor cores, only a GPU shows: the interpreter computes bf16 in fp32.
 """
@@ -39,26 +39,26 @@ with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels 
         kernel.triton_attention(*torch.ones(3, 1, 1, 16), None, None, None)  # the first launch imports more of Triton
 
 triton_attention = kernel.triton_attention
-NAMES = ("query", "key", "value", "lagged", "basis", "bias")
+NAMES = ("query", "key", "value", "projected_query", "basis", "bias")
 BLOCK = kernel.block_sizes(64, 32, torch.float32)[0]  # 32
 
 
-def formula(query, key, value, lagged=None, basis=None, bias=None, dropout=1.0):
+def formula(query, key, value, projected_query=None, basis=None, bias=None, dropout=1.0):
     """The module's formula, in whatever dtype; dropout (N, L, S) multiplies the weights."""
     (N, L, d), S = query.shape, key.size(1)
     lag = torch.arange(S - L, S, device=query.device)[:, None] - torch.arange(S, device=query.device)  # (L, S)
     past = lag.clamp(min=0)
     score = torch.einsum("nid,njd->nij", query, key) / math.sqrt(d)
-    if lagged is not None:
+    if projected_query is not None:
         every_lag = F.pad(basis, (0, S - basis.size(2))).repeat(N // len(basis), 1, 1)  # (N, r, S)
-        score = score + torch.einsum("nir,nrij->nij", lagged, every_lag[:, :, past])
+        score = score + torch.einsum("nir,nrij->nij", projected_query, every_lag[:, :, past])
     if bias is not None:
         score = score + bias.repeat(N // len(bias), 1)[:, past]
     return (score.masked_fill(lag < 0, -math.inf).softmax(-1) * dropout) @ value
 
 
 def draw(L, S, d, r=0, T=None, G=1, biased=False, N=2, H=2, dtype=torch.float32):
-    """query, key, value, lagged, basis and bias, in numbers that dtype holds; the first ones are not contiguous."""
+    """The tensors of NAMES, in numbers that dtype holds; query, key and value are not contiguous."""
     torch.manual_seed(L * S)
     tensors = [torch.randn(d, N, rows).permute(1, 2, 0) for rows in (L, S, S)]
     tensors += [torch.randn(N, L, r) / 2, torch.randn(G, r, S if T is None else T) / 2] if r else [None, None]
@@ -198,11 +198,11 @@ def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_w
 
 
 def test_dropout_keeps_the_mean():
-    query, key, _, lagged, basis, bias = draw(16, 16, 16, r=16, biased=True)
-    query, key, lagged = (tensor.repeat(50, 1, 1) for tensor in (query, key, lagged))
+    query, key, _, projected_query, basis, bias = draw(16, 16, 16, r=16, biased=True)
+    query, key, projected_query = (tensor.repeat(50, 1, 1) for tensor in (query, key, projected_query))
     value = torch.eye(16, device=DEVICE).expand_as(key)
-    kept = triton_attention(query[:2], key[:2], value[:2], lagged[:2], basis, bias)
-    mean = triton_attention(query, key, value, lagged, basis, bias, 0.5).view(50, 2, 16, 16).mean(0)
+    kept = triton_attention(query[:2], key[:2], value[:2], projected_query[:2], basis, bias)
+    mean = triton_attention(query, key, value, projected_query, basis, bias, 0.5).view(50, 2, 16, 16).mean(0)
     # 50 draws of a weight w have a mean with a standard deviation of w / sqrt(50); 5 of them
     assert ((mean - kept).abs() <= kept * 5 / math.sqrt(50) + 1e-7).all()
 
@@ -240,14 +240,14 @@ def test_representations_are_the_definition(name, L, S):
     query, key, value = draw(L, S, 64, N=4)[:3]
     position = build_position(name, head_dim=64, num_heads=2).to(DEVICE)
     factors, bias = position.factors(S, like=query), position.bias(S, like=query)
-    lagged = basis = None
+    projected_query = basis = None
     if factors is not None:
         projection, rows = factors
-        lagged = (query if projection is None else query @ projection) / math.sqrt(64)
+        projected_query = (query if projection is None else query @ projection) / math.sqrt(64)
         basis = rows.T[None]
     by_head = [tensor.unflatten(0, (2, 2)).double() for tensor in (query, key, value)]
     expected = reference_attention(*by_head, position.double()).flatten(0, 1)
-    found = triton_attention(query, key, value, lagged, basis, bias).double()
+    found = triton_attention(query, key, value, projected_query, basis, bias).double()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -264,12 +264,12 @@ def test_no_tensor_is_larger_than_the_inputs():
 # Where it cannot run
 
 
-def test_why_not_says_what_is_wrong(monkeypatch):
-    assert kernel.why_not(torch.ones(2, 3, 256, device=DEVICE)) is None
-    assert "257 dimensions" in kernel.why_not(torch.ones(2, 3, 257, device=DEVICE))
-    assert "torch.float64" in kernel.why_not(torch.ones(2, 3, 16, device=DEVICE, dtype=torch.float64))
+def test_why_unsupported_says_what_is_wrong(monkeypatch):
+    assert kernel.why_unsupported(torch.ones(2, 3, 256, device=DEVICE)) is None
+    assert "257 dimensions" in kernel.why_unsupported(torch.ones(2, 3, 257, device=DEVICE))
+    assert "torch.float64" in kernel.why_unsupported(torch.ones(2, 3, 16, device=DEVICE, dtype=torch.float64))
     monkeypatch.setattr(kernel, "_INTERPRETED", False)
-    assert "on the cpu" in kernel.why_not(torch.ones(2, 3, 16))
+    assert "on the cpu" in kernel.why_unsupported(torch.ones(2, 3, 16))
 
 
 def test_without_triton_the_module_imports_and_says_so(monkeypatch):
@@ -277,7 +277,7 @@ def test_without_triton_the_module_imports_and_says_so(monkeypatch):
     spec = importlib.util.spec_from_file_location("without_triton", kernel.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.why_not(torch.ones(2, 3, 16)) == "Triton 3 is not installed"
+    assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3 is not installed"
 
 
 def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():

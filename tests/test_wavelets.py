@@ -181,7 +181,7 @@ def test_scales_run_fastest_in_a_basis_of_levels_too():
     assert torch.equal(basis, torch.stack(columns, dim=1))
 
 
-# The grammar of --wavelet-scales and --wavelet-shifts
+# The grammar of wavelet_scales and wavelet_shifts
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_scales_run_fastest_in_a_basis_of_levels_too():
     ],
 )
 def test_numbers_mean_what_the_grammar_says(text, numbers):
-    parsed = parse_numbers(text, "--wavelet-scales")
+    parsed = parse_numbers(text, "wavelet_scales")
     assert parsed == numbers and all(type(number) is float for number in parsed)
 
 
@@ -213,20 +213,20 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_anything_else_is_refused_naming_the_option_and_what_is_accepted(text):
-    with pytest.raises(ValueError, match="^--wavelet-scales .*accepted are numbers separated by commas") as error:
-        parse_numbers(text, "--wavelet-scales")
+def test_anything_else_is_refused_naming_the_parameter_and_what_is_accepted(text):
+    with pytest.raises(ValueError, match="^wavelet_scales=.*accepted are numbers separated by commas") as error:
+        parse_numbers(text, "wavelet_scales")
     assert repr(text) in str(error.value)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 2**53), min_size=1, max_size=40))
 def test_a_comma_list_of_whole_numbers_parses_to_itself(numbers):
-    assert parse_numbers(",".join(map(str, numbers)), "--wavelet-shifts") == numbers
+    assert parse_numbers(",".join(map(str, numbers)), "wavelet_shifts") == numbers
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**9), st.integers(0, 1000))
 def test_a_range_from_a_to_b_has_b_minus_a_plus_1_members(first, steps):
-    numbers = parse_numbers(f"{first}..{first + steps}", "--wavelet-shifts")
+    numbers = parse_numbers(f"{first}..{first + steps}", "wavelet_shifts")
     assert len(numbers) == steps + 1 and (numbers[0], numbers[-1]) == (first, first + steps)

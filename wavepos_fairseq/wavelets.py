@@ -1,10 +1,10 @@
 """Mother wavelets and the basis of a head: p_j(t) = psi((t - b_j) / a_j), Eq. 11 to 15 of Oka et al. (2025).
 
-Everything here is fp64 and a function of its arguments; who needs another precision rounds the result. The amplitude
-does not depend on the scale (Eq. 11, unlike Eq. 2), and nothing is learned.
+All functions are pure and compute in fp64; callers round. The amplitude does not depend on the scale (Eq. 11, unlike
+Eq. 2), and nothing is learned.
 
-Four mother wavelets are closed forms; the others are PyWavelets' discrete families, which are sampled (appendix A.14)
-and have levels where the closed forms have scales: level l acts as the scale 2^l.
+Four mother wavelets are closed forms. The others are PyWavelets' discrete families, which are sampled (appendix A.14)
+and have levels in place of scales: level l acts as the scale 2^l.
 """
 
 import functools
@@ -29,12 +29,12 @@ def gaussian(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def morlet(x: Tensor, scale: Tensor) -> Tensor:
-    """exp(-x^2) cos(a x), section 6.3.1: at x = (t - b) / a the cosine is cos(t - b), whatever the scale a."""
+    """exp(-x^2) cos(a x), section 6.3.1: at x = (t - b) / a the cosine is cos(t - b), at every scale a."""
     return torch.exp(-(x**2)) * torch.cos(scale * x)
 
 
 def haar(x: Tensor, scale: Tensor) -> Tensor:
-    """+1 on (0, 1/2], -1 on (1/2, 1], 0 elsewhere: Eq. 15 mirrored, because x counts lags m - n and not n - m."""
+    """+1 on (0, 1/2], -1 on (1/2, 1], 0 elsewhere: Eq. 15 mirrored, because x is a lag m - n and not n - m."""
     return ((x > 0) & (x <= 0.5)).to(x.dtype) - ((x > 0.5) & (x <= 1)).to(x.dtype)
 
 
@@ -45,25 +45,25 @@ MOTHER_WAVELETS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "haar": haar,
 }
 DISCRETE_WAVELETS = tuple(name for name in pywt.wavelist(kind="discrete") if name not in MOTHER_WAVELETS)
-MAX_LEVEL = 16  # coif17 has then 6.6 million samples
+MAX_LEVEL = 16  # there coif17 has 6.6 million samples
 SHIFT_DIRECTIONS = ("past", "future")
 
-_MOST_NUMBERS = 65536
+_MAX_NUMBERS = 65536
 _NUMBER = r"\d{1,308}(?:\.\d+)?(?:\^\d{1,9})?"
 _ITEM = re.compile(rf"(?P<first>{_NUMBER})(?:\.\.(?P<last>{_NUMBER})|\*(?P<times>\d{{1,9}}))?")
 _GRAMMAR = "numbers separated by commas (1,2,4), ranges (0..15), powers (2^0..2^7), repetitions (2^0*8)"
 
 
-def parse_numbers(text: str, option: str) -> List[float]:
+def parse_numbers(text: str, name: str) -> List[float]:
     """The numbers that `text` stands for, in its order.
 
     ``1,2,4`` is a list; ``0..15`` counts by one, ``2^0..2^7`` by one in the exponent; ``2^0*8`` repeats a number.
 
-    Raises ValueError, which names `option`, for anything else.
+    Raises ValueError for anything else; `name` is the parameter that the message names.
     """
 
     def refuse(reason: str):
-        raise ValueError(f"{option} {text!r}: {reason}; accepted are {_GRAMMAR}")
+        raise ValueError(f"{name}={text!r}: {reason}; accepted are {_GRAMMAR}")
 
     numbers: List[float] = []
     for item in str(text).split(","):
@@ -78,8 +78,8 @@ def parse_numbers(text: str, option: str) -> List[float]:
         count = int(stop) - int(start) + 1 if last else int(times or 1)
         if count < 1:
             refuse(f"{item.strip()!r} stands for no number")
-        if len(numbers) + count > _MOST_NUMBERS:
-            refuse(f"stands for more than {_MOST_NUMBERS} numbers")
+        if len(numbers) + count > _MAX_NUMBERS:
+            refuse(f"stands for more than {_MAX_NUMBERS} numbers")
         steps = [int(start) + step for step in range(count)] if last else [start] * count
         try:
             numbers += [float(base) ** int(step) if base else float(step) for step in steps]
@@ -98,7 +98,7 @@ def _samples(name: str, level: int) -> np.ndarray:
 def discrete_wavelet(name: str, level: int) -> Tensor:
     """The decomposition wavelet psi of PyWavelets' discrete wavelet `name`, 2^level samples to its unit of time.
 
-    Returns fp64 (samples,), the whole support from its start; `pywt.Wavelet.wavefun` with its time axis left out.
+    Returns fp64 (samples,), the whole support from its start: `pywt.Wavelet.wavefun` without its time axis.
     """
     return torch.from_numpy(_samples(name, level))
 
@@ -108,14 +108,13 @@ def wavelet_basis(
 ) -> Tensor:
     """The wavelets of a head, sampled once per lag (Eq. 13 and 14).
 
-    wavelet: one of MOTHER_WAVELETS, or of DISCRETE_WAVELETS, which are zero outside their support; those take levels
-    for scales, 1 to MAX_LEVEL, and whole numbers for shifts.
+    wavelet: one of MOTHER_WAVELETS or DISCRETE_WAVELETS. The discrete ones are zero outside their support and take
+    levels, 1 to MAX_LEVEL, as scales and whole numbers as shifts. direction: where a shift moves the wavelet. ``past``
+    is psi((t - b) / a), Eq. 14 as printed; ``future`` is psi((t + b) / a), which follows from (n - m - b) / a with the
+    decoder's n - m <= 0 (footnote 8).
 
-    Column j holds the pair (a, b) of scale and shift with the scales running fastest, as in Eq. 4. `direction` says
-    where a shift moves the wavelet: ``past`` reads psi((t - b) / a), as Eq. 14 is printed; ``future`` reads
-    psi((t + b) / a), which is what (n - m - b) / a, the decoder's n - m <= 0 of footnote 8, comes to.
-
-    Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU; row t belongs to the lag t = m - n.
+    Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU. Row t is the lag t = m - n; column j is a pair (a, b)
+    of scale and shift, the scales running fastest, as in Eq. 4.
     """
     fp64 = {"dtype": torch.float64, "device": "cpu"}
     shift = torch.tensor(shifts, **fp64)
@@ -123,10 +122,10 @@ def wavelet_basis(
     time = lag - shift if direction == "past" else lag + shift  # (num_lags, shifts)
     if wavelet in MOTHER_WAVELETS:
         scale = torch.tensor(scales, **fp64)
-        return MOTHER_WAVELETS[wavelet](time[:, :, None] / scale, scale).flatten(1)
+        return MOTHER_WAVELETS[wavelet](time[:, :, None] / scale, scale).flatten(1)  # (num_lags, shifts x scales)
     samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
     columns = [_samples_at(time.long(), psi) for psi in samples]
-    return torch.stack(columns, dim=-1).flatten(1)
+    return torch.stack(columns, dim=-1).flatten(1)  # (num_lags, shifts, scales) -> (num_lags, shifts x scales)
 
 
 def _samples_at(index: Tensor, samples: Tensor) -> Tensor:

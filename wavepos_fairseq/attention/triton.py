@@ -1,16 +1,18 @@
-"""Attention with the slots p and b as one fused GPU kernel: FlashAttention-2 (Dao, 2023) with scores over lags.
+"""Attention with the slots p and b as one fused GPU kernel: FlashAttention-2 (Dao, 2023), extended to scores over lags.
 
-    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  lagged[n, i] . basis[:, t]  +  bias[t],     t = S - L + i - j
+    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
 
-N is the number of heads times that of sequences, head n % H of H; S keys and L <= S queries, which are the last L
-positions. No tensor of L x S is made, forward or backward. What is in a query's future, t < 0, is not seen; at lags of
-T and more the basis is zero, and tiles that lie there wholly are computed without it.
+with t = S - L + i - j >= 0. N = B H is the number of heads, of which head n has slots n % G; the L queries are the last
+of S positions. No tensor of L x S is made, forward or backward. The basis is zero at lags >= T; tiles that lie wholly
+there are computed without it.
 
-From lags to keys. Query i and key j of a tile, BLOCK of each, have t = lag + i - j, `lag` being that of its first two.
-The lags of a tile hence fill two blocks: the older one, BLOCK lags from `lag` on, and the newer one before it. Both are
-plain products with the basis. Key j of row i wants column k = (i - j) mod BLOCK, of the older block where k <= i and of
-the newer one elsewhere; and in each row j -> k is a permutation that is its own inverse. So the two blocks are merged
-first, and the same gather of BLOCK x BLOCK then leads from lags to keys, and for their gradients from keys to lags.
+From lags to keys. Query i and key j of a tile, BLOCK of each, have t = lag + i - j, where `lag` is that of the first
+query and key. So the lags of a tile fill two blocks: the older one, BLOCK lags from `lag` on, and the newer one before
+it. Both are plain products with the basis. Key j of row i needs column k = (i - j) mod BLOCK, of the older block where
+k <= i and of the newer one elsewhere. In each row, j -> k is a permutation and its own inverse. So the two blocks are
+merged first; one gather of BLOCK x BLOCK then leads from lags to keys, and for gradients from keys to lags.
+
+Tensors in memory have whole names (`query`), the tiles loaded from them short ones (`q`).
 """
 
 from __future__ import annotations  # so that only Triton reads `tl.constexpr`
@@ -35,8 +37,8 @@ MAX_HEAD_DIM = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def why_not(query: Tensor) -> str | None:
-    """What keeps `triton_attention` from running with such a query, (..., L, d), or None where it can."""
+def why_unsupported(query: Tensor) -> str | None:
+    """Why `triton_attention` cannot run for a query (.., L, d), or None if it can."""
     if triton is None:
         return "Triton 3 is not installed"
     if query.dtype not in DTYPES:
@@ -54,45 +56,47 @@ def triton_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lagged: Tensor | None,
+    projected_query: Tensor | None,
     basis: Tensor | None,
     bias: Tensor | None,
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """softmax(score) after dropout, times the values: (N, L, d) in query's dtype, fp16, bf16 or fp32.
+    """softmax(score) after dropout, times the values: (N, L, d) in the dtype of query, fp16, bf16 or fp32.
 
-    query: (N, L, d); key, value: (N, S, d), S >= L. lagged: (N, L, r), already divided by sqrt(d), and basis: (G, r, T)
-    over the lags 0 .. T - 1, T <= S, G being 1 or H; or None and None. bias: (H, S) over the lags 0 .. S - 1, or None;
-    it may hold -inf, but not for all keys of a query. dropout_p: dropout probability of the weights; the same seed
-    drops the same ones. Gradients reach every tensor. Sums are in fp32, and fp32 products are exact, not tf32.
+    query: (N, L, d); key, value: (N, S, d), S >= L. projected_query: (N, L, r), divided by sqrt(d), and basis:
+    (G, r, T) over the lags 0 .. T - 1, T <= S, with G of 1 or H; or None and None. bias: (H, S) over the lags
+    0 .. S - 1, or None; it may hold -inf, but not for all keys of a query. dropout_p: dropout probability of the
+    weights; the same seed drops the same weights. Gradients reach every tensor. Sums are in fp32, and fp32 products are
+    exact, not tf32.
     """
     shape, dtype = query.shape, query.dtype
-    if _INTERPRETED and dtype == torch.bfloat16:  # whose products the interpreter takes of the bits as integers
+    if _INTERPRETED and dtype == torch.bfloat16:  # the interpreter would multiply its bits as integers
         query, key, value = (tensor.float() for tensor in (query, key, value))
-    # Tiles are powers of two wide, 16 at least: zeros change no product.
-    query, key, value = (_widened(tensor) for tensor in (query, key, value))
-    if lagged is not None:
-        lagged, basis = (_widened(rows.to(query.dtype)) for rows in (lagged, basis.transpose(1, 2)))
+    # Widths of tiles are powers of two, at least 16. Zeros change no product.
+    query, key, value = (_padded(tensor) for tensor in (query, key, value))  # (N, L, d) -> (N, L, D)
+    if projected_query is not None:
+        projected_query = _padded(projected_query.to(query.dtype))  # (N, L, r) -> (N, L, R)
+        basis = _padded(basis.transpose(1, 2).to(query.dtype))  # (G, r, T) -> (G, T, R)
     if bias is not None:
         bias = bias.float().contiguous()
     scale = 1 / math.sqrt(shape[-1])
-    attended = _Attention.apply(query, key, value, lagged, basis, bias, scale, dropout_p, seed)
-    return attended[..., : shape[-1]].to(dtype)
+    attended = _Attention.apply(query, key, value, projected_query, basis, bias, scale, dropout_p, seed)
+    return attended[..., : shape[-1]].to(dtype)  # (N, L, D) -> (N, L, d)
 
 
-def _widened(rows: Tensor) -> Tensor:
+def _padded(rows: Tensor) -> Tensor:
     missing = max(16, 1 << (rows.size(-1) - 1).bit_length()) - rows.size(-1)
     return (F.pad(rows, (0, missing)) if missing else rows).contiguous()
 
 
 def block_sizes(width: int, rank: int, dtype: torch.dtype) -> Tuple[int, int, int]:
-    """Queries and keys of a tile, warps, and stages of the pipeline: to be measured on a GPU.
+    """Queries and keys of a tile, warps, and stages of the pipeline. Not yet measured on a GPU.
 
-    Chosen for Hopper by what the compiler reports: so that two programs at a time fit in the 227 KB of a
-    multiprocessor's shared memory, which allows two stages for narrow heads only, and that few registers are spilled.
+    Chosen for Hopper from the compiler's reports: two programs fit in the 227 KB of a multiprocessor's shared memory,
+    which leaves room for two stages with narrow heads only, and few registers are spilled.
     """
-    if dtype == torch.float32:  # exact products do not run on tensor cores
+    if dtype == torch.float32:  # tensor cores have no exact fp32 products
         return 32, 8, 1
     if width > 128:
         return 32, 4, 1
@@ -100,13 +104,13 @@ def block_sizes(width: int, rank: int, dtype: torch.dtype) -> Tuple[int, int, in
 
 
 class _Attention(torch.autograd.Function):
-    """query: (N, L, D); key, value: (N, S, D); lagged: (N, L, R); basis: (G, T, R); bias: fp32 (H, S)."""
+    """query: (N, L, D); key, value: (N, S, D); projected_query: (N, L, R); basis: (G, T, R); bias: fp32 (H, S)."""
 
     @staticmethod
-    def forward(ctx, query, key, value, lagged, basis, bias, scale, dropout_p, seed):
-        output = torch.empty_like(query)
+    def forward(ctx, query, key, value, projected_query, basis, bias, scale, dropout_p, seed):
+        output = torch.empty_like(query)  # (N, L, D)
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.float32)  # (N, L), of the scores
-        inputs = query, key, value, lagged, basis, bias
+        inputs = query, key, value, projected_query, basis, bias
         _launch(_forward, query.size(1), inputs, (output, logsumexp), scale, dropout_p, seed)
         ctx.save_for_backward(*inputs, output, logsumexp)
         ctx.constants = scale, dropout_p, seed
@@ -116,24 +120,25 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_output):
         *inputs, output, logsumexp = ctx.saved_tensors
-        query, key, value, lagged, basis, bias = inputs
-        d_output, mean = d_output.contiguous(), torch.empty_like(logsumexp)
+        query, key, value, projected_query, basis, bias = inputs
+        d_output, mean_d_weight = d_output.contiguous(), torch.empty_like(logsumexp)  # (N, L, D), (N, L)
         d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        d_lagged = None if lagged is None else torch.empty_like(lagged)
+        d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
         d_basis, d_bias = (
             torch.zeros_like(tensor, dtype=torch.float32) if needed else None
             for tensor, needed in zip((basis, bias), ctx.needs_input_grad[4:6])
         )
-        outputs = output, logsumexp, d_output, mean, d_query, d_lagged, d_basis, d_bias
+        outputs = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias
         _launch(_backward_queries, query.size(1), inputs, outputs, *ctx.constants)
-        _launch(_backward_keys, key.size(1), inputs, (logsumexp, d_output, mean, d_key, d_value), *ctx.constants)
+        outputs = logsumexp, d_output, mean_d_weight, d_key, d_value
+        _launch(_backward_keys, key.size(1), inputs, outputs, *ctx.constants)
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
-        return d_query, d_key, d_value, d_lagged, d_basis, d_bias, None, None, None
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None
 
 
 def _launch(kernel, length, inputs, outputs, scale, dropout_p, seed):
     """One program for each block of the `length` queries or keys and each of the N heads."""
-    query, key, _, lagged, basis, bias = inputs
+    query, key, _, projected_query, basis, bias = inputs
     groups = [1 if slot is None else slot.size(0) for slot in (basis, bias)]
     rank = 0 if basis is None else basis.size(2)
     block, warps, stages = block_sizes(query.size(2), rank, query.dtype)
@@ -162,8 +167,8 @@ def _jit(function):
 
 
 @_jit
-def _rows(pointer, start, length, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Rows start .. start + BLOCK - 1 of (length, WIDTH), zero outside of it: (BLOCK, WIDTH)."""
+def _load_rows(pointer, start, length, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows start .. start + BLOCK - 1 of (length, WIDTH), zero outside: (BLOCK, WIDTH)."""
     row = start + tl.arange(0, BLOCK)
     inside = (row >= 0) & (row < length)
     return tl.load(pointer + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], mask=inside[:, None], other=0.0)
@@ -177,33 +182,33 @@ def _store_rows(pointer, start, length, rows, WIDTH: tl.constexpr, BLOCK: tl.con
 
 
 @_jit
-def _add_lags(pointer, start, length, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rows(pointer, start, length, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = start + tl.arange(0, BLOCK)
     to = pointer + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.atomic_add(to, rows, mask=((row >= 0) & (row < length))[:, None], sem="relaxed")
 
 
 @_jit
-def _dot(one, other):
-    return tl.dot(one, other, input_precision="ieee")
+def _dot(a, b):
+    return tl.dot(a, b, input_precision="ieee")
 
 
 @_jit
-def _turn(AXIS: tl.constexpr, BLOCK: tl.constexpr):
-    """Query i minus key j, or column k, which lies along AXIS: (BLOCK, BLOCK)."""
-    turn = tl.arange(0, BLOCK)[:, None] - tl.arange(0, BLOCK)[None, :]
-    return turn if AXIS == 1 else -turn
+def _row_minus_column(AXIS: tl.constexpr, BLOCK: tl.constexpr):
+    """i - j for query i and key j of a tile, keys along AXIS: (BLOCK, BLOCK)."""
+    i_minus_j = tl.arange(0, BLOCK)[:, None] - tl.arange(0, BLOCK)[None, :]
+    return i_minus_j if AXIS == 1 else -i_minus_j
 
 
 @_jit
-def _lag_scores(
-    lags, basis, bias, lag, S, T, NEAR: tl.constexpr, AXIS: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
+def _slot_scores(
+    projected_q, basis, bias, lag, S, T, NEAR: tl.constexpr, AXIS: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """What the slots add to a block's queries at the lags lag .. lag + BLOCK - 1, along AXIS: (BLOCK, BLOCK)."""
+    """Slots p and b of a block's queries at the lags lag .. lag + BLOCK - 1, lags along AXIS: (BLOCK, BLOCK)."""
     score = tl.zeros((BLOCK, BLOCK), tl.float32)
     if NEAR and basis is not None:
-        window = _rows(basis, lag, T, R, BLOCK)
-        score = _dot(lags, tl.trans(window)) if AXIS == 1 else _dot(window, tl.trans(lags))
+        window = _load_rows(basis, lag, T, R, BLOCK)
+        score = _dot(projected_q, tl.trans(window)) if AXIS == 1 else _dot(window, tl.trans(projected_q))
     if bias is not None:
         t = lag + tl.arange(0, BLOCK)
         score += tl.expand_dims(tl.load(bias + t, mask=(t >= 0) & (t < S), other=0.0), 1 - AXIS)
@@ -212,30 +217,30 @@ def _lag_scores(
 
 @_jit
 def _scores(
-    q, k, lags, basis, bias, lag, S, T, scale,
+    q, k, projected_q, basis, bias, lag, S, T, scale,
     NEAR: tl.constexpr, AXIS: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A tile's scores, keys along AXIS: (BLOCK, BLOCK). q, k: (BLOCK, D); lags: (BLOCK, R).
+    """A tile's scores, keys along AXIS: (BLOCK, BLOCK). q, k: (BLOCK, D); projected_q: (BLOCK, R).
 
-    Only if NEAR has it lags below T, which read the basis, and below 0, which are not seen.
+    NEAR: whether it may have lags below T, where the basis is not zero, and below 0, which are masked.
     """
-    turn = _turn(AXIS, BLOCK)
-    beside = tl.zeros((BLOCK, BLOCK), tl.float32)
+    i_minus_j = _row_minus_column(AXIS, BLOCK)
+    slot_score = tl.zeros((BLOCK, BLOCK), tl.float32)
     if (NEAR and basis is not None) or bias is not None:
-        older = _lag_scores(lags, basis, bias, lag, S, T, NEAR, AXIS, R, BLOCK)
-        newer = _lag_scores(lags, basis, bias, lag - BLOCK, S, T, NEAR, AXIS, R, BLOCK)
-        beside = tl.gather(tl.where(turn >= 0, older, newer) / scale, turn & (BLOCK - 1), AXIS)
-    # The product starts from them; added to it, their gather's layout would spread to the softmax and cost it shuffles.
-    one, other = (q, k) if AXIS == 1 else (k, q)
-    score = tl.dot(one, tl.trans(other), beside, input_precision="ieee") * scale
-    return tl.where(lag + turn >= 0, score, -float("inf")) if NEAR else score
+        older = _slot_scores(projected_q, basis, bias, lag, S, T, NEAR, AXIS, R, BLOCK)
+        newer = _slot_scores(projected_q, basis, bias, lag - BLOCK, S, T, NEAR, AXIS, R, BLOCK)
+        slot_score = tl.gather(tl.where(i_minus_j >= 0, older, newer) / scale, i_minus_j & (BLOCK - 1), AXIS)
+    # The product accumulates onto slot_score. Added later, the gather's layout would cost shuffles in the softmax.
+    a, b = (q, k) if AXIS == 1 else (k, q)
+    score = tl.dot(a, tl.trans(b), slot_score, input_precision="ieee") * scale
+    return tl.where(lag + i_minus_j >= 0, score, -float("inf")) if NEAR else score
 
 
 @_jit
-def _kept(seed, row, start, S, dropout_p, BLOCK: tl.constexpr):
-    """Which weights of the queries row .. and keys start .. stay: (BLOCK, BLOCK), the same in every kernel.
+def _dropout_mask(seed, row, start, S, dropout_p, BLOCK: tl.constexpr):
+    """Which weights of the queries from row on and the keys from start on are kept, the same in every kernel.
 
-    Four keys share one draw of Philox; its 7 rounds are the fewest that pass BigCrush (Salmon et al., 2011).
+    (BLOCK, BLOCK). Four keys share a draw of Philox; 7 rounds are the fewest that pass BigCrush (Salmon et al., 2011).
     """
     fourth = start // 4 + tl.arange(0, BLOCK // 4)
     offset = (row + tl.arange(0, BLOCK))[:, None] * tl.cdiv(S, 4) + fourth[None, :]
@@ -245,74 +250,79 @@ def _kept(seed, row, start, S, dropout_p, BLOCK: tl.constexpr):
 
 @_jit
 def _forward(
-    query, key, value, lagged, basis, bias, output, logsumexp, L, S, T, basis_groups, bias_groups, scale, dropout_p,
-    seed, DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    query, key, value, projected_query, basis, bias, output, logsumexp,
+    L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
+    DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(L, BLOCK)
     n = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK  # the longest rows first
-    first = S - L + row  # the first query's position
-    q = _rows(query + n * L * D, row, L, D, BLOCK)
+    row = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK  # queries with the most keys first
+    position = S - L + row  # of the first query
+    q = _load_rows(query + n * L * D, row, L, D, BLOCK)
     key += n * S * D
     value += n * S * D
-    lags = None
+    projected_q = None
     if basis is not None:
         basis += n % basis_groups * T * R
-        lags = _rows(lagged + n * L * R, row, L, R, BLOCK)
+        projected_q = _load_rows(projected_query + n * L * R, row, L, R, BLOCK)
     if bias is not None:
         bias += n % bias_groups * S
 
-    peak = tl.full((BLOCK,), -float("inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    running_max = tl.full((BLOCK,), -float("inf"), tl.float32)
+    running_sum = tl.zeros((BLOCK,), tl.float32)
     attended = tl.zeros((BLOCK, D), tl.float32)
-    far = tl.maximum(first + 1 - T, 0) // BLOCK  # so many tiles lie at lags of T and more, or in the past if T is 0
+    far_tiles = tl.maximum(position + 1 - T, 0) // BLOCK  # whose lags are all >= T
     for NEAR in tl.static_range(2):
-        for tile in range(far if NEAR else 0, tl.cdiv(first + BLOCK, BLOCK) if NEAR else far):
+        for tile in range(far_tiles if NEAR else 0, tl.cdiv(position + BLOCK, BLOCK) if NEAR else far_tiles):
             start = tile * BLOCK
-            lag = first - start
-            k = _rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, lags, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
-            higher = tl.maximum(peak, tl.max(score, 1))
-            zero = tl.where(higher == -float("inf"), 0.0, higher)  # no key so far but those with a bias of -inf
-            shrink = tl.exp(peak - zero)
-            weight = tl.exp(score - zero[:, None])
-            total = total * shrink + tl.sum(weight, 1)
+            lag = position - start
+            k = _load_rows(key, start, S, D, BLOCK)
+            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            new_max = tl.maximum(running_max, tl.max(score, 1))
+            shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so far only keys with a bias of -inf
+            rescale = tl.exp(running_max - shift)
+            weight = tl.exp(score - shift[:, None])
+            running_sum = running_sum * rescale + tl.sum(weight, 1)
             if DROPOUT:
-                weight = tl.where(_kept(seed + n, row, start, S, dropout_p, BLOCK), weight, 0.0)
-            v = _rows(value, start, S, D, BLOCK)
-            attended = attended * shrink[:, None] + _dot(weight.to(v.dtype), v)
-            peak = higher
+                weight = tl.where(_dropout_mask(seed + n, row, start, S, dropout_p, BLOCK), weight, 0.0)
+            v = _load_rows(value, start, S, D, BLOCK)
+            attended = attended * rescale[:, None] + _dot(weight.to(v.dtype), v)  # (BLOCK, D)
+            running_max = new_max
 
-    attended /= (total * (1 - dropout_p))[:, None]
+    attended /= (running_sum * (1 - dropout_p))[:, None]
     _store_rows(output + n * L * D, row, L, attended, D, BLOCK)
-    _store_rows(logsumexp + n * L, row, L, (peak + tl.log(total))[:, None], 1, BLOCK)
+    _store_rows(logsumexp + n * L, row, L, (running_max + tl.log(running_sum))[:, None], 1, BLOCK)
 
 
 @_jit
 def _backward_queries(
-    query, key, value, lagged, basis, bias, output, logsumexp, d_output, mean, d_query, d_lagged, d_basis, d_bias,
+    query, key, value, projected_query, basis, bias,
+    output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias,
     L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Also the mean of each query's d_weights, (N, L), that the keys' kernel reads; d_basis and d_bias if not None."""
+    """d_query and d_projected_query, d_basis and d_bias unless None, and mean_d_weight for the other kernel.
+
+    mean_d_weight (N, L) is the mean of a query's d_weight, weighted by its weights: D of Dao et al.
+    """
     blocks = tl.cdiv(L, BLOCK)
     n = (tl.program_id(0) // blocks).to(tl.int64)
     row = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK
     rows = row + tl.arange(0, BLOCK)
-    first = S - L + row
-    turn = _turn(1, BLOCK)
-    q = _rows(query + n * L * D, row, L, D, BLOCK)
-    d_o = _rows(d_output + n * L * D, row, L, D, BLOCK)
-    middle = tl.sum(d_o.to(tl.float32) * _rows(output + n * L * D, row, L, D, BLOCK).to(tl.float32), 1)
-    tl.store(mean + n * L + rows, middle, mask=rows < L)
-    height = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))  # no weight in rows that are none
+    position = S - L + row
+    i_minus_j = _row_minus_column(1, BLOCK)
+    q = _load_rows(query + n * L * D, row, L, D, BLOCK)
+    d_o = _load_rows(d_output + n * L * D, row, L, D, BLOCK)
+    mean_dw = tl.sum(d_o.to(tl.float32) * _load_rows(output + n * L * D, row, L, D, BLOCK).to(tl.float32), 1)
+    tl.store(mean_d_weight + n * L + rows, mean_dw, mask=rows < L)
+    lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))  # rows beyond L get no weight
     key += n * S * D
     value += n * S * D
-    lags = None
+    projected_q = None
     if basis is not None:
         basis += n % basis_groups * T * R
-        lags = _rows(lagged + n * L * R, row, L, R, BLOCK)
-        d_lags = tl.zeros((BLOCK, R), tl.float32)
+        projected_q = _load_rows(projected_query + n * L * R, row, L, R, BLOCK)
+        d_projected_q = tl.zeros((BLOCK, R), tl.float32)
     if d_basis is not None:
         d_basis += n % basis_groups * T * R
     if bias is not None:
@@ -321,85 +331,87 @@ def _backward_queries(
         d_bias += n % bias_groups * S
 
     d_q = tl.zeros((BLOCK, D), tl.float32)
-    far = tl.maximum(first + 1 - T, 0) // BLOCK
+    far_tiles = tl.maximum(position + 1 - T, 0) // BLOCK
     for NEAR in tl.static_range(2):
-        for tile in range(far if NEAR else 0, tl.cdiv(first + BLOCK, BLOCK) if NEAR else far):
+        for tile in range(far_tiles if NEAR else 0, tl.cdiv(position + BLOCK, BLOCK) if NEAR else far_tiles):
             start = tile * BLOCK
-            lag = first - start
-            k = _rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, lags, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
-            d_weight = _dot(d_o, tl.trans(_rows(value, start, S, D, BLOCK)))
+            lag = position - start
+            k = _load_rows(key, start, S, D, BLOCK)
+            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            d_weight = _dot(d_o, tl.trans(_load_rows(value, start, S, D, BLOCK)))
             if DROPOUT:
-                kept = _kept(seed + n, row, start, S, dropout_p, BLOCK)
-                d_weight = tl.where(kept, d_weight / (1 - dropout_p), 0.0)
-            d_score = tl.exp(score - height[:, None]) * (d_weight - middle[:, None])
-            d_q += _dot(d_score.to(k.dtype), k)
+                keep = _dropout_mask(seed + n, row, start, S, dropout_p, BLOCK)
+                d_weight = tl.where(keep, d_weight / (1 - dropout_p), 0.0)
+            d_score = tl.exp(score - lse[:, None]) * (d_weight - mean_dw[:, None])
+            d_q += _dot(d_score.to(k.dtype), k)  # (queries, keys) @ (keys, D)
             if (NEAR and basis is not None) or d_bias is not None:
-                turned = tl.gather(d_score, turn & (BLOCK - 1), 1)
-                d_older, d_newer = tl.where(turn >= 0, turned, 0.0), tl.where(turn >= 0, 0.0, turned)
+                d_lag_score = tl.gather(d_score, i_minus_j & (BLOCK - 1), 1)  # from keys to lags
+                d_older = tl.where(i_minus_j >= 0, d_lag_score, 0.0)
+                d_newer = tl.where(i_minus_j >= 0, 0.0, d_lag_score)
                 if d_bias is not None:
-                    _add_lags(d_bias, lag, S, tl.sum(d_older, 0)[:, None], 1, BLOCK)
-                    _add_lags(d_bias, lag - BLOCK, S, tl.sum(d_newer, 0)[:, None], 1, BLOCK)
+                    _add_rows(d_bias, lag, S, tl.sum(d_older, 0)[:, None], 1, BLOCK)
+                    _add_rows(d_bias, lag - BLOCK, S, tl.sum(d_newer, 0)[:, None], 1, BLOCK)
                 if NEAR and basis is not None:
                     d_older, d_newer = d_older.to(k.dtype), d_newer.to(k.dtype)
-                    d_lags += _dot(d_older, _rows(basis, lag, T, R, BLOCK))
-                    d_lags += _dot(d_newer, _rows(basis, lag - BLOCK, T, R, BLOCK))
+                    d_projected_q += _dot(d_older, _load_rows(basis, lag, T, R, BLOCK))
+                    d_projected_q += _dot(d_newer, _load_rows(basis, lag - BLOCK, T, R, BLOCK))
                     if d_basis is not None:
-                        _add_lags(d_basis, lag, T, _dot(tl.trans(d_older), lags), R, BLOCK)
-                        _add_lags(d_basis, lag - BLOCK, T, _dot(tl.trans(d_newer), lags), R, BLOCK)
+                        _add_rows(d_basis, lag, T, _dot(tl.trans(d_older), projected_q), R, BLOCK)
+                        _add_rows(d_basis, lag - BLOCK, T, _dot(tl.trans(d_newer), projected_q), R, BLOCK)
 
     _store_rows(d_query + n * L * D, row, L, d_q * scale, D, BLOCK)
     if basis is not None:
-        _store_rows(d_lagged + n * L * R, row, L, d_lags, R, BLOCK)
+        _store_rows(d_projected_query + n * L * R, row, L, d_projected_q, R, BLOCK)
 
 
 @_jit
 def _backward_keys(
-    query, key, value, lagged, basis, bias, logsumexp, d_output, mean, d_key, d_value,
+    query, key, value, projected_query, basis, bias, logsumexp, d_output, mean_d_weight, d_key, d_value,
     L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Tiles with keys down and queries across, so that weights enter the products for d_key and d_value as they are."""
+    """d_key and d_value. Tiles have keys as rows, so that d_key and d_value need no transposed weights."""
     blocks = tl.cdiv(S, BLOCK)
     n = (tl.program_id(0) // blocks).to(tl.int64)
     start = tl.program_id(0) % blocks * BLOCK
-    k = _rows(key + n * S * D, start, S, D, BLOCK)
-    v = _rows(value + n * S * D, start, S, D, BLOCK)
+    k = _load_rows(key + n * S * D, start, S, D, BLOCK)
+    v = _load_rows(value + n * S * D, start, S, D, BLOCK)
     query += n * L * D
     d_output += n * L * D
     if basis is not None:
         basis += n % basis_groups * T * R
-        lagged += n * L * R
+        projected_query += n * L * R
     if bias is not None:
         bias += n % bias_groups * S
 
     d_k = tl.zeros((BLOCK, D), tl.float32)
     d_v = tl.zeros((BLOCK, D), tl.float32)
-    own = start - (S - L)  # the row of the first key's own query, negative if that is none of the L
-    seen = tl.maximum(own, 0) // BLOCK  # the first block of queries with these keys in their past
-    far = tl.minimum(tl.cdiv(tl.maximum(own + BLOCK - 1 + T, 0), BLOCK), tl.cdiv(L, BLOCK))  # ... at lags of T and more
+    key_row = start - (S - L)  # the row of the query at the first key's position, negative if it is none of the L
+    first_tile = tl.maximum(key_row, 0) // BLOCK  # of the queries that see these keys
+    tiles = tl.cdiv(L, BLOCK)
+    far_tile = tl.minimum(tl.cdiv(tl.maximum(key_row + BLOCK - 1 + T, 0), BLOCK), tiles)  # from it on lags are >= T
     for NEAR in tl.static_range(2):
-        for tile in range(seen if NEAR else tl.maximum(seen, far), far if NEAR else tl.cdiv(L, BLOCK)):
+        for tile in range(first_tile if NEAR else tl.maximum(first_tile, far_tile), far_tile if NEAR else tiles):
             row = tile * BLOCK
             rows = row + tl.arange(0, BLOCK)
-            lag = row - own
-            q = _rows(query, row, L, D, BLOCK)
-            lags = None
+            lag = row - key_row
+            q = _load_rows(query, row, L, D, BLOCK)
+            projected_q = None
             if NEAR and basis is not None:
-                lags = _rows(lagged, row, L, R, BLOCK)
-            score = _scores(q, k, lags, basis, bias, lag, S, T, scale, NEAR, 0, R, BLOCK)
-            height = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))
-            weight = tl.exp(score - height[None, :])
-            d_o = _rows(d_output, row, L, D, BLOCK)
+                projected_q = _load_rows(projected_query, row, L, R, BLOCK)
+            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 0, R, BLOCK)
+            lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))
+            weight = tl.exp(score - lse[None, :])
+            d_o = _load_rows(d_output, row, L, D, BLOCK)
             d_weight = _dot(v, tl.trans(d_o))
             dropped = weight
             if DROPOUT:
-                kept = tl.trans(_kept(seed + n, row, start, S, dropout_p, BLOCK))
-                dropped = tl.where(kept, weight / (1 - dropout_p), 0.0)
-                d_weight = tl.where(kept, d_weight / (1 - dropout_p), 0.0)
-            d_v += _dot(dropped.to(d_o.dtype), d_o)
-            middle = tl.load(mean + n * L + rows, mask=rows < L, other=0.0)
-            d_score = weight * (d_weight - middle[None, :])
+                keep = tl.trans(_dropout_mask(seed + n, row, start, S, dropout_p, BLOCK))
+                dropped = tl.where(keep, weight / (1 - dropout_p), 0.0)
+                d_weight = tl.where(keep, d_weight / (1 - dropout_p), 0.0)
+            d_v += _dot(dropped.to(d_o.dtype), d_o)  # (keys, queries) @ (queries, D)
+            mean_dw = tl.load(mean_d_weight + n * L + rows, mask=rows < L, other=0.0)
+            d_score = weight * (d_weight - mean_dw[None, :])
             d_k += _dot(d_score.to(q.dtype), q)
 
     _store_rows(d_key + n * S * D, start, S, d_k * scale, D, BLOCK)

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from typing import Any, Iterator, List, Optional
+from typing import Any, Iterator, List, NoReturn, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
@@ -30,13 +30,28 @@ def parse_lengths(text: str) -> List[int]:
 
 def require_fairseq() -> None:
     """Ends a command with status 2 and one line where there is no fairseq."""
-    if importlib.util.find_spec("fairseq") is None:
-        print(
-            f"error: this needs fairseq, which this Python {platform.python_version()} does not have; there is one for "
-            "Python 3.8, 3.11 and 3.12 (pip install -c constraints.txt -e .)",
-            file=sys.stderr,
+    if _is_missing("fairseq"):
+        _end(
+            f"this needs fairseq, which this Python {platform.python_version()} does not have; pip installs one with "
+            "wavepos-fairseq on Python 3.8, 3.11 and 3.12"
         )
-        sys.exit(2)
+
+
+def require_lab(*modules: str) -> None:
+    """Ends a command with status 2 and one line where a module is missing that comes with the extra ``lab``."""
+    for module in modules:
+        if _is_missing(module):
+            _end(f'this needs {module}: pip install "wavepos-fairseq[lab]"')
+
+
+def _is_missing(module: str) -> bool:
+    spec = importlib.util.find_spec(module)
+    return spec is None or spec.origin is None  # a folder of that name, where one stands, is none
+
+
+def _end(why: str) -> NoReturn:
+    print(f"error: {why}", file=sys.stderr)
+    sys.exit(2)
 
 
 class _Unfailing:

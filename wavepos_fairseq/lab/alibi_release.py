@@ -18,10 +18,12 @@ import torch
 
 from ..common import commands
 from ..common.files import PAPER, ROOT, shown_path
-from ..data import DataError, fetch_file, file_digest, file_size, prepare, say
+from ..data import DataError, prepare
+from ..data.corpus import say
+from ..data.download import fetch_file, file_digest, file_size
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling
-from .runs import load_preset
+from .configs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)

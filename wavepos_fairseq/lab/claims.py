@@ -1,6 +1,6 @@
 """The paper's statements (configs/claims.yaml), each judged on the tables of a results folder.
 
-    python -m wavepos_fairseq.lab.claims --preset wikitext2-cpu
+    wavepos claims --preset wikitext2-cpu
 
 A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
 at least, a number. It holds, or does not hold, or lies within the spread, which is what the ratio could have been by
@@ -256,7 +256,7 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.claims")
+    parser = commands.parser(__doc__, prog="wavepos claims")
     parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
     args = parser.parse_args(arguments)
@@ -272,7 +272,3 @@ def main(arguments=None) -> int:
         return 2
     print(text)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

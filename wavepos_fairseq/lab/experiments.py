@@ -1,10 +1,10 @@
 """Presets x rows = runs: trained, evaluated and gathered into tables.
 
-    python -m wavepos_fairseq.lab.experiments reproduce table1 --preset wikitext2-cpu --data DIR
-    python -m wavepos_fairseq.lab.experiments sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
-    python -m wavepos_fairseq.lab.experiments status table1 --preset wikitext2-cpu
-    python -m wavepos_fairseq.lab.experiments status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
-    python -m wavepos_fairseq.lab.experiments train wikitext103-512 ricker --gpus 4 --dry-run
+    wavepos reproduce table1 --preset wikitext2-cpu --data DIR
+    wavepos sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
+    wavepos status table1 --preset wikitext2-cpu
+    wavepos status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
+    wavepos train wikitext103-512 ricker --gpus 4 --dry-run
 
 The runs (see `runs`) of seed 1 are the folders RUNS/PRESET/ROW, those of seed 2 RUNS/PRESET-seed2/ROW. One that has a
 result is done and not made again; one that another process is at is waited for.
@@ -17,7 +17,6 @@ import io
 import platform
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,7 +29,8 @@ from ..common import commands
 from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
-from ..data import WIKITEXT, check_counts, count, prepare
+from ..data import WIKITEXT, check_counts, prepare
+from ..plugin.streams import count
 from . import results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
@@ -228,7 +228,7 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.experiments")
+    parser = commands.parser(__doc__, prog="wavepos")
     added = parser.add_subparsers(dest="command", required=True)
     seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
     common = argparse.ArgumentParser(add_help=False)
@@ -273,6 +273,8 @@ def main(arguments=None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.command != "status" or not args.table:  # a table's status is read off files
         commands.require_fairseq()
+    if getattr(args, "launcher", "local") == "slurm":
+        commands.require_lab("submitit")
     only_prints = args.command == "status" or getattr(args, "dry_run", False)
     with contextlib.nullcontext() if only_prints else commands.progress_fails_nothing():
         try:
@@ -400,8 +402,3 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     name = "_".join(word.lstrip("-").replace("/", "-") for word in words) if run_name is None else run_name
     refuse_path("--name", name)
     return replace(row, name=name, arguments=tuple(arguments))
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    sys.exit(main())

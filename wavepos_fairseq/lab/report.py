@@ -1,11 +1,13 @@
 """One HTML page of what a preset's results folder holds: curves, tables, figures, claims, and how they were made.
 
-    python -m wavepos_fairseq.lab.report --preset wikitext2-cpu
+    wavepos report --preset wikitext2-cpu
 
 Beside a number stands the paper's, of the row with the same labels at the same length in units of L_train. The page
 loads nothing from a network: plotly's JavaScript, which draws the curves, and the figures are inside. The same folder
 gives the same bytes. What the page looks like is report.html, a Jinja template.
 """
+
+from __future__ import annotations
 
 import base64
 import html
@@ -14,12 +16,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Set, Tuple
-
-import jinja2
-import pandas as pd
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from typing import TYPE_CHECKING, Any, Dict, Hashable, List, NamedTuple, Optional, Set, Tuple
 
 from ..common import commands
 from ..common.files import PAPER, ROOT, write_whole
@@ -27,6 +24,9 @@ from ..evaluation.inferences import INFERENCES
 from . import results
 from .configs import load_table, names, preset_of
 from .palette import Look, looks_of_methods, methods
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PLOTTED = ("perplexity", "positions")  # figures of what the page has curves of
 _FIGURES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -286,6 +286,10 @@ def render(preset_name: str, where: Path) -> str:
     parts["The paper's claims", "scripts/claims.sh"] = bool(claims)
     parts["Loss over the position", "scripts/figures.sh"] = "positions" in plots
     parts["Figures", "scripts/figures.sh"] = bool(figures)
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(Path(__file__).parent)),
         autoescape=True,
@@ -306,11 +310,12 @@ def render(preset_name: str, where: Path) -> str:
 
 
 def main(arguments=None) -> int:
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.report")
+    parser = commands.parser(__doc__, prog="wavepos report")
     parser.add_argument("--preset", required=True, metavar="P", help="whose results")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the preset's results")
     args = parser.parse_args(arguments)
+    commands.require_lab("jinja2", "plotly")
     output = args.output or args.results / args.preset / "report.html"
     try:
         write_whole(output, render(args.preset, args.results))
@@ -319,7 +324,3 @@ def main(arguments=None) -> int:
         return 2
     print(output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

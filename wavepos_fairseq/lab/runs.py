@@ -391,7 +391,8 @@ def _start(
     """A module with its arguments as a process with so many threads, which ends with this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
-    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    if ROOT == PACKAGE.parent:  # a checkout; an installed package is found without
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     inherited.pop("OMP_THREAD_LIMIT", None)
     exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
     exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
@@ -525,6 +526,8 @@ def _why_full(folder: Path) -> str:
 
 
 def _commit() -> str:
+    if not (PACKAGE.parent / ".git").exists():  # an installed package: the folder may lie in another project's checkout
+        return "not a git checkout"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "not a git checkout"
 
@@ -540,7 +543,8 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     if unknown:
         raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
     arguments = run.training_arguments()
-    arguments[arguments.index("--user-dir") + 1] = str(PACKAGE)  # from wherever this process stands
+    user_dir = arguments.index("--user-dir")  # `parse_training` imports it, from wherever that is
+    del arguments[user_dir : user_dir + 2]
     understood = parse_training(arguments)
     if understood.cpu and understood.fp16:
         raise ValueError("--fp16 trains on GPUs only, and this is for the CPU (--gpus 0)")

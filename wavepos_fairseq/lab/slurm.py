@@ -4,6 +4,8 @@ A task is a callable that trains and evaluates one run; called again, it goes on
 preempted, requeued or at its time limit is stopped with all its processes, and its task called again.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
@@ -13,11 +15,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
-import submitit
-from submitit.core.utils import FailedJobError
-from submitit.helpers import Checkpointable, DelayedSubmission
+if TYPE_CHECKING:
+    import submitit
 
 Task = Callable[[], Any]
 SECONDS_BETWEEN_QUERIES = 10
@@ -50,6 +51,9 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
     Raises ValueError for others, and where Slurm refuses (see `refuse_without_cluster`).
     """
+    import submitit
+    from submitit.core.utils import FailedJobError
+
     refuse_resources(resources)
     queued = [submitit.SlurmJob(folder, job_id) for job_id in _states(name)]
     jobs = {job.submission().function.name: job for job in queued if job.paths.submitted_pickle.exists()}
@@ -76,8 +80,8 @@ def _states(name: str) -> Dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())
 
 
-class _Resumable(Checkpointable):
-    """A task as a job's process calls it."""
+class _Resumable:
+    """A task as a job's process calls it; submitit knows by `checkpoint` that it can be requeued."""
 
     def __init__(self, name: str, task: Task):
         self.name, self.task = name, task
@@ -97,8 +101,10 @@ class _Resumable(Checkpointable):
                 signal.pause()
             raise
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit requeues on its signal, USR2: the same task, once the processes that it started have ended."""
+        from submitit.helpers import DelayedSubmission
+
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(os.getpgrp(), signal.SIGTERM)
         with contextlib.suppress(ChildProcessError):

@@ -23,7 +23,6 @@ from ..common import commands
 from ..common.commands import parse_count, parse_lengths
 from ..common.files import refuse_unwritable, write_json, write_whole
 from ..evaluation.inferences import INFERENCES, parse_inferences
-from .options import add_reading_options
 
 
 def parse_overrides(text: str) -> Dict[str, Any]:
@@ -76,7 +75,14 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
-    add_reading_options(parser)
+    parser.add_argument(
+        "--position-encoding",
+        metavar="NAME",
+        help="representation of a checkpoint of fairseq's own transformer_lm, where its options do not tell: alibi ...",
+    )
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
+    )
     parser.add_argument(
         "--model-overrides",
         type=parse_overrides,

@@ -40,15 +40,3 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
         except SystemExit as stop:
             why = stop.code if isinstance(stop.code, str) else said.getvalue()
             raise ValueError(why.strip().rpartition("error: ")[2]) from None
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """--position-encoding and --trust-checkpoint, as `checkpoint.load_checkpoint` takes them."""
-    parser.add_argument(
-        "--position-encoding",
-        metavar="NAME",
-        help="representation of a checkpoint of fairseq's own transformer_lm, where its options do not tell: alibi ...",
-    )
-    parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
-    )

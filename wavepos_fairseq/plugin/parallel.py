@@ -23,6 +23,9 @@ from ..common.child import end_with
 
 if __name__ == "__main__":
     end_with(os.getppid())  # with torchrun, which is the run's own child
+    if "--user-dir" in sys.argv:  # imported above; of an installed package fairseq takes this for another one
+        start = sys.argv.index("--user-dir")
+        del sys.argv[start : start + 2]
     sys.argv += ["--distributed-world-size", os.environ["WORLD_SIZE"], "--distributed-rank", os.environ["RANK"]]
     sys.argv += ["--distributed-init-method", "env://", "--distributed-no-spawn", "--distributed-backend", "gloo"]
     sys.argv += ["--load-checkpoint-on-all-dp-ranks"]  # fairseq's broadcast of it is not what PyTorch 2.6 loads

@@ -3,12 +3,11 @@
 import importlib
 import pkgutil
 
-from .base import Position, build_position, position_class, position_names, position_options, register_position
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+from .base import FixedRelativePosition, Position
+from .registry import build_position, position_class, position_names, position_options, register_position
 
 __all__ = [
+    "FixedRelativePosition",
     "Position",
     "build_position",
     "position_class",
@@ -16,3 +15,6 @@ __all__ = [
     "position_options",
     "register_position",
 ]
+
+for _module in pkgutil.iter_modules(__path__):  # last: the representations import the names above from here
+    importlib.import_module(f"{__name__}.{_module.name}")

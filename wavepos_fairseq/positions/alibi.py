@@ -6,14 +6,15 @@ from typing import List
 import torch
 from torch import Tensor
 
-from .base import Position, cached_rows, register_position
+from . import Position, register_position
+from .low_rank import cached_rows
 
 
 def alibi_slopes(num_heads: int) -> List[float]:
-    """The heads' slopes: 2^(-8/H), 2^(-16/H) ... 2^-8 for H a power of two, so 1/2 ... 1/256 for 8 heads.
+    """The slopes of H heads: 2^(-8/H), 2^(-16/H) ... 2^-8 for H a power of two, so 1/2 ... 1/256 for 8 heads.
 
-    For any other H those of the next lower power of two come first, then every other one of the next higher (Press et
-    al., `get_slopes` of the release).
+    Any other H has the slopes of the next lower power of two, then every second one of the next higher (Press et al.,
+    `get_slopes` of the release).
     """
     power = 2 ** int(math.log2(num_heads))
     slopes = [2 ** (-8 * head / power) for head in range(1, power + 1)]
@@ -22,13 +23,13 @@ def alibi_slopes(num_heads: int) -> List[float]:
 
 @cached_rows
 def _biases(num_lags: int, num_heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    lag = torch.arange(num_lags, dtype=torch.float64)
-    return (-lag[:, None] * torch.tensor(alibi_slopes(num_heads), dtype=torch.float64)).to(device, dtype)
+    lag, slopes = torch.arange(num_lags).double(), torch.tensor(alibi_slopes(num_heads), dtype=torch.float64)
+    return (-lag[:, None] * slopes).to(device, dtype)  # (num_lags, 1) * (H,) -> (num_lags, H)
 
 
 @register_position("alibi")
 class LinearBias(Position):
-    """Slot b: b_h(t) = -slope_h t, which is not divided by sqrt(d)."""
+    """Slot b: b_h(t) = -slope_h t, not divided by sqrt(d)."""
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        return _biases(num_lags, self.num_heads, like.dtype, like.device).T
+        return _biases(num_lags, self.num_heads, like.dtype, like.device).T  # (num_lags, H) -> (H, num_lags)

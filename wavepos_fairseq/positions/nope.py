@@ -1,6 +1,6 @@
-"""NoPE: no position representation; the causal mask alone tells the order (Kazemnejad et al., 2023)."""
+"""NoPE: no position representation; the causal mask alone gives the order (Kazemnejad et al., 2023)."""
 
-from .base import Position, register_position
+from . import Position, register_position
 
 
 @register_position("nope")

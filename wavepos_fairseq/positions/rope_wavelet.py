@@ -1,19 +1,20 @@
 """RoPE-based wavelet: several scales inside RoPE's matrix (Oka et al., 2025, appendix A.5, Eq. 28).
 
-Row by row Eq. 28 adds up the pairs of dimensions before it turns them: pair i of the output is the sum of the input's
-pairs 1 .. i, turned by m theta_i. So it costs a running sum more than RoPE, where the authors gave up a matrix for each
-position. The lower rows of a block read (sin, cos) as RoPE's do; the (sin, sin) printed right of the first is a slip.
+Eq. 28 adds up pairs of dimensions, then turns the sums: pair i of the output is the sum of the input's pairs 1 .. i,
+turned by m theta_i. So it costs one running sum more than RoPE. (The authors gave it up because they formed a matrix
+for each position.) The lower row of each block is (sin, cos), as in RoPE; we read the (sin, sin) printed right of the
+first block as a misprint.
 
-The sums make the scores large: q . k of independent standard normal entries has a standard deviation of about
-d^1.5 / sqrt(12), where RoPE's is sqrt(d): 37 times as much at d = 128. Half precision, though it is summed in fp32,
-begins with rounded queries and keys, and is accordingly less exact here than with any other representation.
+The sums make large scores. For independent standard normal entries, q . k has a standard deviation of about
+d^1.5 / sqrt(12) instead of RoPE's sqrt(d): 37 times as much at d = 128. In half precision, queries and keys are rounded
+before the sums in fp32, so this representation loses more accuracy there than any other.
 """
 
 from typing import Tuple
 
 from torch import Tensor
 
-from .base import register_position
+from . import register_position
 from .rope import RotaryPosition
 
 
@@ -26,4 +27,4 @@ class RotaryWaveletPosition(RotaryPosition):
 
 
 def _sums_of_pairs(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (-1, 2)).cumsum(-2).reshape_as(x)
+    return x.unflatten(-1, (-1, 2)).cumsum(-2).reshape_as(x)  # (.., d) -> (.., d / 2, 2) -> (.., d)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Annotated
 
-from .base import Position, register_position
+from . import Position, register_position
 
 
 @register_position("rpe")
 class LearnedPosition(Position):
     """Slot p: p(t) = w_min(t, clip), Eq. 4 of Shaw et al. for the keys; one table for all heads of a layer.
 
-    The table starts at zero, which is NoPE: so no random number is drawn for it, and a seed gives the rest of the model
-    the same weights under every representation.
+    The table starts at zero, which is NoPE. It draws no random number, so a seed gives the rest of the model the same
+    weights with every representation.
     """
 
     def __init__(
@@ -25,13 +25,13 @@ class LearnedPosition(Position):
     ):
         super().__init__(head_dim, num_heads)
         if rpe_clip < 1:
-            raise ValueError(f"--rpe-clip {rpe_clip}: must be >= 1")
-        self.embedding = nn.Parameter(torch.zeros(rpe_clip + 1, head_dim))
+            raise ValueError(f"rpe_clip={rpe_clip}: must be >= 1")
+        self.embedding = nn.Parameter(torch.zeros(rpe_clip + 1, head_dim))  # (clip + 1, d)
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         lag = torch.arange(num_lags, device=like.device).clamp(max=len(self.embedding) - 1)
-        return self.embedding[lag].to(like)
+        return self.embedding[lag].to(like)  # (clip + 1, d) -> (num_lags, d)
 
     def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
-        """p(t) less the vector of the furthest lags, which leaves zero from the clip on."""
+        """p(t) minus the vector of the furthest lags, so that p is zero from the clip on."""
         return None, (self.embedding[:-1] - self.embedding[-1])[:num_lags].to(like)

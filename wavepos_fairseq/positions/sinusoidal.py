@@ -1,9 +1,9 @@
 """Sinusoidal absolute positions (Vaswani et al., 2017): added to the token embeddings, all slots empty.
 
-The embedding itself is fairseq's SinusoidalPositionalEmbedding, which the model adds.
+The model adds the embedding, fairseq's SinusoidalPositionalEmbedding.
 """
 
-from .base import Position, register_position
+from . import Position, register_position
 
 
 @register_position("sinusoidal")

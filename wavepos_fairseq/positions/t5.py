@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Annotated
 
-from .base import Position, cached_rows, register_position
+from . import Position, register_position
+from .low_rank import cached_rows
 
 
 @cached_rows
 def lag_buckets(num_lags: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:
     """The bucket of each lag 0 .. num_lags - 1, int64 (num_lags,): T5's `relative_position_bucket` for a decoder.
 
-    Half of the buckets hold one lag each, the others grow in the logarithm up to max_distance; the last holds the rest.
+    Half of the buckets hold one lag each. The others grow logarithmically up to max_distance; the last has the rest.
     """
     exact = num_buckets // 2
     lag = torch.arange(num_lags)
@@ -24,7 +25,7 @@ def lag_buckets(num_lags: int, num_buckets: int, max_distance: int, device: torc
 
 @register_position("t5")
 class BucketBias(Position):
-    """Slot b: b_h(t) = w_h,bucket(t), learned in each layer, where T5 shares one table among them.
+    """Slot b: b_h(t) = w_h,bucket(t), learned in each layer (T5 shares one table among its layers).
 
     The table starts at zero, which is NoPE (see `rpe`).
     """
@@ -38,10 +39,10 @@ class BucketBias(Position):
     ):
         super().__init__(head_dim, num_heads)
         if t5_num_buckets < 2:
-            raise ValueError(f"--t5-num-buckets {t5_num_buckets}: must be >= 2")
+            raise ValueError(f"t5_num_buckets={t5_num_buckets}: must be >= 2")
         if t5_max_distance <= t5_num_buckets // 2:
             raise ValueError(
-                f"--t5-max-distance {t5_max_distance}: must be > {t5_num_buckets // 2}, half of the "
+                f"t5_max_distance={t5_max_distance}: must be > {t5_num_buckets // 2}, half of the "
                 f"{t5_num_buckets} buckets"
             )
         self.max_distance = t5_max_distance
@@ -49,4 +50,4 @@ class BucketBias(Position):
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         buckets = lag_buckets(num_lags, self.weight.size(1), self.max_distance, like.device)
-        return self.weight[:, buckets].to(like)
+        return self.weight[:, buckets].to(like)  # (H, num_buckets) -> (H, num_lags)

@@ -2,8 +2,8 @@
 
     A[m, n] = q_m . k_n  +  q_m . W_R r(m - n)  +  u . k_n  +  v . W_R r(m - n),      divided by sqrt(d)
 
-r is the sinusoid of the lag, as wide as the model. The memory of earlier segments is not a position representation and
-no part of it. `trans-xl` is what the paper's table calls by that name.
+r is the sinusoid of the lag, as wide as the model. The memory of earlier segments is no position representation and not
+part of this. The row that the paper's table calls Trans-XL is `trans-xl`.
 """
 
 from typing import Tuple
@@ -11,7 +11,8 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from .base import Position, cached_factors, cached_table, power_of_two, register_position
+from . import Position, register_position
+from .low_rank import cached_factors, cached_table, next_power_of_two
 from .trans_xl import sine_waves
 
 
@@ -19,8 +20,7 @@ from .trans_xl import sine_waves
 class TransformerXLPosition(Position):
     """Slot R: u is added to the queries; slot p: p_h(t) = W_R,h r(t), v being added to the queries.
 
-    Every layer has a W_R, a u and a v of its own, as with the release's --untie_r. All start at zero, which is NoPE
-    (see `rpe`).
+    Each layer has its own W_R, u and v, as with --untie_r in the release. All start at zero, which is NoPE (see `rpe`).
     """
 
     def __init__(self, head_dim: int, num_heads: int):
@@ -29,7 +29,7 @@ class TransformerXLPosition(Position):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
         self.table = (sine_waves, (num_heads * head_dim,))  # r
-        self._kept = None, None, None  # the lags, dtype and device of W_R r(t), its W_R, and it
+        self._kept = None, None, None  # (lags, dtype, device), the W_R used, and W_R r(t)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key
@@ -42,22 +42,22 @@ class TransformerXLPosition(Position):
         return query + self.position_bias.to(query)
 
     def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
-        """`relative`, the waves being taken as a product of their rank, to their rounding: half of the work.
+        """`relative` with the waves as a product of low rank, exact to their rounding: half of the work.
 
-        While nothing is learned it is kept, with a copy of the W_R that it was made from: a parameter may be written by
-        way of its data, or another one stand in its place for one call (an average, `torch.func.functional_call`).
+        Without gradients the result is kept, together with a copy of its W_R. The copy is compared, because a parameter
+        can change unseen: through its data, or replaced for one call (averages, `torch.func.functional_call`).
         """
         if like.is_meta or torch.is_grad_enabled() and self.projection.requires_grad:
             return None, self._rows(num_lags, like)
-        about = power_of_two(num_lags), like.dtype, like.device
-        kept_about, kept_projection, rows = self._kept
-        if kept_about != about or not torch.equal(kept_projection, self.projection):
+        size = next_power_of_two(num_lags), like.dtype, like.device
+        kept_size, kept_projection, rows = self._kept
+        if kept_size != size or not torch.equal(kept_projection, self.projection):
             with torch.inference_mode(False), torch.no_grad():
-                rows = self._rows(about[0], like)
-                self._kept = about, self.projection.detach().clone(), rows
+                rows = self._rows(size[0], like)
+                self._kept = size, self.projection.detach().clone(), rows
         return None, rows[:, :num_lags]
 
     def _rows(self, num_lags: int, like: Tensor) -> Tensor:
-        columns, rows = cached_factors(num_lags, *self.table, like.dtype, like.device)
-        projected = (self.projection.to(like) @ columns).flatten(0, 1)  # (H d, r)
-        return (projected @ rows.T).unflatten(0, (self.num_heads, self.head_dim)).transpose(1, 2)
+        columns, rows = cached_factors(num_lags, *self.table, like.dtype, like.device)  # (H d, r), (T, r)
+        projected = (self.projection.to(like) @ columns).flatten(0, 1)  # (H, d, H d) @ (H d, r) -> (H d, r)
+        return (projected @ rows.T).unflatten(0, (self.num_heads, self.head_dim)).transpose(1, 2)  # -> (H, T, d)

@@ -13,7 +13,8 @@ from ..wavelets import (
     parse_numbers,
     wavelet_basis,
 )
-from .base import FixedRelativePosition, register_position, without_modes
+from . import FixedRelativePosition, register_position
+from .tracing import without_modes
 
 _DEFAULT_NUM_SCALES = 8
 
@@ -51,53 +52,53 @@ class WaveletPosition(FixedRelativePosition):
         discrete = wavelet in DISCRETE_WAVELETS
         if not discrete and wavelet not in MOTHER_WAVELETS:
             raise ValueError(
-                f"--wavelet {wavelet!r} is unknown; accepted are {', '.join(MOTHER_WAVELETS)} and PyWavelets' discrete "
+                f"wavelet={wavelet!r} is unknown; accepted are {', '.join(MOTHER_WAVELETS)} and PyWavelets' discrete "
                 "wavelets (not its continuous or complex ones), db4 for example: pywt.wavelist(kind='discrete')"
             )
         if wavelet_shift_direction not in SHIFT_DIRECTIONS:
             raise ValueError(
-                f"--wavelet-shift-direction {wavelet_shift_direction!r} is unknown; accepted are "
+                f"wavelet_shift_direction={wavelet_shift_direction!r} is unknown; accepted are "
                 + ", ".join(SHIFT_DIRECTIONS)
             )
-        scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "--wavelet-scales")
-        shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "--wavelet-shifts")
+        scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "wavelet_scales")
+        shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "wavelet_shifts")
         if scales is None:
             count = max(1, head_dim // len(shifts)) if shifts else _DEFAULT_NUM_SCALES
             scales = [1.0 + e for e in range(min(count, MAX_LEVEL))] if discrete else [2.0**e for e in range(count)]
         if shifts is None:
             shifts = [float(b) for b in range(max(1, head_dim // len(scales)))]
-        given = {"--wavelet-scales": wavelet_scales, "--wavelet-shifts": wavelet_shifts}
-        as_given = ", ".join(f"{option} {text!r}" for option, text in given.items() if text is not None)
+        given = {"wavelet_scales": wavelet_scales, "wavelet_shifts": wavelet_shifts}
+        as_given = ", ".join(f"{option}={text!r}" for option, text in given.items() if text is not None)
         if discrete:
-            _refuse_what_has_no_samples(wavelet, scales, shifts, as_given)
+            _check_levels_and_shifts(wavelet, scales, shifts, as_given)
         if 0 in scales:
             raise ValueError(f"{as_given}: a scale must be > 0, 2^0..2^7 for example")
         if len(scales) * len(shifts) != head_dim:
-            num_scales = math.gcd(_DEFAULT_NUM_SCALES, head_dim)
+            num_scales, default = math.gcd(_DEFAULT_NUM_SCALES, head_dim), "wavelet_scales='2^0..2^7' by default"
+            fitting = f"1..{num_scales}" if discrete else f"2^0..2^{num_scales - 1}"
             raise ValueError(
-                f"{as_given or '--wavelet-scales 2^0..2^7 by default'}: {len(scales)} scales x {len(shifts)} shifts = "
+                f"{as_given or default}: {len(scales)} scales x {len(shifts)} shifts = "
                 f"{len(shifts) * len(scales)} wavelets, but a head has {head_dim} dimensions; "
-                f"{num_scales} x {head_dim // num_scales} fit, for example --wavelet-scales "
-                f"{f'1..{num_scales}' if discrete else f'2^0..2^{num_scales - 1}'} "
-                f"--wavelet-shifts 0..{head_dim // num_scales - 1}"
+                f"{num_scales} x {head_dim // num_scales} fit, for example wavelet_scales={fitting!r} and "
+                f"wavelet_shifts='0..{head_dim // num_scales - 1}'"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
-        far = [2.0**24 + shift for shift in shifts]  # x = (t - b) / a grows with the lag, and no lag is larger
+        far = [2.0**24 + shift for shift in shifts]  # |x| = |t - b| / a grows with the lag; this lag exceeds all
         if not without_modes(lambda: bool(wavelet_basis(wavelet, scales, far, "future", 1).isfinite().all())):
-            raise ValueError(f"{as_given}: too extreme for a double")
+            raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)
 
 
-def _refuse_what_has_no_samples(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:
+def _check_levels_and_shifts(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:
     for level in levels:
         if level not in range(1, MAX_LEVEL + 1):
             raise ValueError(
-                f"{as_given}: {level:g} is no level of the discrete wavelet {wavelet}; accepted are whole numbers from "
-                f"1 to {MAX_LEVEL}, 1..8 for example"
+                f"{as_given}: {level:g} is not a level of the discrete wavelet {wavelet}; accepted are whole numbers "
+                f"from 1 to {MAX_LEVEL}, 1..8 for example"
             )
     for shift in shifts:
         if shift != int(shift):
             raise ValueError(
-                f"{as_given}: {shift:g} is no whole number, but {wavelet} is sampled once per token; accepted is 0..15 "
-                "for example"
+                f"{as_given}: {shift:g} is not a whole number, but {wavelet} is sampled once per token; accepted is "
+                "0..15 for example"
             )

@@ -5,23 +5,21 @@ many of a head's 128 dimensions differ. Needs matplotlib, draws the same bytes e
 trained: `trained` draws that.
 """
 
-import argparse
+from __future__ import annotations
+
 import functools
 import math
-import sys
-from pathlib import Path
-from typing import Callable, Dict, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from ...common import commands
-from ...common.files import ROOT
 from ...positions import Position, build_position, position_names
 from ...wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
-from .style import WIDTH, in_style, save
+from .style import in_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
 FIGURE_9 += ("coif1", "coif2", "coif4", "coif8", "coif16", "dmey")
@@ -45,7 +43,9 @@ def _closed_form(wavelet: str, exponent: int, reach: float) -> Curve:
 @in_style
 def wavelet_at_scales(wavelet: str, exponents: Sequence[int]) -> Figure:
     """Figures 4 and 5: psi(t / a) of the scales a = 2^exponent, four of the largest to either side."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(3.6)
     axes = figure.subplots()
     for exponent in exponents:
         axes.plot(*_closed_form(wavelet, exponent, 4 * 2.0 ** max(exponents)), label=f"$a = 2^{{{exponent}}}$")
@@ -57,8 +57,10 @@ def wavelet_at_scales(wavelet: str, exponents: Sequence[int]) -> Figure:
 
 def _panels(curves: Mapping[str, Curve], columns: int, share: bool) -> Figure:
     """A panel for each (x, y), with its name above."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(WIDTH, 1.7 * rows + 0.3), layout="constrained")
+    figure = new_figure(1.7 * rows + 0.3)
     panels = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat
     for axes, (name, (x, y)) in zip(panels, curves.items()):
         axes.plot(x, y, linewidth=1.2)
@@ -115,7 +117,7 @@ def basis(wavelet: str, num_lags: int) -> Figure:
     position = _position(wavelet)
     _, scales, shifts, _ = position.head
     rows = _basis(position, num_lags).T.unflatten(0, (len(shifts), len(scales))).transpose(0, 1).flatten(0, 1).numpy()
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = new_figure(4.4)
     axes = figure.subplots()
     largest = abs(rows).max()
     edges = [np.arange(count + 1) - 0.5 for count in rows.shape]
@@ -138,7 +140,7 @@ def basis(wavelet: str, num_lags: int) -> Figure:
 @in_style
 def singular_values(names: Sequence[str], num_lags: int) -> Figure:
     """The singular values of each representation's basis over the lags 0 .. num_lags - 1, as parts of the largest."""
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = new_figure(4.4)
     axes = figure.subplots()
     for name in names:
         values = torch.linalg.svdvals(_basis(_position(name), num_lags)).numpy()
@@ -160,33 +162,3 @@ FIGURES: Dict[str, Callable[[], Figure]] = {
     **{f"basis-{wavelet}": functools.partial(basis, wavelet, 2048) for wavelet in BASES},
     "singular-values": functools.partial(singular_values, (*BASES, "trans-xl"), 2512),
 }
-
-
-def figure_name(text: str) -> str:
-    if text not in FIGURES:
-        raise argparse.ArgumentTypeError(f"{text!r} is unknown; accepted are {', '.join(FIGURES)}")
-    return text
-
-
-def main(arguments=None) -> int:
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.formulas")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "results" / "figures", metavar="DIR", help="default: results/figures"
-    )
-    parser.add_argument(
-        "names", nargs="*", type=figure_name, metavar="NAME", help=f"default: all of {', '.join(FIGURES)}"
-    )
-    args = parser.parse_args(arguments)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        for name in args.names or FIGURES:
-            for path in save(FIGURES[name](), args.output, name):
-                print(path)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,19 @@
 """The style of all figures, and how they are written: SVG and PNG, the same bytes every time."""
 
+from __future__ import annotations
+
+import functools
 import io
 from pathlib import Path
-from typing import Any, Dict, List
-
-from matplotlib import cycler, style
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, TypeVar, cast
 
 from ...common.files import write_whole
 from ..palette import COLOURS, DASHES, Look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# matplotlib is imported where it is used, here and beside this: it comes with the extra `lab` only.
 
 WIDTH = 7.0  # inches; with 11 pt and more the text can still be read at half of it
 _MARKERS = {"": "", "square": "s", "triangle": "^", "diamond": "D"}
@@ -28,15 +33,35 @@ _STYLE = {
     "legend.frameon": False,
     "legend.handlelength": 3.2,
     "lines.linewidth": 1.8,
-    "axes.prop_cycle": cycler(color=COLOURS[::-1]) + cycler(linestyle=map(_line_style, DASHES[::-1])),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "image.cmap": "RdBu_r",
     "savefig.dpi": 150,
     "svg.hashsalt": "wavepos_fairseq",
 }
-in_style = style.context(_STYLE, after_reset=True)
-"""Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
+_Draws = TypeVar("_Draws", bound=Callable[..., Any])
+
+
+def in_style(draws: _Draws) -> _Draws:
+    """Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
+
+    @functools.wraps(draws)
+    def styled(*args: Any, **kwargs: Any) -> Any:
+        from matplotlib import style
+        from matplotlib.rcsetup import cycler
+
+        cycle = cycler(color=COLOURS[::-1]) + cycler(linestyle=map(_line_style, DASHES[::-1]))
+        with style.context({**_STYLE, "axes.prop_cycle": cycle}, after_reset=True):
+            return draws(*args, **kwargs)
+
+    return cast(_Draws, styled)
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def line_of(look: Look) -> Dict[str, Any]:

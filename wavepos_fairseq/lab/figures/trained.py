@@ -1,8 +1,5 @@
 """The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
 
-    python -m wavepos_fairseq.lab.figures.trained --preset wikitext2-cpu [NAME ...]
-    python -m wavepos_fairseq.lab.figures.trained --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
-
 Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
 
 - perplexity, perplexity-table3: over the evaluated length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv; the
@@ -17,9 +14,10 @@ The preset ``paper`` stands for the paper's own tables, which have perplexities 
 is one row, named after its folder, and its results folder is RESULTS/ROW.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
-import logging
 import math
 import sys
 from pathlib import Path
@@ -28,31 +26,29 @@ from typing import TYPE_CHECKING, Callable, Collection, Dict, Iterator, List, Ma
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from ...common import commands
 from ...common.files import PAPER, ROOT, refuse_unwritable
-from ...data import subword_segmenter, wikitext_tokenizer
+from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
 from ...evaluation.perplexity import inputs_of
-from ...plugin.options import add_reading_options
 from .. import results
 from ..configs import preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
-from .style import WIDTH, in_style, line_of, save
+from .command import MAP
+from .style import WIDTH, in_style, line_of, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ...plugin.checkpoint import FairseqScorer
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
     "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
 }
-MAP = "attention-"
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
 BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
 MOST_TOKENS = 64  # that can be read on an axis; those of a longer text are numbered
@@ -77,6 +73,8 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     worst, and the curves of methods that break leave it at the top. Raises ValueError where a curve would be that of
     two rows.
     """
+    from matplotlib.ticker import NullLocator
+
     cells = cells.dropna(subset=["perplexity"])
     alike = cells[cells.duplicated([panel, curve, "l_train", "sequence_length", *cells.columns.intersection(["seed"])])]
     if len(alike):
@@ -84,7 +82,7 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     panels = list(cells.groupby([panel, "l_train"], sort=False))
     shown = (looks_of_methods if curve == "method" else looks)(cells[curve])
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(WIDTH, 3.6 * rows + 0.25 * -(-len(shown) // 3)), layout="constrained")
+    figure = new_figure(3.6 * rows + 0.25 * -(-len(shown) // 3))
     grid = figure.subplots(rows, 2, squeeze=False).flat
     for axes, ((name, l_train), lines) in zip(grid, panels):
         over_seeds = results.over_seeds(lines, [curve, "sequence_length"]).set_index([curve, "sequence_length"])
@@ -115,7 +113,7 @@ def positions(losses: pd.DataFrame) -> Figure:
 
     The panel ends, as those of `perplexity`, at log BROKEN above the best method's highest loss.
     """
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+    figure = new_figure(5.0)
     axes = figure.subplots()
     names = losses.row.map(methods()).fillna(losses.row)
     shown = looks_of_methods(names)
@@ -136,9 +134,11 @@ def positions(losses: pd.DataFrame) -> Figure:
 @in_style
 def receptive_field(heads: pd.DataFrame) -> Figure:
     """How far each head looks, from the lines of attention.csv: a number for each head, layers below one another."""
+    from matplotlib.ticker import NullLocator
+
     rows = {row: place for place, row in enumerate(heads.row.unique())}
     num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train[0]
-    figure = Figure(figsize=(WIDTH, 1.3 + min(0.3 * num_layers, 1.2) * len(rows)), layout="constrained")
+    figure = new_figure(1.3 + min(0.3 * num_layers, 1.2) * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("lag95", "beyond")):
         for line in heads.itertuples():
@@ -171,11 +171,13 @@ def attention_map(
 
     weights: (H, L, L) by layer. tokens: the L texts that stand on the axes, in the place of positions.
     """
+    from matplotlib.colors import ListedColormap
+
     heads, length, _ = next(iter(weights.values())).shape
     columns = min(heads, 4)
     rows = len(weights) * -(-heads // columns)
     side = (WIDTH - 0.8) / columns if tokens is None else max((WIDTH - 0.8) / columns, 0.18 * length)
-    figure = Figure(figsize=(0.8 + side * columns, 0.8 + (side + 0.3) * rows), layout="constrained")
+    figure = new_figure(0.8 + (side + 0.3) * rows, width=0.8 + side * columns)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     past = np.tri(length, dtype=bool)
     numbered = ((layer, head) for layer in weights for head in range(-(-heads // columns) * columns))
@@ -285,7 +287,7 @@ def draw_checkpoints(
 
 
 def row_map(
-    row: str, scorer: "FairseqScorer", stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
+    row: str, scorer: FairseqScorer, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
 ) -> Figure:
     """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
     dictionary = scorer.task.dictionary
@@ -296,46 +298,3 @@ def row_map(
     }
     names = [dictionary[token] for token in tokens] if text and len(tokens) <= MOST_TOKENS else None
     return attention_map(weights, threshold or 1 / len(tokens), scorer.l_train, methods().get(row, row), names)
-
-
-def main(arguments=None) -> int:
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.lab.figures.trained")
-    of = parser.add_mutually_exclusive_group(required=True)
-    of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
-    of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
-    parser.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
-    add_reading_options(parser)
-    parser.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
-    parser.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
-    accepted = [*PERPLEXITY, *MEASURED, f"{MAP}ROW"]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(accepted)}")
-    args = parser.parse_args(arguments)
-    if args.path and not args.data:
-        parser.error("--path needs --data, the data-bin folder")
-    args.folder = args.results / (args.preset or args.path.resolve().parent.name)
-    if args.path:
-        accepted = [*MEASURED, f"{MAP}{args.folder.name}"]
-    for name in args.names:
-        if name not in accepted and (args.path or not name.startswith(MAP)):
-            parser.error(f"{name!r} is unknown; accepted are {', '.join(accepted)}")
-    if args.threshold is not None and not args.threshold > 0:
-        parser.error(f"--threshold {args.threshold}: accepted are weights > 0")
-    for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
-        logging.getLogger(library).setLevel(logging.WARNING)
-    output = args.folder / "figures"
-    with commands.progress_fails_nothing():
-        try:
-            for name, figure in draw(args):
-                output.mkdir(parents=True, exist_ok=True)
-                for path in save(figure, output, name):
-                    print(path, flush=True)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

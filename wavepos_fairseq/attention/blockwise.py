@@ -1,0 +1,245 @@
+"""Exact attention on any device: a block of queries at a time, with PyTorch's matrix products.
+
+    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
+
+with t = S - L + i - j >= 0. N = B H is the number of heads; L queries are the last of S positions; r and T are the rank
+and the reach of slot p. A slot has a leading dimension G of 1 (all heads share it) or H. docs/performance.md says why
+each step is exact and what it saves.
+
+A block has h of the N heads, m of the L queries and n of the S keys: its own positions and all before them. Its slots
+are those of g heads, 1 or as many as differ, over u <= n lags.
+"""
+
+import functools
+import math
+from typing import Iterator, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..positions.tracing import compiler_says
+
+_SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all three were measured
+
+
+def blockwise_attention(
+    query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute
+) -> Tensor:
+    """softmax(score) after dropout, times the values: (N, L, d).
+
+    query: (N, L, d); key, value: (N, S, d), all after R. projected_query: (N, L, r), divided by sqrt(d), and basis:
+    (G, r, T) over the lags 0 .. T - 1, or None and None; the basis is zero at further lags. bias: (H, S) over the lags
+    0 .. S - 1, or None. The same seed drops the same weights. needs_grad: whether a backward pass may follow.
+    """
+    if basis is not None:  # descending lags; the first query of a block sees the longest ones
+        basis = F.pad(basis, (0, _block_size(key.size(1)))).flip(-1)  # (G, r, T) -> (G, r, T + m)
+    if bias is not None:
+        bias = bias.flip(-1)
+    apply = _untraced_apply() if compiler_says("is_compiling") else _Blockwise.apply
+    return apply(query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute)
+
+
+@functools.lru_cache(maxsize=None)
+def _untraced_apply():
+    """`_Blockwise.apply` outside of torch.compile, which mishandles writes through `_view_by_keys` (PyTorch 2.13)."""
+    return torch._dynamo.disable(_Blockwise.apply)
+
+
+class _Blockwise(torch.autograd.Function):
+    """`blockwise_attention` with basis (G, r, T + m) and bias (H, S) over descending lags.
+
+    The backward pass is FlashAttention's (Dao et al., 2022, appendix B.4), extended to the slots p and b.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute):
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
+        saved_weights, save_weights = [], needs_grad and not recompute
+        bias_rows, causal_mask = _repeat_bias(bias, query, key), _causal_mask(query, key)  # (H, m, S), (m, m)
+        blocks = list(_blocks(query, key, needs_grad, basis, bias))
+        memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
+        for number, block in enumerate(blocks):
+            heads, queries, keys = block
+            weights = _weights(block, query, key, projected_query, basis, bias_rows, causal_mask, memory)  # (h, m, n)
+            if save_weights:
+                saved_weights.append(weights)
+            if dropout_p:
+                weights = weights * _dropout_factor(weights, dropout_p, seed + number)
+            output[heads, queries] = weights @ value[heads, keys]  # (h, m, n) @ (h, n, d) -> (h, m, d)
+        ctx.save_for_backward(query, key, value, projected_query, basis, bias, output, *saved_weights)
+        ctx.dropout = dropout_p, seed
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_output):
+        query, key, value, projected_query, basis, bias, output, *saved_weights = ctx.saved_tensors
+        dropout_p, seed = ctx.dropout
+        scale, bias_rows, causal_mask = _scale(query), _repeat_bias(bias, query, key), _causal_mask(query, key)
+        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
+        d_basis, d_bias_rows = (
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
+        )
+        mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
+        for number, block in enumerate(_blocks(query, key, True, basis, bias)):
+            heads, queries, keys = block
+            if saved_weights:
+                weights = saved_weights[number]  # (h, m, n)
+            else:
+                weights = _weights(block, query, key, projected_query, basis, bias_rows, causal_mask)
+            d_weights = d_output[heads, queries] @ value[heads, keys].transpose(1, 2)  # (h, m, d) -> (h, m, n)
+            dropped = weights
+            if dropout_p:
+                factor = _dropout_factor(weights, dropout_p, seed + number)
+                dropped, d_weights = weights * factor, d_weights.mul_(factor)
+            d_value[heads, keys].baddbmm_(dropped.transpose(1, 2), d_output[heads, queries])  # (h, m, d) -> (h, n, d)
+            d_scores = d_weights.sub_(mean_d_weight[heads, queries]).mul_(weights)  # (h, m, n)
+            d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, queries], alpha=scale)  # -> (h, n, d)
+            d_query[heads, queries] = (d_scores @ key[heads, keys]).mul_(scale)  # (h, n, d) -> (h, m, d)
+            if projected_query is not None:
+                basis_part = _slot_of_block(basis, block)  # (g, r, u)
+                d_lag_scores = _copy_by_lags(_by_slot(d_scores, basis_part)[..., -basis_part.size(-1) :])
+                d_part = _grouped_matmul(d_lag_scores, basis_part.transpose(1, 2))  # (g, h / g, m, u) -> (.., m, r)
+                _by_slot(d_projected_query[heads, queries], basis_part).copy_(d_part)
+                if d_basis is not None:
+                    projected_part = _by_slot(projected_query[heads, queries], basis_part).flatten(1, 2)  # (g, .., r)
+                    d_basis_part = _slot_of_block(d_basis, block)  # (g, r, u)
+                    d_basis_part.baddbmm_(projected_part.transpose(1, 2), d_lag_scores.flatten(1, 2))
+            if d_bias_rows is not None:
+                d_bias_part = _slot_of_block(d_bias_rows, block)[:, : queries.stop - queries.start]  # (g, m, n)
+                d_bias_part += _copy_by_lags(_by_slot(d_scores, d_bias_part).sum(1))  # (g, h / g, m, n) -> (g, m, n)
+        d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)  # (H, m, S) -> (H, S)
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None
+
+
+# Blocks
+
+
+class _Block(NamedTuple):
+    """Slices of the N heads, of the L queries, and of the S keys that those queries see."""
+
+    heads: slice
+    queries: slice
+    keys: slice
+
+    @property
+    def shape(self) -> Tuple[int, int, int]:
+        """(h, m, n), the shape of its scores."""
+        heads, queries, keys = self
+        return heads.stop - heads.start, queries.stop - queries.start, keys.stop
+
+
+def _blocks(query: Tensor, key: Tensor, needs_grad: bool, *slots: Optional[Tensor]) -> Iterator[_Block]:
+    """Blocks of whole sequences, or of a part of one, where the heads of a sequence have different slots."""
+    num_heads, num_queries, _ = query.shape
+    num_keys = key.size(1)
+    size = _block_size(num_keys)
+    heads_of_sequence = max((slot.size(0) for slot in slots if slot is not None), default=1)
+    for start in range(0, num_queries, size):
+        stop = min(start + size, num_queries)
+        queries, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
+        group = max(8 if needs_grad else 4, _SCORES_PER_BLOCK // ((stop - start) * keys.stop))
+        if group > heads_of_sequence:
+            group -= group % heads_of_sequence
+        whole = max(group, heads_of_sequence)
+        for first in range(0, num_heads, whole):
+            last = min(first + whole, num_heads)
+            for head in range(first, last, group):
+                yield _Block(slice(head, min(head + group, last)), queries, keys)
+
+
+def _block_size(num_keys: int) -> int:
+    return 64 if num_keys <= 512 else 128  # measured: docs/performance.md
+
+
+def _most_queries(query: Tensor, key: Tensor) -> int:
+    """m, except in the last block, which may have fewer queries."""
+    return min(_block_size(key.size(1)), query.size(1))
+
+
+def _weights(block, query, key, projected_query, basis, bias_rows, causal_mask, memory=None) -> Tensor:
+    """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
+    heads, queries, keys = block
+    num_queries = queries.stop - queries.start
+    scores = None if memory is None else memory[: math.prod(block.shape)].view(block.shape)
+    scaled_query = query[heads, queries] * _scale(query)
+    scores = torch.bmm(scaled_query, key[heads, keys].transpose(1, 2), out=scores)  # (h, m, d) -> (h, m, n)
+    if projected_query is not None:
+        basis_part = _slot_of_block(basis, block)  # (g, r, u)
+        lag_scores = _grouped_matmul(_by_slot(projected_query[heads, queries], basis_part), basis_part)
+        _by_slot(scores, basis_part)[..., -basis_part.size(-1) :].add_(_view_by_keys(lag_scores))  # (g, h / g, m, u)
+    if bias_rows is not None:
+        bias_part = _slot_of_block(bias_rows, block)[:, :num_queries]  # (g, m, n)
+        _by_slot(scores, bias_part).transpose(0, 1).add_(_view_by_keys(bias_part))  # (h / g, g, m, n)
+    diagonal = scores[..., -num_queries:]  # (h, m, m): against the keys of the block's own positions
+    # A quarter of masked_fill_'s time. tril_ removes NaN, too.
+    diagonal.tril_().add_(causal_mask[:num_queries, :num_queries])
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _scale(query: Tensor) -> float:
+    return 1 / math.sqrt(query.size(-1))
+
+
+def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """What is added to a block's scores over the keys of its own positions: (m, m), -inf in the future, else 0."""
+    size = _most_queries(query, key)
+    return query.new_full((size, size), -math.inf).triu_(1)
+
+
+def _dropout_factor(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
+    """What dropout multiplies a block's weights by: 0 or 1 / (1 - p), the same at each call."""
+    generator = None if weights.is_meta else torch.Generator(weights.device).manual_seed(seed)
+    return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
+
+
+# Slots: which heads share them, and which lags a block sees
+
+
+def _slot_of_block(slot: Tensor, block: _Block) -> Tensor:
+    """The heads and the lags of a slot that a block needs: (G, .., descending lags) -> (g, .., u)."""
+    first = block.heads.start % slot.size(0)
+    return slot[first : first + block.heads.stop - block.heads.start, ..., -block.keys.stop :]
+
+
+def _by_slot(tensor: Tensor, slot: Tensor) -> Tensor:
+    """(h, m, x) -> (g, h / g, m, x): the heads grouped by which of the g slots they use."""
+    return tensor.view(-1, slot.size(0), *tensor.shape[1:]).transpose(0, 1)
+
+
+def _grouped_matmul(grouped: Tensor, matrices: Tensor) -> Tensor:
+    """(g, h / g, m, x) @ (g, x, y) -> (g, h / g, m, y). For g = 1, h small products are faster than a tall one."""
+    rows = grouped[0] if len(grouped) == 1 else grouped.flatten(1, 2)
+    return (rows @ matrices.expand(len(rows), -1, -1)).view(*grouped.shape[:-1], -1)
+
+
+def _repeat_bias(bias: Optional[Tensor], query: Tensor, key: Tensor) -> Optional[Tensor]:
+    """A copy of the biases for each query of a block: (H, S) -> (H, m, S)."""
+    return None if bias is None else bias[:, None].expand(-1, _most_queries(query, key), -1).contiguous()
+
+
+# From lags to keys and back
+
+
+def _view_by_keys(lag_scores: Tensor) -> Tensor:
+    """Scores over descending lags as scores over keys, by a change of strides (Dai et al., 2019, appendix B).
+
+    lag_scores: (.., m, u), the lags u - 1 .. 0 of m consecutive queries. Returns a view (.., m, u): the u keys up to
+    the last query. Row i begins m - 1 - i columns later than in lag_scores. So its last m - 1 - i columns, the keys in
+    its future, show the next row's memory; the causal mask removes them.
+    """
+    strides = (*lag_scores.stride()[:-2], lag_scores.stride(-2) - 1, 1)
+    return lag_scores.as_strided(lag_scores.shape, strides, lag_scores.storage_offset() + lag_scores.size(-2) - 1)
+
+
+def _copy_by_lags(scores: Tensor) -> Tensor:
+    """The inverse of `_view_by_keys`: (.., m, u) over keys, 0 in the future -> (.., m, u), 0 at lags without a key."""
+    lag_scores = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    lag_scores[..., 0, :] = 0
+    _view_by_keys(lag_scores)[..., :-1] = scores[..., :-1]
+    lag_scores[..., -1, -1] = scores[..., -1, -1]  # the view's last column of other rows is the next row's first
+    return lag_scores

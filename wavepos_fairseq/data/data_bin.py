@@ -1,0 +1,190 @@
+"""A corpus as a fairseq data-bin folder, made by fairseq-preprocess: whole or not at all, by one process at a time."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Dict, Iterator, Mapping, Optional
+
+from ..common import child
+from ..plugin.streams import SPLITS, count
+from .corpus import Corpus, DataError, Source, say
+from .demo import Demo
+from .download import file_digest
+from .own_text import OwnText
+from .tokens import check_text, write_bpe
+from .wikitext import WIKITEXT
+
+CORPORA: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), OwnText.name: OwnText()}
+NAMES = tuple(CORPORA)
+DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
+BYTES_PER_WORKER = 64 << 20  # fairseq-preprocess gets one worker for each 64 MiB of train
+
+
+def prepare(
+    name: str,
+    source: Source = None,
+    dest: Path = Path("data"),
+    bpe: Optional[int] = None,
+    option: str = "--from",
+) -> Path:
+    """Make the data-bin folder ``dest/name``, or find it made from the same text, and return it.
+
+    Args:
+        name: "wikitext-103", "wikitext-2", "demo" or "text".
+        source: for WikiText a folder with wiki.{train,valid,test}.tokens, its zip archive, or the archive's URL
+            (default: downloaded, see `wikitext`); for "text" a folder with train.txt, valid.txt and test.txt.
+        dest: folder of data-bin folders; made where missing.
+        bpe: number of merges of a byte-pair encoding learned on train; only for "text". Default: words.
+        option: what the command calls ``source``, for its messages.
+
+    Raises:
+        DataError: wrong request, unusable source, wrong checksum or counts, failing fairseq-preprocess; nothing is
+            then left at ``dest/name``.
+    """
+    corpus = corpus_for(name, bpe)
+    files = corpus.find_text(source, option)
+    source_sha256 = sha256_of(files)
+    target = dest / name
+    with one_at_a_time(target.with_name(f".{name}.lock")):
+        if target.exists():
+            check_same_request(target, name, bpe, source_sha256)
+            say(f"{target}: already prepared")
+            return target
+        work = target.with_name(f".{name}.partial")
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            make_data_bin(work, corpus, source, files, bpe)
+            os.rename(work / "data-bin", target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    say(f"{target}: ready")
+    return target
+
+
+def corpus_for(name: str, bpe: Optional[int]) -> Corpus:
+    if name not in CORPORA:
+        raise DataError(f"unknown corpus {name!r}; accepted: {', '.join(NAMES)}")
+    if bpe is not None and not CORPORA[name].takes_bpe:
+        accepted = ", ".join(corpus.name for corpus in CORPORA.values() if corpus.takes_bpe)
+        raise DataError(f"--bpe {bpe}: only {accepted} takes it; {name} is made of words")
+    if bpe is not None and bpe < 1:
+        raise DataError(f"--bpe {bpe}: the number of merges is 1 or more")
+    return CORPORA[name]
+
+
+def check_same_request(target: Path, name: str, bpe: Optional[int], source_sha256: Mapping[str, str]) -> None:
+    """Raise unless ``target`` is a complete data-bin of ``name``, made with ``bpe`` and, if given, from that text."""
+    lacking = [file_name for file_name in DATA_BIN_FILES if not (target / file_name).is_file()]
+    if lacking:
+        raise DataError(f"{target} exists, but is no complete data-bin (no {', '.join(lacking)}); move or remove it")
+    try:
+        made = json.loads((target / "provenance.json").read_text(encoding="utf-8"))
+        asked = {"name": name, "bpe": bpe, "source_sha256": dict(source_sha256) or made["source_sha256"]}
+        same = all(made[key] == asked[key] for key in asked)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{target}/provenance.json is not readable ({error!r}); move or remove {target}") from error
+    if not same:
+        raise DataError(
+            f"{target} was made from something else (name {made['name']}, source {made['source']}, bpe {made['bpe']}); "
+            "move or remove it, or have scripts/prepare_data.sh make another with --dest"
+        )
+
+
+def make_data_bin(work: Path, corpus: Corpus, source: Source, files: Dict[str, Path], bpe: Optional[int]) -> None:
+    """Make ``work/data-bin``; the text that fairseq-preprocess reads goes to ``work/text``."""
+    for path in files.values():  # all before the first is used, so that an error in the last comes at once
+        check_text(path)
+    text, data_bin = work / "text", work / "data-bin"
+    text.mkdir(parents=True)
+    data_bin.mkdir()
+    origin = corpus.write_tokens(source, files, text, downloads=work.with_name(".downloads"))
+    if bpe:
+        write_bpe(text, bpe, data_bin / "bpe.codes")
+    fairseq_preprocess(work, min_count=0 if bpe else corpus.min_count)
+    counts = count(data_bin)
+    for split in SPLITS:
+        say(f"fairseq-preprocess: {split} {counts.tokens[split]:,} tokens in {counts.lines[split]:,} lines")
+    say(f"fairseq-preprocess: {counts.types:,} types")
+    corpus.check(data_bin, counts)
+
+    sha256 = sha256_of({split: text / f"{split}.tokens" for split in SPLITS})
+    packages = [*corpus.packages, *(["subword-nmt"] if bpe else [])]
+    provenance = {
+        "name": corpus.name,
+        "source": origin,
+        "bpe": bpe,
+        "source_sha256": sha256_of(files) or sha256,
+        "sha256": sha256,
+        **counts._asdict(),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+    }
+    (data_bin / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+
+
+def fairseq_preprocess(work: Path, min_count: int) -> None:
+    """Binarise ``work/text`` into ``work/data-bin``, with <unk> for words that train has fewer than min_count times.
+
+    It runs inside ``work``, on relative paths: its log then names no folder of this machine, and it cannot trip over
+    a comma in the user's paths, which it takes for a separator.
+    """
+    import joblib  # which imports NumPy
+
+    workers = (work / "text/train.tokens").stat().st_size // BYTES_PER_WORKER
+    workers = max(1, min(workers, joblib.cpu_count()))
+    command = [sys.executable, child.__file__, str(os.getpid()), "fairseq_cli.preprocess"]  # it ends with this process
+    command += ["--only-source", "--destdir", "data-bin"]
+    command += [arg for split in SPLITS for arg in (f"--{split}pref", f"text/{split}.tokens")]
+    command += ["--thresholdsrc", str(min_count), "--workers", str(workers)]
+    say(f"fairseq-preprocess: running, workers: {workers}")
+    log = work / "fairseq-preprocess.log"
+    with open(log, "w", encoding="utf-8") as output:
+        done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode:
+        last_lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+        raise DataError("\n  ".join([f"fairseq-preprocess failed with status {done.returncode}:", *last_lines]))
+
+
+def sha256_of(files: Mapping[str, Path]) -> Dict[str, str]:
+    return {split: file_digest(path, "sha256") for split, path in files.items()}
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait for other processes in this block; the jobs of a cluster may all ask for the same corpus at once.
+
+    Missing folders of the lock are made. Afterwards the lock is removed, and so are these folders if they are empty.
+    """
+    made = [folder for folder in lock.parents if not folder.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process ({lock} is locked)")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_open(lock, handle):
+            try:
+                yield
+            finally:
+                lock.unlink()
+                with contextlib.suppress(OSError):
+                    for folder in made:
+                        folder.rmdir()
+            return
+    with one_at_a_time(lock):  # the process before removed its lock, and another may have made one of its own
+        yield
+
+
+def is_open(path: Path, handle: IO[str]) -> bool:
+    """Whether the path still leads to this open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,114 @@
+"""Figures as SVG and PNG: those of formulas, or with --preset or --path those of what was trained.
+
+    wavepos figures [--output DIR] [NAME ...]
+    wavepos figures --preset wikitext2-cpu [NAME ...]
+    wavepos figures --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
+
+See `formulas` and `trained`, which are imported once it is known which of them draws: help needs neither.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterable, Sequence, Tuple
+
+from ...common import commands
+from ...common.files import ROOT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMULAS = (
+    *("figure4", "figure5", "figure6", "figure9", "figure10"),
+    *("basis-ricker", "basis-gaussian", "basis-morlet", "basis-haar", "basis-db4", "singular-values"),
+)
+TABLES = ("perplexity", "perplexity-table3")
+MEASURED = ("positions", "receptive-field")
+MAP = "attention-"
+
+
+def main(arguments=None) -> int:
+    parser = commands.parser(__doc__, prog="wavepos figures")
+    formulas = f"default: all of {', '.join(FORMULAS)}"
+    trained = f"with --preset {', '.join([*TABLES, *MEASURED, f'{MAP}ROW'])}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{formulas}; {trained}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="of formulas (default: results/figures)")
+    group = parser.add_argument_group("what was trained")
+    of = group.add_mutually_exclusive_group()
+    of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
+    of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")
+    group.add_argument("--runs", type=Path, help="where runs live (default: runs)")
+    group.add_argument("--results", type=Path, help="where tables are (default: results)")
+    group.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
+    reads = "as python -m wavepos_fairseq.evaluation takes it"
+    group.add_argument("--position-encoding", metavar="NAME", help=reads)
+    group.add_argument("--trust-checkpoint", action="store_true", help=reads)
+    group.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
+    group.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
+    args = parser.parse_args(arguments)
+    if args.preset is None and args.path is None:
+        return _formulas(parser, args)
+    return _trained(parser, args)
+
+
+def _formulas(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    for name in ("runs", "results", "data", "position_encoding", "trust_checkpoint", "text", "threshold"):
+        if getattr(args, name) not in (None, False):
+            parser.error(f"--{name.replace('_', '-')} needs --preset or --path")
+    _refuse_unknown(parser, args.names, FORMULAS)
+    commands.require_lab("matplotlib")
+    if "torch" not in sys.modules:  # which reads it as it is imported: the singular values' last digits hang on it
+        os.environ["OMP_NUM_THREADS"] = "1"
+    from .formulas import FIGURES
+
+    output = args.output or ROOT / "results" / "figures"
+    return _save(((name, FIGURES[name]()) for name in args.names or FIGURES), output)
+
+
+def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.output is not None:
+        parser.error("--output is for formulas; those of what was trained go to RESULTS/PRESET/figures")
+    if args.path and not args.data:
+        parser.error("--path needs --data, the data-bin folder")
+    args.runs, args.results = args.runs or ROOT / "runs", args.results or ROOT / "results"
+    args.folder = args.results / (args.preset or args.path.resolve().parent.name)
+    if args.path:
+        _refuse_unknown(parser, args.names, [*MEASURED, f"{MAP}{args.folder.name}"])
+    else:
+        named = [name for name in args.names if not name.startswith(MAP)]
+        _refuse_unknown(parser, named, [*TABLES, *MEASURED, f"{MAP}ROW"])
+    if args.threshold is not None and not args.threshold > 0:
+        parser.error(f"--threshold {args.threshold}: accepted are weights > 0")
+    commands.require_lab("matplotlib")
+    for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
+        logging.getLogger(library).setLevel(logging.WARNING)
+    from ...positions import position_names
+    from .trained import draw
+
+    if args.position_encoding not in (None, *position_names()):
+        parser.error(f"--position-encoding {args.position_encoding}: accepted are {', '.join(position_names())}")
+    return _save(draw(args), args.folder / "figures")
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, names: Sequence[str], accepted: Sequence[str]) -> None:
+    for name in names:
+        if name not in accepted:
+            parser.error(f"{name!r} is unknown; accepted are {', '.join(accepted)}")
+
+
+def _save(figures: "Iterable[Tuple[str, Figure]]", output: Path) -> int:
+    """Writes each figure as soon as it is drawn, and prints its paths; status 2 and one line where that fails."""
+    from .style import save
+
+    with commands.progress_fails_nothing():
+        try:
+            for name, figure in figures:
+                output.mkdir(parents=True, exist_ok=True)
+                for path in save(figure, output, name):
+                    print(path, flush=True)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
