@@ -1,28 +1,32 @@
 """Checkpoints: read without running what they carry, and those of fairseq's transformer_lm and of the ALiBi release."""
 
 import argparse
+import ast
 import copy
 import functools
+import glob
 import http.server
 import io
 import json
 import math
 import os
 import pickle
+import re
 import tarfile
 import threading
 import tracemalloc
 import zipfile
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import L_TRAIN, TINY, command_line, parse
-from fairseq import tasks, utils
+from fairseq import modules, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import transformer, transformer_lm
+from fairseq.tasks import language_modeling
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wavepos_fairseq.evaluation.inferences import INFERENCES
@@ -225,6 +229,28 @@ def test_a_tensor_of_more_than_the_file_holds_is_refused(tmp_path):
         whole, lambda name, content: content[: 8 if name.endswith("data/0") else None], tmp_path / "short.pt"
     )
     assert "data/0 is shorter" in refusal(short)
+
+
+def test_a_storage_that_is_asked_for_twice_holds_no_more_the_second_time(tmp_path):
+    """PyTorch keeps no storage of nothing, and reads it again, as large as it is said to be then."""
+    whole = save({"one": torch.ones(0), "other": torch.ones(0)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(str(whole)) as archive:
+        (pickled,) = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    storage = b"X\x01\0\0\0" + b"%d"  # their keys
+    assert storage % 1 in pickled
+    again = pickled.replace(storage % 1, storage % 0)
+    end = again.rindex(b"K\0t")  # the number of numbers of the second one
+    again = again[:end] + b"K\x40t" + again[end + 3 :]
+    path = rewritten(
+        whole, lambda name, content: again if name.endswith("data.pkl") else content, tmp_path / "again.pt"
+    )
+    assert "data/0 is shorter" in refusal(path)
+
+
+def test_a_file_of_neither_format_is_not_tried_as_a_tar(tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("it was"))
+    state = {"tensor": torch.ones(3)}
+    assert same(unpickling.load(save(state, tmp_path / "old.pt", OLD)), state)
 
 
 # What it may take
@@ -478,23 +504,41 @@ def test_a_numpy_scalar_of_objects_is_refused(tmp_path):
         unpickling.load(save(state, tmp_path / "state.pt"))
 
 
-def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin):
-    with mock.patch.object(torch, "load", wraps=torch.load) as reading:
-        load_checkpoint(trained("alibi"), str(data_bin))
-    assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler.__bases__ == (
-        unpickling.Unpickler,
-    )
+def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin, monkeypatch):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: read.append(options) or load(*given, **options))
+    load_checkpoint(trained("alibi"), str(data_bin))
+    (options,) = read
+    assert options["pickle_module"].Unpickler.__bases__ == (unpickling.Unpickler,)
 
 
-@pytest.mark.parametrize("option", ["adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters"])
+@pytest.mark.parametrize("option", scorers.RUN_BY_FAIRSEQ)
 def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bin, tmp_path, option, capsys):
     state = unpickling.load(trained("alibi"))
     reached = {"character_embeddings": option == "character_filters", "tie_adaptive_weights": False}
     state["cfg"]["model"].update({**reached, option: f"__import__('os').system('touch {tmp_path}/marker')"})
     assert run(data_bin, save(state, tmp_path / "code.pt")) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --path") and "malformed node" in error
+    assert error.startswith(f"error: --path {tmp_path}/code.pt: {option}=") and "is no literal" in error
     assert not (tmp_path / "marker").exists()
+
+
+def test_fairseq_runs_no_other_option_of_the_model_as_python():
+    """Calls of eval, and of what calls it, in the modules that build a transformer_lm of either kind."""
+    sources = [transformer_lm.__file__, *glob.glob(os.path.dirname(transformer.__file__) + "/*.py")]
+    sources += glob.glob(os.path.dirname(modules.__file__) + "/*.py") + [language_modeling.__file__]
+    found = set()
+    for source in sources:
+        with open(source, encoding="utf-8") as file:
+            for node in ast.walk(ast.parse(file.read())):
+                if isinstance(node, ast.Call) and re.match("eval(_|$)", name_of(node.func)):
+                    found.add(name_of(node.args[0]))
+    attention = "xformers_att_config"  # which a layer gives to its attention
+    assert found == {attention, *scorers.RUN_BY_FAIRSEQ} - {"decoder_" + attention}
+
+
+def name_of(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
 
 
 @pytest.mark.parametrize("architecture", ["fconv_lm", "lightconv_lm", "nonsense"])
@@ -564,8 +608,8 @@ def nll_with_bias(model, source, target):
     slopes = torch.tensor([2 ** (-8 * head / NUM_HEADS) for head in range(1, NUM_HEADS + 1)])
     keys_minus_queries = (torch.arange(length)[None, :] - torch.arange(length)[:, None]).float()
     mask = slopes[:, None, None] * keys_minus_queries + torch.full((length, length), -math.inf).triu(1)
-    with mock.patch.object(model.decoder, "buffered_future_mask", lambda _: mask):
-        log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
+    model.decoder.buffered_future_mask = lambda _: mask
+    log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
     return -log_probs.gather(1, target[:, None])[:, 0]
 
 

@@ -417,6 +417,14 @@ def edited(path, target, edit):
     return target
 
 
+def test_a_checkpoint_of_either_task_is_evaluated(load):
+    ours, theirs = (
+        evaluate(*load("rope", {"--task": task}), [LONGER])[1]["nll"]
+        for task in ("language_modeling_wavepos", "language_modeling")
+    )
+    assert ours == theirs
+
+
 def test_a_checkpoint_of_another_task_is_refused(refuses, trained, data_bin, tmp_path):
     def translate(state):
         state["cfg"]["task"]["_name"] = "translation"
@@ -613,6 +621,11 @@ def test_options_that_do_not_fit_together_are_one_line_with_the_checkpoint(
     path = edited(trained("wavelet"), tmp_path / "spoiled.pt", spoil)
     error = refuses(data_bin, path)
     assert error.startswith(f"error: --path {path}") and said in error and "error:" not in error[len("error:") :]
+
+
+def test_an_unknown_representation_is_refused_with_those_that_there_are(refuses, data_bin):
+    error = refuses(data_bin, None, "--lengths", "20", "--position-encoding", "nonsense")
+    assert error.startswith("error: --position-encoding 'nonsense' is unknown; accepted are alibi, ")
 
 
 def test_an_unknown_inference_is_refused(refuses, data_bin):

@@ -89,6 +89,19 @@ def data_of(num_shards, data_bin, shards):
     return data_bin if num_shards == 1 else shards
 
 
+def test_fairseqs_own_task_is_left_as_it_is_and_gives_the_same_model(train, tmp_path, data_bin):
+    """The two draw the same batches, until a training is resumed in a later epoch: there ours go on as before."""
+    changes = {**DROPOUT, "--max-update": "24"}
+    losses = train(tmp_path / "ours", changes)
+    assert train(tmp_path / "theirs", {**changes, "--task": "language_modeling"}) == losses
+    assert_equal_parameters(parameters(tmp_path / "ours"), parameters(tmp_path / "theirs"))
+    whole = train(tmp_path / "whole", {**changes, "--max-update": "30"})
+    for name, task in (("ours", "language_modeling_wavepos"), ("theirs", "language_modeling")):
+        resumed = train(tmp_path / name, {**changes, "--max-update": "30", "--task": task})
+        assert min(resumed) == 25
+        assert (resumed == {update: whole[update] for update in resumed}) == (name == "ours")
+
+
 @pytest.mark.parametrize("case", EPOCHS)
 def test_epochs_are_counted_and_their_batches_drawn_as_fairseqs_own_are(train, tmp_path, data_bin, shards, case):
     options, num_shards = EPOCHS[case]

@@ -58,7 +58,7 @@ def check_format(path: Path) -> None:
     try:
         if not unpickling.sound_records(path):
             raise pickle.UnpicklingError("it does not begin as one does")
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, unpickling.Refused) as error:
         raise DataError(f"{path.name} is no PyTorch file, or not all of it: {error}") from error
 
 

@@ -237,13 +237,15 @@ def sound_records(path: Union[str, Path]) -> Dict[str, int]:
         try:
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
+                if any(record.filename.endswith("/constants.pkl") for record in records):
+                    raise Refused("TorchScript")
                 if any(record.compress_type or record.file_size != record.compress_size for record in records):
                     raise pickle.UnpicklingError("it is compressed, as torch.save's files are not")
                 sizes = {record.filename.partition("/")[2]: record.file_size for record in records}
                 if len(sizes) < len(records) or sum(sizes.values()) > os.fstat(file.fileno()).st_size:
                     raise pickle.UnpicklingError("one of its records lies in another")
                 damaged = archive.testzip()
-        except pickle.UnpicklingError:
+        except (Refused, pickle.UnpicklingError):
             raise
         except Exception as error:  # whatever zipfile raises on bytes that are no zip
             machine = isinstance(error, OSError) and error.errno != errno.EINVAL or isinstance(error, MemoryError)
@@ -288,7 +290,7 @@ def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     if trust:
         return torch.load(str(path), map_location="cpu", weights_only=False)
 
-    # The list that torch.load asks whether to hand the file on to torch.jit.load, which runs code whatever it is told.
+    # torch.load asks this list, too, and hands TorchScript on to torch.jit.load, which runs code whatever it is told.
     if sizes and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
         raise Refused("TorchScript")
 
