@@ -19,6 +19,8 @@ import torch
 import yaml
 from conftest import preprocess, sound_result, synthetic_text
 
+from wavepos_fairseq import DIGITS
+from wavepos_fairseq.common.files import write_json
 from wavepos_fairseq.lab import configs, experiments, runs, schedule, slurm
 
 pytest.importorskip("fairseq")

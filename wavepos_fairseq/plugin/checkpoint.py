@@ -11,7 +11,6 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 from fairseq import checkpoint_utils, tasks
-from fairseq.data import Dictionary
 from fairseq.models import (
     ARCH_MODEL_NAME_REGISTRY,
     ARCH_MODEL_REGISTRY,
@@ -28,7 +27,7 @@ from ..evaluation.probes import AttentionInputs
 from ..models.transformer_lm_wavelet import PositionalSelfAttention, WaveletLanguageModel, errors_in_flags
 from ..positions import position_class
 from . import unpickling
-from .streams import first_folder, load_stream
+from .streams import first_folder, load_dictionary, load_stream
 
 TASKS = ("language_modeling", "language_modeling_wavepos")  # whose models and losses are the same
 _EMBEDDED = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
@@ -115,8 +114,7 @@ def load_checkpoint(
         raise ValueError(f"{data} is no fairseq data-bin folder (scripts/prepare_data.sh makes one): no dict.txt in it")
     if not Path(path).is_file():
         raise ValueError(f"--path {path}: there is no such file")
-    with prefixing_errors(f"{dictionary}"):
-        known = len(Dictionary.load(str(dictionary)))
+    known = len(load_dictionary(data))
     try:
         state = _up_to_date(unpickling.load(path, trust))
         config, weights = state["cfg"], state["model"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple
 
 from ..common.errors import prefixing_errors
+from ..common.files import shown_path
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
@@ -56,6 +57,15 @@ def first_folder(data: str) -> str:
     from fairseq import utils
 
     return next(iter(utils.split_paths(data)), "")
+
+
+def load_dictionary(data: str) -> Dictionary:
+    """The dictionary of a data-bin folder; ValueError with the file's name where it cannot be read."""
+    from fairseq.data import Dictionary
+
+    file = Path(first_folder(data), "dict.txt")
+    with prefixing_errors(shown_path(file)):
+        return Dictionary.load(str(file))
 
 
 def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:
