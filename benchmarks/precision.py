@@ -25,10 +25,10 @@ import torch
 from measure import machine, report
 
 from wavepos_fairseq.common import commands
-from wavepos_fairseq.common.files import ROOT
+from wavepos_fairseq.common.files import ROOT, write_json
+from wavepos_fairseq.evaluation.perplexity import evaluate
 from wavepos_fairseq.lab.configs import Row, load_preset
 from wavepos_fairseq.lab.runs import Run
-from wavepos_fairseq.plugin.evaluate import evaluate, load_checkpoint, load_stream, write_json
 from wavepos_fairseq.positions import position_names
 
 commands.require_fairseq()  # before the imports that would end in a traceback
@@ -38,7 +38,9 @@ import fairseq_cli.train
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
+import wavepos_fairseq.models  # noqa: F401  (registers the architectures and the task)
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint
+from wavepos_fairseq.plugin.streams import load_stream
 
 RESULTS = ROOT / "results" / "benchmarks"
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -82,9 +84,9 @@ def measure(name, precision, args):
     run = Run(PRESET, Row(name, {}, {"name": name}), args.data, folder, int(args.device == "cuda"), 1)
     words = [*run.training_arguments(), "--max-update", str(args.updates), "--log-interval", "1"]
     log = train(words, precision)
-    checkpoint = load_checkpoint(str(run.checkpoint), str(args.data))
-    stream = load_stream(str(args.data), "valid", checkpoint.task.dictionary)
-    (cell,) = evaluate(checkpoint, stream, [PRESET.l_train], ["full"])
+    scorer = load_checkpoint(str(run.checkpoint), str(args.data))
+    stream = load_stream(str(args.data), "valid", scorer.task.dictionary)
+    (cell,) = evaluate(scorer, stream, [PRESET.l_train], ["full"])
     return {
         "position_encoding": name,
         "precision": precision,

@@ -25,7 +25,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 import wavepos_fairseq.models  # noqa: F401  (registers the architectures)
-from wavepos_fairseq.plugin.evaluate import token_nll
+from wavepos_fairseq.plugin.checkpoint import token_nll
 from wavepos_fairseq.positions import position_names
 
 BASELINE = "fairseq transformer_lm"

@@ -121,12 +121,12 @@ def command_line(options):
 
 
 def parse(data, *words):
-    """fairseq-train's arguments, with the plugin's architectures."""
+    """fairseq-train's arguments, with the plugin's architectures and its task, unless the words name another."""
     from fairseq import options
 
     import wavepos_fairseq.models  # noqa: F401
 
-    arguments = [str(data), "--task", "language_modeling", "--tokens-per-sample", str(L_TRAIN), *words]
+    arguments = [str(data), "--task", "language_modeling_wavepos", "--tokens-per-sample", str(L_TRAIN), *words]
     return options.parse_args_and_arch(options.get_training_parser(), arguments)
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wavepos_fairseq"
 # From the ground up; what is on one floor is separated by a blank, and does not import one another but as written.
-LAYERS = ["common", "wavelets", "positions", "attention", "evaluation", "models tasks", "plugin", "data", "lab"]
+LAYERS = ["common", "wavelets", "positions", "attention", "evaluation", "tasks", "models", "plugin", "data", "lab"]
 FLOOR = {part: number for number, parts in enumerate(LAYERS) for part in parts.split()}
 LIBRARY = ("wavelets", "positions", "attention")
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]  # which are entry points

@@ -1,36 +1,43 @@
 """Checkpoints: read without running what they carry, and those of fairseq's transformer_lm and of the ALiBi release."""
 
 import argparse
+import ast
 import copy
 import functools
+import glob
 import http.server
 import io
 import json
 import math
 import os
 import pickle
+import re
 import tarfile
 import threading
 import tracemalloc
 import zipfile
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import L_TRAIN, TINY, command_line, parse
-from fairseq import tasks, utils
+from fairseq import modules, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import transformer, transformer_lm
+from fairseq.tasks import language_modeling
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wavepos_fairseq.evaluation import probes as maps
+from wavepos_fairseq.evaluation.inferences import INFERENCES
+from wavepos_fairseq.evaluation.perplexity import evaluate, inputs_of, pieces, stream_nll
 from wavepos_fairseq.lab import alibi_release, configs, runs
 from wavepos_fairseq.lab.figures import command as figures
-from wavepos_fairseq.plugin import evaluate as evaluation
-from wavepos_fairseq.plugin import unpickling as checkpoints
-from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream
+from wavepos_fairseq.plugin import checkpoint as scorers
+from wavepos_fairseq.plugin import unpickling
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
+from wavepos_fairseq.plugin.evaluate import main
+from wavepos_fairseq.plugin.streams import load_stream
 
 ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6
 NUM_HEADS = 4
@@ -52,7 +59,7 @@ def save(state, path, new_format=ZIP):
 
 
 def run(data, path, *words):
-    return evaluation.main([str(data), "--path", str(path), "--lengths", "20", "--cpu", *map(str, words)])
+    return main([str(data), "--path", str(path), "--lengths", "20", "--cpu", *map(str, words)])
 
 
 # What a checkpoint may hold
@@ -77,7 +84,7 @@ def by_evaluation(path, data):
 
 
 def by_maps(path, data):
-    maps.open_checkpoint(path, data)
+    open_checkpoint(path, data)
 
 
 def by_runs(path, data):
@@ -144,8 +151,8 @@ def _stack_global(module, name):
 )
 @pytest.mark.parametrize("spell", [_global, _stack_global])
 def test_nothing_is_named_but_what_checkpoints_are_made_of(spell, module, name):
-    with pytest.raises(checkpoints.Refused, match=f"{module}.{name}"):
-        checkpoints.Unpickler(io.BytesIO(pickle.PROTO + b"\4" + spell(module, name) + b".")).load()
+    with pytest.raises(unpickling.Refused, match=f"{module}.{name}"):
+        unpickling.Unpickler(io.BytesIO(pickle.PROTO + b"\4" + spell(module, name) + b".")).load()
 
 
 @pytest.mark.parametrize("module, name", [("torch._utils", "_rebuild_tensor_v2"), ("argparse", "Namespace")])
@@ -155,15 +162,15 @@ def test_functions_and_classes_keep_their_attributes(module, name):
     assert pickle.loads(stream).evil == 1  # what it does otherwise
     found = pickle.loads(pickle.PROTO + b"\2" + _global(module, name) + b".")
     del found.evil
-    with pytest.raises(checkpoints.Refused, match="attributes of a"):
-        checkpoints.Unpickler(io.BytesIO(stream)).load()
+    with pytest.raises(unpickling.Refused, match="attributes of a"):
+        unpickling.Unpickler(io.BytesIO(stream)).load()
     assert not hasattr(found, "evil")
 
 
 def test_a_torchscript_archive_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
-    with pytest.raises(checkpoints.Refused, match="TorchScript"):
-        checkpoints.load(tmp_path / "script.pt")
+    with pytest.raises(unpickling.Refused, match="TorchScript"):
+        unpickling.load(tmp_path / "script.pt")
 
 
 def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
@@ -177,7 +184,7 @@ def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
         archive.addfile(member)
     before = private.stat()
     with pytest.raises(Exception):  # noqa: B017  (whatever PyTorch makes of it)
-        checkpoints.load(tmp_path / "first.pt")
+        unpickling.load(tmp_path / "first.pt")
     after = private.stat()
     assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
 
@@ -187,8 +194,8 @@ def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
 def test_a_tensor_is_not_written_to(tmp_path, new_format, items):
     rebuild, arguments = torch.zeros(2).__reduce_ex__(2)
     state = {"tensor": Calls(rebuild, *arguments, items=items)}
-    with pytest.raises(checkpoints.Refused, match="items of a Tensor"):
-        checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+    with pytest.raises(unpickling.Refused, match="items of a Tensor"):
+        unpickling.load(save(state, tmp_path / "state.pt", new_format))
 
 
 def rewritten(path, change, target, **options):
@@ -209,8 +216,8 @@ def of_pickle(opcodes, target):
 def refusal(path):
     """Why the checkpoint is refused, with no more than a hundred megabytes of Python's objects."""
     tracemalloc.start()
-    with pytest.raises((pickle.UnpicklingError, checkpoints.Refused)) as refused:
-        checkpoints.load(path)
+    with pytest.raises((pickle.UnpicklingError, unpickling.Refused)) as refused:
+        unpickling.load(path)
     assert tracemalloc.get_traced_memory()[1] < 10**8
     tracemalloc.stop()
     return str(refused.value)
@@ -222,6 +229,28 @@ def test_a_tensor_of_more_than_the_file_holds_is_refused(tmp_path):
         whole, lambda name, content: content[: 8 if name.endswith("data/0") else None], tmp_path / "short.pt"
     )
     assert "data/0 is shorter" in refusal(short)
+
+
+def test_a_storage_that_is_asked_for_twice_holds_no_more_the_second_time(tmp_path):
+    """PyTorch keeps no storage of nothing, and reads it again, as large as it is said to be then."""
+    whole = save({"one": torch.ones(0), "other": torch.ones(0)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(str(whole)) as archive:
+        (pickled,) = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    storage = b"X\x01\0\0\0" + b"%d"  # their keys
+    assert storage % 1 in pickled
+    again = pickled.replace(storage % 1, storage % 0)
+    end = again.rindex(b"K\0t")  # the number of numbers of the second one
+    again = again[:end] + b"K\x40t" + again[end + 3 :]
+    path = rewritten(
+        whole, lambda name, content: again if name.endswith("data.pkl") else content, tmp_path / "again.pt"
+    )
+    assert "data/0 is shorter" in refusal(path)
+
+
+def test_a_file_of_neither_format_is_not_tried_as_a_tar(tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("it was"))
+    state = {"tensor": torch.ones(3)}
+    assert same(unpickling.load(save(state, tmp_path / "old.pt", OLD)), state)
 
 
 # What it may take
@@ -258,7 +287,7 @@ def test_tensors_may_share_a_storage_be_empty_and_lie_in_any_order(tmp_path):
         "one": storage.sum(),
     }
     for new_format in ZIP, OLD:
-        assert same(checkpoints.load(save(state, tmp_path / "state.pt", new_format)), state)
+        assert same(unpickling.load(save(state, tmp_path / "state.pt", new_format)), state)
 
 
 def test_a_compressed_file_is_refused(trained, tmp_path):
@@ -304,7 +333,7 @@ NAMESPACE = _global("argparse", "Namespace")
     ids=["too many", "copied text", "copied attributes", "tuples in a dict", "tuples in a set", "sets", "memory"],
 )
 def test_a_pickle_that_takes_more_than_options_do_is_refused(tmp_path, monkeypatch, opcodes, why):
-    monkeypatch.setattr(checkpoints, "FOR_OPTIONS", 2**14)  # as quick as it is small
+    monkeypatch.setattr(unpickling, "FOR_OPTIONS", 2**14)  # as quick as it is small
     assert why in refusal(of_pickle(opcodes, tmp_path / "state.pt"))
 
 
@@ -341,7 +370,7 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
     trained, data_bin, tmp_path, monkeypatch, capsys, kept, text
 ):
     monkeypatch.setenv("SECRET", "hunter2")
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     if kept == "args":
         state.update(cfg=None, args=parse(data_bin, *command_line(TINY)))
         state["args"].decoder_input_dim = text
@@ -356,7 +385,7 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
 
 
 def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained, data_bin, tmp_path):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["task"]["seed"] = "${common.seed}"
     state["cfg"] = OmegaConf.create(state["cfg"])
     assert run(data_bin, save(state, tmp_path / "state.pt")) == 0
@@ -377,7 +406,7 @@ def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_path, capsys, changes, said):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["model"].update({"no_token_positional_embeddings": False, **changes})
     path = save(state, tmp_path / "state.pt")
     assert run(data_bin, path) == 2
@@ -388,9 +417,9 @@ def test_a_model_larger_than_its_weights_is_not_built(trained, data_bin, tmp_pat
 def test_weights_that_share_a_storage_do_not_make_a_larger_model():
     shared = torch.empty(2**11, 2**11)
     weights = {str(number): shared for number in range(20)}
-    with evaluation._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
+    with scorers._MadeFor({name: weight.clone() for name, weight in weights.items()}, {"decoder_embed_dim": 2**11}):
         assert len([torch.empty(2**11, 2**11) for _ in weights]) == 20
-    with pytest.raises(ValueError, match="a larger model than"), evaluation._MadeFor(weights, {}):
+    with pytest.raises(ValueError, match="a larger model than"), scorers._MadeFor(weights, {}):
         [torch.empty(2**11, 2**11) for _ in weights]
 
 
@@ -416,12 +445,12 @@ def places(path):
 @pytest.mark.parametrize("words", [[], ["--trust-checkpoint"]], ids=["", "trusted"])
 def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, tmp_path, capsys, words):
     path = trained("alibi")
-    sound = checkpoints.load(path)
+    sound = unpickling.load(path)
     found = 0
     for at in places(path):
         broken = flipped(path, tmp_path / "broken.pt", at)
         try:
-            assert same(checkpoints.load(broken), sound)
+            assert same(unpickling.load(broken), sound)
         except (pickle.UnpicklingError, RuntimeError):  # the latter where PyTorch finds no zip
             found += 1
     assert found >= len(places(path)) - 2 > 10
@@ -430,11 +459,11 @@ def test_a_bit_that_has_changed_is_found_or_changes_nothing(trained, data_bin, t
     assert error.startswith(f"error: --path {tmp_path}/broken.pt is no fairseq checkpoint: it is damaged")
 
 
-@pytest.mark.parametrize("view, error", [(("1", 0, 4), checkpoints.Refused), (None, pickle.UnpicklingError)])
+@pytest.mark.parametrize("view, error", [(("1", 0, 4), unpickling.Refused), (None, pickle.UnpicklingError)])
 def test_a_view_of_a_storage_is_not_asked_for(view, error):
     storage = pickle.dumps(("storage", "type", "0", "cpu", 4, view), 2)[:-1] + pickle.BINPERSID + pickle.STOP
     with pytest.raises(error, match="a view of a storage" if view else "persistent id"):  # Python's own finds none
-        checkpoints.Unpickler(io.BytesIO(storage)).load()
+        unpickling.Unpickler(io.BytesIO(storage)).load()
 
 
 def same(one, other):
@@ -450,7 +479,7 @@ def same(one, other):
 
 def test_a_checkpoint_of_fairseq_train_is_read_whole(trained):
     path = trained("t5")
-    assert same(checkpoints.load(path), torch.load(path, map_location="cpu", weights_only=False))
+    assert same(unpickling.load(path), torch.load(path, map_location="cpu", weights_only=False))
 
 
 @pytest.mark.parametrize("new_format", [ZIP, OLD], ids=["zip", "old"])
@@ -463,7 +492,7 @@ def test_options_numbers_and_parameters_are_read_as_they_were(data_bin, tmp_path
         "int": np.int64(-3),
         "half": torch.nn.Parameter(torch.ones(2, dtype=torch.float16)),
     }
-    read = checkpoints.load(save(state, tmp_path / "state.pt", new_format))
+    read = unpickling.load(save(state, tmp_path / "state.pt", new_format))
     assert isinstance(read["args"], argparse.Namespace) and isinstance(read["cfg"], DictConfig)
     assert same({name: read[name] for name in state}, state) and read["float"].dtype == np.float32
     assert isinstance(read["half"], torch.nn.Parameter)
@@ -472,31 +501,49 @@ def test_options_numbers_and_parameters_are_read_as_they_were(data_bin, tmp_path
 def test_a_numpy_scalar_of_objects_is_refused(tmp_path):
     state = Calls(np.float64(1).__reduce__()[0], np.dtype(object), b"12345678")
     with pytest.raises(ValueError, match="OBJECT"):
-        checkpoints.load(save(state, tmp_path / "state.pt"))
+        unpickling.load(save(state, tmp_path / "state.pt"))
 
 
-def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin):
-    with mock.patch.object(torch, "load", wraps=torch.load) as reading:
-        load_checkpoint(trained("alibi"), str(data_bin))
-    assert reading.call_count == 1 and reading.call_args[1]["pickle_module"].Unpickler.__bases__ == (
-        checkpoints.Unpickler,
-    )
+def test_fairseq_is_given_what_was_read_and_reads_nothing_itself(trained, data_bin, monkeypatch):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: read.append(options) or load(*given, **options))
+    load_checkpoint(trained("alibi"), str(data_bin))
+    (options,) = read
+    assert options["pickle_module"].Unpickler.__bases__ == (unpickling.Unpickler,)
 
 
-@pytest.mark.parametrize("option", ["adaptive_input_cutoff", "adaptive_softmax_cutoff", "character_filters"])
+@pytest.mark.parametrize("option", scorers.RUN_BY_FAIRSEQ)
 def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bin, tmp_path, option, capsys):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     reached = {"character_embeddings": option == "character_filters", "tie_adaptive_weights": False}
     state["cfg"]["model"].update({**reached, option: f"__import__('os').system('touch {tmp_path}/marker')"})
     assert run(data_bin, save(state, tmp_path / "code.pt")) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --path") and "malformed node" in error
+    assert error.startswith(f"error: --path {tmp_path}/code.pt: {option}=") and "is no literal" in error
     assert not (tmp_path / "marker").exists()
+
+
+def test_fairseq_runs_no_other_option_of_the_model_as_python():
+    """Calls of eval, and of what calls it, in the modules that build a transformer_lm of either kind."""
+    sources = [transformer_lm.__file__, *glob.glob(os.path.dirname(transformer.__file__) + "/*.py")]
+    sources += glob.glob(os.path.dirname(modules.__file__) + "/*.py") + [language_modeling.__file__]
+    found = set()
+    for source in sources:
+        with open(source, encoding="utf-8") as file:
+            for node in ast.walk(ast.parse(file.read())):
+                if isinstance(node, ast.Call) and re.match("eval(_|$)", name_of(node.func)):
+                    found.add(name_of(node.args[0]))
+    attention = "xformers_att_config"  # which a layer gives to its attention
+    assert found == {attention, *scorers.RUN_BY_FAIRSEQ} - {"decoder_" + attention}
+
+
+def name_of(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
 
 
 @pytest.mark.parametrize("architecture", ["fconv_lm", "lightconv_lm", "nonsense"])
 def test_other_architectures_are_refused(trained, data_bin, tmp_path, architecture, capsys):
-    state = checkpoints.load(trained("alibi"))
+    state = unpickling.load(trained("alibi"))
     state["cfg"]["model"]["_name"] = architecture
     assert run(data_bin, save(state, tmp_path / "other.pt")) == 2
     assert f"is a {architecture}; evaluated are transformer_lm" in capsys.readouterr().err
@@ -561,8 +608,8 @@ def nll_with_bias(model, source, target):
     slopes = torch.tensor([2 ** (-8 * head / NUM_HEADS) for head in range(1, NUM_HEADS + 1)])
     keys_minus_queries = (torch.arange(length)[None, :] - torch.arange(length)[:, None]).float()
     mask = slopes[:, None, None] * keys_minus_queries + torch.full((length, length), -math.inf).triu(1)
-    with mock.patch.object(model.decoder, "buffered_future_mask", lambda _: mask):
-        log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
+    model.decoder.buffered_future_mask = lambda _: mask
+    log_probs = model.get_normalized_probs(model(source[None]), log_probs=True)[0]
     return -log_probs.gather(1, target[:, None])[:, 0]
 
 
@@ -585,21 +632,21 @@ def test_the_alibi_release_has_the_losses_of_fairseqs_model_with_the_papers_bias
     )
     assert checkpoint.l_train == L_TRAIN
     stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
-    source = evaluation.inputs_of(stream, checkpoint.task.dictionary)
+    source = inputs_of(stream, checkpoint.bos)
     for length, piece in (20, 20), (L_TRAIN, L_TRAIN), (72, 72), (72, L_TRAIN):  # the last: non-overlapping
-        cuts = evaluation.pieces(len(stream), length, piece)
+        cuts = pieces(len(stream), length, piece)
         theirs = torch.cat([nll_with_bias(model, source[start:stop], stream[start:stop]) for start, stop in cuts])
         for max_tokens in 1, 4096:
-            ours = evaluation.stream_nll(checkpoint.model, source, stream, cuts, max_tokens)
+            ours = stream_nll(checkpoint, source, stream, cuts, max_tokens)
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
-        (cell,) = evaluation.evaluate(checkpoint, stream, [length], ["full" if piece == length else "non-overlapping"])
+        (cell,) = evaluate(checkpoint, stream, [length], ["full" if piece == length else "non-overlapping"])
         assert cell["nll"] == pytest.approx(theirs.double().mean().item(), rel=1e-6)
 
 
 def nll_of(path, data_bin, encoding=None):
     checkpoint = load_checkpoint(str(path), str(data_bin), encoding)
     stream = load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
-    return evaluation.evaluate(checkpoint, stream, [72], ["full"])[0]["nll"]
+    return evaluate(checkpoint, stream, [72], ["full"])[0]["nll"]
 
 
 def test_options_by_parts_without_the_mark_of_the_release_are_believed(release, data_bin, tmp_path):
@@ -687,7 +734,7 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
     table = alibi_release.beside_the_paper(cells)
-    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in evaluation.INFERENCES]
+    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in INFERENCES]
     assert table["sequence_length"].tolist() == lengths
     of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
     assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)

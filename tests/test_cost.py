@@ -20,8 +20,9 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 
 from wavepos_fairseq.attention.blockwise import _block_size
 from wavepos_fairseq.data import WIKITEXT
+from wavepos_fairseq.evaluation.perplexity import pieces
 from wavepos_fairseq.lab.configs import load_preset, load_table
-from wavepos_fairseq.plugin.evaluate import pieces, token_nll
+from wavepos_fairseq.plugin.checkpoint import token_nll
 from wavepos_fairseq.positions import build_position
 
 FlopCounterMode = pytest.importorskip("torch.utils.flop_counter", reason="PyTorch 2.0 counts nothing").FlopCounterMode

@@ -14,12 +14,11 @@ import pytest
 from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
-from wavepos_fairseq.evaluation import probes as maps
 from wavepos_fairseq.lab import configs, runs
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.lab.palette import COLOURS, looks_of_methods
-from wavepos_fairseq.plugin.evaluate import load_checkpoint
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -229,7 +228,7 @@ def test_a_text_for_subwords_is_divided_by_the_codes_of_the_data_bin(tmp_path):
 
 @pytest.mark.parametrize("words, numbered", [(63, False), (64, True)])
 def test_the_tokens_of_a_text_are_numbered_where_no_axis_can_hold_them(trained, data_bin, words, numbered):
-    figure = curves.row_map("alibi", *maps.open_checkpoint(trained("alibi"), data_bin), data_bin, "w3 " * words, None)
+    figure = curves.row_map("alibi", *open_checkpoint(trained("alibi"), data_bin), data_bin, "w3 " * words, None)
     ticks = [tick.get_text() for tick in figure.axes[-1].get_xticklabels()]
     assert ticks == (["0", str(L_TRAIN), "65"] if numbered else ["</s>", *["w3"] * 63])
 

@@ -19,8 +19,13 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_scorer import SequenceScorer
 
-from wavepos_fairseq.plugin import evaluate as evaluation
-from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream, pieces, stream_nll, token_nll
+from wavepos_fairseq.common.commands import parse_lengths
+from wavepos_fairseq.evaluation.inferences import parse_inferences
+from wavepos_fairseq.evaluation.perplexity import evaluate, evaluate_lines, pieces, stream_nll
+from wavepos_fairseq.evaluation.statistics import bootstrap_interval
+from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, token_nll
+from wavepos_fairseq.plugin.evaluate import main
+from wavepos_fairseq.plugin.streams import load_stream
 
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
 SHORTER, LONGER = 20, 72  # than L_TRAIN = 32; neither divides the stream, and 72 = 32 + 32 + 8
@@ -63,7 +68,7 @@ def fairseq_eval_lm(data, path, length, *more, **overrides):
 @pytest.mark.parametrize("length", [SHORTER, LONGER])
 @pytest.mark.parametrize("encoding, changes", [*((name, {}) for name in ENCODINGS), ("wavelet", PLAIN)])
 def test_full_is_what_fairseq_eval_lm_gives(load, trained, data_bin, encoding, changes, length):
-    (cell,) = evaluation.evaluate(*load(encoding, changes), [length], ["full"])
+    (cell,) = evaluate(*load(encoding, changes), [length], ["full"])
     theirs = fairseq_eval_lm(data_bin, trained(encoding, changes), length)
     assert cell["perplexity"] == pytest.approx(float(theirs["perplexity"]), rel=1e-5)
     assert cell["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
@@ -82,7 +87,7 @@ def test_non_overlapping_is_the_pieces_scored_one_by_one(load, encoding):
             piece = slice(first, first + L_TRAIN)
             scored.append(nll_by_fairseq(checkpoint.model, sequence_source[piece], sequence_target[piece]))
     assert [len(nll) for nll in scored[:6]] == [32, 32, 8, 32, 32, 8]
-    full, cell = evaluation.evaluate(checkpoint, stream, [LONGER])
+    full, cell = evaluate(checkpoint, stream, [LONGER])
     assert (full["inference"], cell["inference"]) == ("full", "non-overlapping")
     assert cell["nll"] == pytest.approx(torch.cat(scored).double().mean().item(), rel=1e-6)
     assert cell["perplexity"] == math.exp(cell["nll"])
@@ -92,8 +97,8 @@ def test_non_overlapping_is_the_pieces_scored_one_by_one(load, encoding):
 @pytest.mark.parametrize("length", [SHORTER, L_TRAIN])
 def test_up_to_l_train_the_two_inferences_are_one_number(load, length):
     checkpoint, stream = load("alibi")
-    (alone,) = evaluation.evaluate(checkpoint, stream, [length], ["non-overlapping"])
-    full, cell = evaluation.evaluate(checkpoint, stream, [length])
+    (alone,) = evaluate(checkpoint, stream, [length], ["non-overlapping"])
+    full, cell = evaluate(checkpoint, stream, [length])
     assert full["perplexity"] == cell["perplexity"] == alone["perplexity"]
     assert (full["inference"], cell["inference"]) == ("full", "non-overlapping")
 
@@ -107,7 +112,7 @@ def test_pieces_do_not_see_each_other(load, encoding):
     at = start + 10
     changed = source.clone()
     changed[at] = source[at] % 50 + 5
-    before, after = (stream_nll(checkpoint.model, tokens, stream, cuts, 4096) for tokens in (source, changed))
+    before, after = (stream_nll(checkpoint, tokens, stream, cuts, 4096) for tokens in (source, changed))
     moved = before != after
     assert not moved[:at].any() and not moved[stop:].any()
     assert moved[at:stop].float().mean() > 0.9
@@ -116,7 +121,7 @@ def test_pieces_do_not_see_each_other(load, encoding):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_result_does_not_depend_on_max_tokens(load, encoding):
     checkpoint, stream = load(encoding)
-    one, some, many = (evaluation.evaluate(checkpoint, stream, [LONGER], max_tokens=n) for n in (1, 100, 100000))
+    one, some, many = (evaluate(checkpoint, stream, [LONGER], max_tokens=n) for n in (1, 100, 100000))
     for cells in zip(one, some, many):
         assert [c["nll"] for c in cells[1:]] == pytest.approx([cells[0]["nll"]] * 2, rel=1e-6)
 
@@ -194,7 +199,7 @@ def test_an_empty_line_is_its_end_alone(load):
     checkpoint, _ = load("nope")
     eos = torch.tensor([checkpoint.task.dictionary.eos()])
     lines = [torch.tensor([10, 11, 2]), eos, torch.tensor([10, 11, 2])]
-    first, empty, again = evaluation.evaluate_lines(checkpoint, lines)
+    first, empty, again = evaluate_lines(checkpoint, lines)
     assert (empty["line"], empty["tokens"]) == (2, 1)
     assert empty["nll"] == pytest.approx(nll_by_fairseq(checkpoint.model, eos, eos).item(), rel=1e-6)
     assert again["nll"] == first["nll"]
@@ -301,7 +306,7 @@ def test_wikitext_valid_has_217646_targets_at_any_length(tmp_path):
 
 
 def run(data, path, *words):
-    return evaluation.main([str(data), "--path", str(path), "--cpu", *map(str, words)])
+    return main([str(data), "--path", str(path), "--cpu", *map(str, words)])
 
 
 def test_json_holds_the_fields_of_the_design(trained, data_bin, tmp_path):
@@ -350,8 +355,8 @@ def test_subword_data_also_gets_the_perplexity_per_word(trained, data_bin, tmp_p
 
 
 def test_repeated_lengths_and_inferences_are_evaluated_once():
-    assert evaluation.parse_lengths("128,256,128") == [128, 256]
-    assert evaluation.parse_inferences("full,full") == ["full"]
+    assert parse_lengths("128,256,128") == [128, 256]
+    assert parse_inferences("full,full") == ["full"]
 
 
 # bad input
@@ -410,6 +415,14 @@ def edited(path, target, edit):
     edit(state)
     torch.save(state, str(target))
     return target
+
+
+def test_a_checkpoint_of_either_task_is_evaluated(load):
+    ours, theirs = (
+        evaluate(*load("rope", {"--task": task}), [LONGER])[1]["nll"]
+        for task in ("language_modeling_wavepos", "language_modeling")
+    )
+    assert ours == theirs
 
 
 def test_a_checkpoint_of_another_task_is_refused(refuses, trained, data_bin, tmp_path):
@@ -489,7 +502,7 @@ def test_a_broken_data_bin_is_one_line_with_its_file(refuses, data_bin, tmp_path
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 710.0])
 def test_a_perplexity_that_is_not_finite_is_refused_with_its_cell(refuses, monkeypatch, loss):
-    monkeypatch.setattr(evaluation, "stream_nll", lambda model, source, target, *_: torch.full((len(target),), loss))
+    monkeypatch.setattr(FairseqScorer, "score", lambda self, source, target: torch.full(target.shape, loss))
     assert refuses().startswith(f"error: full, length 20: the perplexity of a mean loss of {loss:g} nats is not finite")
 
 
@@ -535,7 +548,7 @@ def test_a_checkpoint_older_than_some_options_is_evaluated_with_their_defaults(t
 
     stream = load_stream(str(data_bin), "valid", load_checkpoint(trained("rope"), str(data_bin)).task.dictionary)
     old, new = (
-        evaluation.evaluate(load_checkpoint(path, str(data_bin)), stream, [SHORTER], ["full"])[0]["nll"]
+        evaluate(load_checkpoint(path, str(data_bin)), stream, [SHORTER], ["full"])[0]["nll"]
         for path in (str(edited(trained("rope"), tmp_path / "old.pt", forget)), trained("rope"))
     )
     assert old == new
@@ -610,6 +623,11 @@ def test_options_that_do_not_fit_together_are_one_line_with_the_checkpoint(
     assert error.startswith(f"error: --path {path}") and said in error and "error:" not in error[len("error:") :]
 
 
+def test_an_unknown_representation_is_refused_with_those_that_there_are(refuses, data_bin):
+    error = refuses(data_bin, None, "--lengths", "20", "--position-encoding", "nonsense")
+    assert error.startswith("error: --position-encoding 'nonsense' is unknown; accepted are alibi, ")
+
+
 def test_an_unknown_inference_is_refused(refuses, data_bin):
     error = refuses(data_bin, None, "--lengths", "20", "--inference", "full,sliding")
     assert "--inference" in error and "full,non-overlapping" in error
@@ -624,19 +642,19 @@ def test_the_interval_is_that_of_the_mean_over_sequences_drawn_anew():
     torch.manual_seed(0)
     of_sequence = torch.randn(400, 1, dtype=torch.float64) / 3 + 5
     nll = (of_sequence + torch.randn(400, 50, dtype=torch.float64)).flatten()
-    low, high = evaluation.bootstrap_interval(nll, 50)
+    low, high = bootstrap_interval(nll, 50)
     means = nll.view(400, 50).mean(dim=1)  # as many tokens in each: the standard error is that of a mean
     error = means.std(unbiased=False) / 20
     expected = [math.exp(means.mean() + sign * 1.96 * error) for sign in (-1, 1)]
     assert (low, high) == pytest.approx(expected, rel=0.1 * error.item())
-    assert evaluation.bootstrap_interval(nll, 50) == (low, high)
-    assert evaluation.bootstrap_interval(nll, 1)[1] < high  # tokens alone vary less than their sequences do
+    assert bootstrap_interval(nll, 50) == (low, high)
+    assert bootstrap_interval(nll, 1)[1] < high  # tokens alone vary less than their sequences do
 
 
 @pytest.mark.parametrize("length", [99, 100, 101])
 def test_of_one_sequence_there_is_no_interval(length):
     nll = torch.rand(100, dtype=torch.float64)
-    low, high = evaluation.bootstrap_interval(nll, length)
+    low, high = bootstrap_interval(nll, length)
     assert low < high if length == 99 else (low, high) == (None, None)
 
 
@@ -648,7 +666,7 @@ def test_without_an_interval_the_json_has_null(trained, data_bin, tmp_path):
 
 def test_a_shorter_last_sequence_counts_by_its_tokens_in_the_interval():
     nll = torch.cat((torch.zeros(100), torch.full((1,), 7.0))).double()  # two sequences, the second of one token
-    low, high = evaluation.bootstrap_interval(nll, 100)
+    low, high = bootstrap_interval(nll, 100)
     assert low == 1 and high == pytest.approx(math.exp(7))  # the first drawn twice, the second drawn twice
-    low, high = evaluation.bootstrap_interval(nll.expand(50, -1).flatten(), 101)
+    low, high = bootstrap_interval(nll.expand(50, -1).flatten(), 101)
     assert low == high == pytest.approx(math.exp(7 / 101))

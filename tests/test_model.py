@@ -7,7 +7,7 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from wavepos_fairseq import wavelets
-from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel
+from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel, in_flags
 from wavepos_fairseq.positions import Position, build_position, position_class, position_names, wavelet
 from wavepos_fairseq.positions.rope_wavelet import RotaryWaveletPosition
 
@@ -19,7 +19,7 @@ NOTHING_LEARNED = [
 ]
 EOS, PAD, FIRST_WORD = 2, 1, 4
 # What turns a model of the plugin into fairseq's own that it is compared with.
-FAIRSEQ = {"--arch": "transformer_lm", "--position-encoding": None}
+FAIRSEQ = {"--arch": "transformer_lm", "--task": "language_modeling", "--position-encoding": None}
 FAIRSEQ_NOPE = {**FAIRSEQ, "--no-token-positional-embeddings": True}
 
 
@@ -299,6 +299,69 @@ def test_a_bad_option_stops_fairseq_train_before_the_data_is_looked_for_and_the_
     assert stopped.stdout.splitlines()[-1].startswith("error: --wavelet-scales '1,2,4', --wavelet-shifts '0,1,2':")
     assert "Traceback" not in stopped.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "said, shown",
+    [
+        ("wavelet_scales='0..3': a scale must be > 0", "--wavelet-scales '0..3': a scale must be > 0"),
+        (
+            "wavelet='haar' is given, but position_encoding='rope' does not read it",
+            "--wavelet 'haar' is given, but --position-encoding 'rope' does not read it",
+        ),
+        ("implementation='x' is unknown", "--attention-implementation 'x' is unknown"),
+        ("head_dim=3: must be even", "head_dim=3: must be even"),
+        ("--wavelet-scales '0': as it was", "--wavelet-scales '0': as it was"),
+    ],
+)
+def test_errors_of_the_library_are_shown_in_fairseqs_options(said, shown):
+    assert in_flags(said) == shown
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"--adaptive-input": None}, "--tie-adaptive-weights needs --adaptive-input"),
+        (
+            {"--adaptive-input-factor": "4"},
+            "one --adaptive-input-factor and --adaptive-softmax-factor, not 4.0 and 2.0",
+        ),
+        ({"--decoder-input-dim": "16"}, "one --decoder-input-dim and --decoder-output-dim, not 16 and 32"),
+    ],
+)
+def test_what_tied_weights_share_must_be_one(build, changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(changes)
+
+
+MODELS = {  # the other ways in which fairseq builds a transformer_lm
+    "characters": {
+        **PLAIN,
+        "--character-embeddings": True,
+        "--character-filters": "[(1, 4), (2, 8)]",
+        "--character-embedding-dim": "4",
+        "--char-embedder-highway-layers": "1",
+    },
+    "quantisation noise": {"--quant-noise-pq": "0.1", "--quant-noise-pq-block-size": "8"},
+    "checkpointed activations": {"--checkpoint-activations": True},
+    "layers to keep": {"--decoder-layers": "3", "--decoder-layers-to-keep": "0,2"},
+    "one embedding": {**PLAIN, "--share-decoder-input-output-embed": True},
+    "narrow input": {**PLAIN, "--decoder-input-dim": "16"},
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_is_built_of_fairseqs_parameters_in_fairseqs_order(build, case):
+    theirs = build({**MODELS[case], **FAIRSEQ_NOPE}, seed=5).state_dict()
+    ours = build({**MODELS[case], "--position-encoding": "nope"}, seed=5)
+    assert list(ours.state_dict()) == list(theirs)
+    assert all(torch.equal(parameter, theirs[name]) for name, parameter in ours.named_parameters())
+    torch.testing.assert_close(
+        log_probs(ours, random_tokens(2, 20)),
+        log_probs(build({**MODELS[case], **FAIRSEQ_NOPE}, seed=5), random_tokens(2, 20)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_learned_absolute_positions_are_refused_before_the_save_folder_is_made():

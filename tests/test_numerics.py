@@ -12,7 +12,8 @@ from test_attention import gain, value_and_gradients
 from test_model import random_tokens, spread
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.plugin.evaluate import pieces, stream_nll, token_nll
+from wavepos_fairseq.evaluation.perplexity import pieces, stream_nll
+from wavepos_fairseq.plugin.checkpoint import FairseqScorer, token_nll
 from wavepos_fairseq.positions import Position, build_position, position_names
 
 
@@ -107,7 +108,9 @@ def perplexity(model, max_tokens=150, threads=1, implementation="blockwise"):
         layer.self_attn.attend = functools.partial(causal_attention, implementation=implementation)
     torch.set_num_threads(threads)
     try:
-        losses = stream_nll(model, tokens[:-1], tokens[1:], pieces(300, 70, 70), max_tokens)
+        losses = stream_nll(
+            FairseqScorer(model, None, 70, {}), tokens[:-1], tokens[1:], pieces(300, 70, 70), max_tokens
+        )
     finally:
         torch.set_num_threads(before)
     return math.exp(losses.double().mean())

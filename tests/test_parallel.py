@@ -35,7 +35,7 @@ def two_processes(data_bin):
         done = run_module(
             *("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"),
             "wavepos_fairseq.plugin.parallel",
-            *(data_bin, "--user-dir", PLUGIN, "--task", "language_modeling", "--tokens-per-sample", L_TRAIN),
+            *(data_bin, "--user-dir", PLUGIN, "--task", "language_modeling_wavepos", "--tokens-per-sample", L_TRAIN),
             *command_line({**TRAINING, **DEMO, "--save-dir": save_dir, **changes}),
             cwd=ROOT,
         )

@@ -19,6 +19,8 @@ import torch
 import yaml
 from conftest import preprocess, sound_result, synthetic_text
 
+from wavepos_fairseq import DIGITS
+from wavepos_fairseq.common.files import write_json
 from wavepos_fairseq.lab import configs, experiments, runs, schedule, slurm
 
 pytest.importorskip("fairseq")
@@ -372,13 +374,21 @@ def test_an_option_is_the_same_with_a_space_and_with_an_equals_sign(words):
     assert runs._by_option(shlex.join(["fairseq-train", "data", *words]))["--lr"] == "0.1"
 
 
+def test_a_training_that_began_with_fairseqs_own_task_goes_on_with_ours(run):
+    began = shlex.join(run.training_command()).replace("language_modeling_wavepos", "language_modeling")
+    assert began != shlex.join(run.training_command())
+    run.folder.mkdir(parents=True)
+    write_json(run.folder / "training.json", {"command": began, "version": DIGITS, "threads": 1})
+    run.refuse_other_options()
+
+
 @pytest.mark.parametrize(
     "option, given, kept",
     [
         ("--save-dir", "elsewhere", "{folder}"),
         ("--seed", "7", "1"),
         ("--tokens-per-sample", "8", "16"),
-        ("--task", "multilingual_language_modeling", "language_modeling"),
+        ("--task", "language_modeling", "language_modeling_wavepos"),
     ],
 )
 def test_what_makes_the_run_what_it_is_is_not_an_option_of_its_training(run, option, given, kept):

@@ -10,9 +10,11 @@ import torch
 from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, preprocess, run_module, synthetic_text
 from fairseq import trainer
 
-from wavepos_fairseq.plugin import evaluate as evaluation
+from wavepos_fairseq.plugin.checkpoint import token_nll
+from wavepos_fairseq.plugin.evaluate import main
 from wavepos_fairseq.positions import position_names
 
+FAIRSEQ = {"--arch": "transformer_lm", "--task": "language_modeling"}
 DROPOUT = {"--dropout": "0.2", "--attention-dropout": "0.2", "--position-encoding": "wavelet"}
 
 
@@ -35,7 +37,7 @@ def test_loss_falls_with_either_criterion(train, tmp_path, changes):
 
 def test_the_sinusoidal_model_trains_as_transformer_lm(train, tmp_path):
     ours = train(tmp_path / "ours", {"--position-encoding": "sinusoidal"})
-    theirs = train(tmp_path / "theirs", {"--arch": "transformer_lm"})
+    theirs = train(tmp_path / "theirs", FAIRSEQ)
     assert [float(ours[n]) for n in range(1, 21)] == pytest.approx([float(theirs[n]) for n in range(1, 21)], abs=5e-3)
 
 
@@ -43,7 +45,7 @@ def test_the_sinusoidal_model_trains_as_transformer_lm(train, tmp_path):
 def test_every_parameter_of_the_model_is_trained(build, encoding):
     model = build({"--position-encoding": encoding})
     tokens = torch.randint(4, 60, (2, L_TRAIN))
-    evaluation.token_nll(model, tokens[:, :-1], tokens[:, 1:]).sum().backward()
+    token_nll(model, tokens[:, :-1], tokens[:, 1:]).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
@@ -87,13 +89,26 @@ def data_of(num_shards, data_bin, shards):
     return data_bin if num_shards == 1 else shards
 
 
+def test_fairseqs_own_task_is_left_as_it_is_and_gives_the_same_model(train, tmp_path, data_bin):
+    """The two draw the same batches, until a training is resumed in a later epoch: there ours go on as before."""
+    changes = {**DROPOUT, "--max-update": "24"}
+    losses = train(tmp_path / "ours", changes)
+    assert train(tmp_path / "theirs", {**changes, "--task": "language_modeling"}) == losses
+    assert_equal_parameters(parameters(tmp_path / "ours"), parameters(tmp_path / "theirs"))
+    whole = train(tmp_path / "whole", {**changes, "--max-update": "30"})
+    for name, task in (("ours", "language_modeling_wavepos"), ("theirs", "language_modeling")):
+        resumed = train(tmp_path / name, {**changes, "--max-update": "30", "--task": task})
+        assert min(resumed) == 25
+        assert (resumed == {update: whole[update] for update in resumed}) == (name == "ours")
+
+
 @pytest.mark.parametrize("case", EPOCHS)
 def test_epochs_are_counted_and_their_batches_drawn_as_fairseqs_own_are(train, tmp_path, data_bin, shards, case):
     options, num_shards = EPOCHS[case]
     changes = {**options, "--max-update": None, "--max-epoch": "4", "--no-epoch-checkpoints": None}
     data = data_of(num_shards, data_bin, shards)
     ours = train(tmp_path / "ours", {**changes, "--position-encoding": "sinusoidal"}, data)
-    theirs = train(tmp_path / "theirs", {**changes, "--arch": "transformer_lm"}, data)
+    theirs = train(tmp_path / "theirs", {**changes, **FAIRSEQ}, data)
     assert sorted(ours) == sorted(theirs)
     compared = sorted(ours)[: 20 if "--curriculum" in options else None]  # fairseq never shuffles after it
     assert [float(ours[n]) for n in compared] == pytest.approx([float(theirs[n]) for n in compared], abs=5e-3)
@@ -139,7 +154,7 @@ def test_the_shell_trains_and_evaluates_through_user_dir(data_bin, tmp_path):
     }
     trained = run_module(
         "fairseq_cli.train",
-        *(data_bin, "--task", "language_modeling", "--tokens-per-sample", L_TRAIN, *plugin),
+        *(data_bin, "--task", "language_modeling_wavepos", "--tokens-per-sample", L_TRAIN, *plugin),
         *("--arch", "transformer_lm_wavelet_tiny", "--adaptive-input-cutoff", "20,40"),
         *("--adaptive-softmax-cutoff", "20,40", *command_line({**TRAINING, **changes})),
         cwd=tmp_path,
@@ -156,7 +171,7 @@ def test_the_shell_trains_and_evaluates_through_user_dir(data_bin, tmp_path):
     assert evaluated.returncode == 0, evaluated.stdout
     path, output = str(tmp_path / "saved/checkpoint_last.pt"), tmp_path / "result.json"
     arguments = [str(data_bin), "--path", path, "--lengths", str(length), "--inference", "full", "--cpu"]
-    assert evaluation.main([*arguments, "--output", str(output)]) == 0
+    assert main([*arguments, "--output", str(output)]) == 0
     (cell,) = json.loads(output.read_text())["cells"]
     loss = cell["nll"] / math.log(2)
     assert f"Loss (base 2): {loss:.4f}, Perplexity: {cell['perplexity']:.2f}" in evaluated.stdout

@@ -1,0 +1,9 @@
+"""Perplexity and attention of any language model that can score, in the paper's inferences; knows no fairseq.
+
+    perplexity   what a scorer is, and its perplexities
+    statistics   perplexities and their intervals, from losses
+    inferences   the names of the inferences
+    probes       attention and losses over lags and positions
+
+``python -m wavepos_fairseq.evaluation`` evaluates a checkpoint of fairseq, see `plugin.evaluate`.
+"""

@@ -1,19 +1,18 @@
-"""Where a trained model looks, and where in a sequence it errs, measured on its checkpoint and the validation set.
+"""Where a trained model looks, and where in a sequence it errs, measured on a text, the validation set for example.
 
 The attention weights are `attention.attention_weights` of what the attention of each layer is given. Measured are
 
 - the receptive field of each layer and head, in sequences of 5 L_train tokens: how the queries at positions >= L_train
   spread their attention over the lags t = m - n, and how much of it goes further back than any sequence of training;
-- the loss over the position in such sequences, in ``full`` inference (see `evaluation`).
+- the loss over the position in such sequences, in ``full`` inference (see `perplexity`).
 
-`table` has them as the lines of attention.csv and positions.csv. Nothing is drawn here; `curves` does that.
+`table` has them as the lines of attention.csv and positions.csv. Nothing is drawn here, and this module knows no
+fairseq.
 """
 
-import contextlib
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
-from unittest import mock
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Protocol, Tuple, TypeVar
 
 import pandas as pd
 import torch
@@ -21,37 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import attention_weights
-from ..plugin.evaluate import Checkpoint, inputs_of, load_checkpoint, load_stream, pieces, stream_nll
 from ..positions import Position
+from .perplexity import Scorer, inputs_of, pieces, stream_nll
 
 REACH = 5  # times L_train: the length of the sequences
-SEQUENCES = 8  # of the validation set, from its beginning, for the receptive field
+SEQUENCES = 8  # of the text, from its beginning, for the receptive field
 BLOCK = 64  # queries at a time: their scores are formed with a BLOCK x L x d tensor
-Inputs = Tuple[Tensor, Tensor, Position]  # query and key (1, H, L, d), and the representation
+AttentionInputs = Tuple[Tensor, Tensor, Position]
+"""Query and key (1, H, L, d) of a layer, and its representation."""
 
 
-@torch.no_grad()
-def attention_inputs(model: torch.nn.Module, tokens: Tensor) -> List[Inputs]:
-    """What the attention of each layer, from the first on, is given when the model reads the tokens (L,).
+class AttentionScorer(Scorer, Protocol):
+    """A scorer that shows its attention."""
 
-    Raises ValueError for a model without this package's attention, which fairseq's own transformer_lm is.
-    """
-    from ..models.transformer_lm_wavelet import PositionalSelfAttention  # here, for it needs fairseq
-
-    layers = [module for module in model.modules() if isinstance(module, PositionalSelfAttention)]
-    if not layers:
-        raise ValueError(
-            "fairseq's own transformer_lm does not show its attention; --position-encoding sinusoidal (or nope, with "
-            "--no-token-positional-embeddings) reads its checkpoint as a transformer_lm_wavelet"
-        )
-    with contextlib.ExitStack() as stack:
-        spies = [stack.enter_context(mock.patch.object(layer, "attend", wraps=layer.attend)) for layer in layers]
-        model.decoder(tokens[None].to(next(model.parameters()).device), features_only=True)
-    return [(query, key, position) for query, key, _, position, _ in (spy.call_args[0] for spy in spies)]
+    def attention_inputs(self, tokens: Tensor) -> List[AttentionInputs]:
+        """What the attention of each layer, from the first on, is given when the model reads the tokens (L,)."""
 
 
 def _rows(query: Tensor, key: Tensor, position: Position, first: int = 0) -> Iterator[Tuple[int, Tensor]]:
-    """A block of queries after another, from the query `first` on: its start, and weights (H, m, n) up to its end."""
+    """Of each block, from the query `first` on: its start, and its weights (H, queries, keys up to its end)."""
     for start in range(first, query.size(2), BLOCK):
         stop = min(start + BLOCK, query.size(2))
         yield start, attention_weights(query[:, :, start:stop], key[:, :, :stop], position)[0]
@@ -79,9 +66,10 @@ def weight_by_lag(query: Tensor, key: Tensor, position: Position, first: int) ->
 
 
 def spread(by_lag: Tensor, l_train: int) -> Dict[str, Tensor]:
-    """Of weights over the lags (..., L): mean_lag, lag95, up to which at least 95 % lie, and the share beyond L_train.
+    """Of weights over the lags (..., L): their mean_lag, lag95 and share beyond L_train, each (...).
 
-    Lags are in tokens; beyond are the lags t >= L_train, further than a sequence of training reaches.
+    Lags are in tokens. At least 95 % of the weights lie up to lag95. Beyond are the lags t >= L_train, further than a
+    sequence of training reaches.
     """
     return {
         "mean_lag": by_lag @ torch.arange(by_lag.size(-1)).to(by_lag),
@@ -90,21 +78,21 @@ def spread(by_lag: Tensor, l_train: int) -> Dict[str, Tensor]:
     }
 
 
-def receptive_field(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, Any]]:
+@torch.no_grad()
+def receptive_field(scorer: AttentionScorer, stream: Tensor) -> List[Dict[str, Any]]:
     """A line for each layer and head, both counted from 1: `spread` of the queries at positions >= L_train.
 
     Raises ValueError where the stream is shorter than one sequence.
     """
-    model, l_train = checkpoint.model, checkpoint.l_train
-    length = REACH * l_train
+    length = REACH * scorer.l_train
     if len(stream) < length:
-        raise ValueError(f"the validation set has {len(stream)} tokens, fewer than {REACH} x L_train = {length}")
-    sequences = inputs_of(stream, checkpoint.task.dictionary).unfold(0, length, length)[:SEQUENCES]
-    by_lag = sum(
-        torch.stack([weight_by_lag(*inputs, first=l_train) for inputs in attention_inputs(model, tokens)])
-        for tokens in sequences
-    )  # (layers, H, length)
-    measured = {name: values.tolist() for name, values in spread(by_lag / len(sequences), l_train).items()}
+        raise ValueError(f"the text has {len(stream)} tokens, fewer than {REACH} x L_train = {length}")
+    sequences = inputs_of(stream, scorer.bos).unfold(0, length, length)[:SEQUENCES]  # (sequences, length)
+    by_lag = torch.zeros((), dtype=torch.float64)
+    for tokens in sequences:
+        layers = [weight_by_lag(*inputs, first=scorer.l_train) for inputs in scorer.attention_inputs(tokens)]
+        by_lag = by_lag + torch.stack(layers)  # (layers, H, length)
+    measured = {name: values.tolist() for name, values in spread(by_lag / len(sequences), scorer.l_train).items()}
     return [
         {"layer": layer + 1, "head": head + 1, **{name: values[layer][head] for name, values in measured.items()}}
         for layer in range(by_lag.size(0))
@@ -112,11 +100,10 @@ def receptive_field(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, An
     ]
 
 
-def loss_by_position(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, Any]]:
+def loss_by_position(scorer: Scorer, stream: Tensor) -> List[Dict[str, Any]]:
     """A line for each L_train / 8 positions of a sequence, from start to stop - 1: nll, the mean there in nats."""
-    length, width = REACH * checkpoint.l_train, checkpoint.l_train // 8
-    cuts = pieces(len(stream), length, length)
-    nll = stream_nll(checkpoint.model, inputs_of(stream, checkpoint.task.dictionary), stream, cuts, max_tokens=length)
+    length, width = REACH * scorer.l_train, scorer.l_train // 8
+    nll = stream_nll(scorer, inputs_of(stream, scorer.bos), stream, pieces(len(stream), length, length), length)
     bins = torch.arange(len(stream)) % length // width
     means = torch.bincount(bins, nll.double()) / torch.bincount(bins)
     return [
@@ -125,28 +112,22 @@ def loss_by_position(checkpoint: Checkpoint, stream: Tensor) -> List[Dict[str, A
     ]
 
 
-def open_checkpoint(
-    path: Path, data: Path, position_encoding: Optional[str] = None, trust: bool = False
-) -> Tuple[Checkpoint, Tensor]:
-    """`evaluation.load_checkpoint`, on the GPU where there is one, and the validation set."""
-    checkpoint = load_checkpoint(str(path), str(data), position_encoding, trust)
-    checkpoint.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return checkpoint, load_stream(str(data), "valid", checkpoint.task.dictionary)
+Measured = TypeVar("Measured", bound=Scorer)
 
 
 def table(
-    measure: Callable[[Checkpoint, Tensor], List[Dict[str, Any]]],
+    measure: Callable[[Measured, Tensor], List[Dict[str, Any]]],
     checkpoints: Mapping[str, Path],
-    opened: Callable[[Path], Tuple[Checkpoint, Tensor]],
+    opened: Callable[[Path], Tuple[Measured, Tensor]],
 ) -> pd.DataFrame:
     """What `receptive_field` or `loss_by_position` gives for each checkpoint, after the checkpoint's name as `row`.
 
-    opened: `open_checkpoint`, with the data of all of them.
+    opened: gives a checkpoint's scorer and the text, `plugin.checkpoint.open_checkpoint` for example.
     """
     lines = []
     for row, path in checkpoints.items():
         print(f"{measure.__name__}: {row}", file=sys.stderr, flush=True)
-        checkpoint, stream = opened(path)
-        every = {"row": row, "l_train": checkpoint.l_train, "sequence_length": REACH * checkpoint.l_train}
-        lines += [{**every, **line} for line in measure(checkpoint, stream)]
+        scorer, stream = opened(path)
+        every = {"row": row, "l_train": scorer.l_train, "sequence_length": REACH * scorer.l_train}
+        lines += [{**every, **line} for line in measure(scorer, stream)]
     return pd.DataFrame(lines)

@@ -22,7 +22,7 @@ from ..data import DataError, prepare
 from ..data.corpus import say
 from ..data.download import fetch_file, file_digest, file_size
 from ..plugin import evaluate as evaluation
-from ..plugin import unpickling as checkpoints
+from ..plugin import unpickling
 from .configs import load_preset
 
 # From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
@@ -56,9 +56,9 @@ def check_format(path: Path) -> None:
         if file.read(len(magic)) == magic:
             return
     try:
-        if not checkpoints.sound_records(path):
+        if not unpickling.sound_records(path):
             raise pickle.UnpicklingError("it does not begin as one does")
-    except (pickle.UnpicklingError, checkpoints.Refused) as error:
+    except (pickle.UnpicklingError, unpickling.Refused) as error:
         raise DataError(f"{path.name} is no PyTorch file, or not all of it: {error}") from error
 
 

@@ -168,19 +168,15 @@ def _refuse_no_checkpoint(run: Run) -> None:
 
 def refuse_data(runs: List[Run]) -> None:
     """ValueError where the runs' data-bin has not what they read of it at their start, or hours later."""
-    from fairseq.data import Dictionary
-
     from ..models.transformer_lm_wavelet import refuse_cutoffs
-    from ..plugin import evaluate as evaluation
+    from ..plugin.streams import load_dictionary, load_stream
 
     data, preset = runs[0].data, runs[0].preset
-    words = data / "dict.txt"
-    with prefixing_errors(shown_path(words)):
-        dictionary = Dictionary.load(str(words))
-    evaluation.load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
+    dictionary = load_dictionary(str(data))
+    load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
     for run in runs:
         options = fairseq_options(run)
-        with prefixing_errors(shown_path(words)):
+        with prefixing_errors(shown_path(data / "dict.txt")):
             refuse_cutoffs(options, len(dictionary))
 
 

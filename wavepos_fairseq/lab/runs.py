@@ -10,10 +10,8 @@ import collections
 import contextlib
 import fcntl
 import functools
-import io
 import itertools
 import json
-import logging
 import os
 import shlex
 import shutil
@@ -34,7 +32,7 @@ from ..common.errors import first_line, prefixing_errors
 from ..common.files import PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
 from ..common.schema import COMMAND, COUNT, MAPPING, NUMBER, TEXT, WHOLE, Accepted, check, is_number, or_none
 from ..evaluation.inferences import INFERENCES
-from ..plugin.options import as_arguments, position_arguments
+from ..plugin.options import as_arguments, parse_training, position_arguments
 from .configs import Preset, Row
 
 UNREADABLE = "checkpoint_last.unreadable"
@@ -130,7 +128,7 @@ class Run:
         """The preset's options, then the row's."""
         return [
             *(shown_path(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", shown_path(self.folder)),
-            *("--task", "language_modeling", "--tokens-per-sample", str(self.preset.l_train)),
+            *("--task", "language_modeling_wavepos", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
             *(word.replace("{run}", shown_path(self.folder)) for word in as_arguments(self.preset.train)),
             *("--seed", str(self.seed)),
@@ -363,8 +361,8 @@ def _by_option(command: str) -> Dict[str, str]:
             given[option] = value if is_given else "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
-    places = ("--save-dir", "--tensorboard-logdir", "--path", "--output")
-    return {option: text for option, text in given.items() if option not in places}
+    unread = ("--save-dir", "--tensorboard-logdir", "--path", "--output", "--task")  # both tasks give the same numbers
+    return {option: text for option, text in given.items() if option not in unread}
 
 
 def cpu_count() -> int:
@@ -539,30 +537,21 @@ def fairseq_options(run: Run) -> argparse.Namespace:
 
     Raises ValueError where fairseq, the representation or the model refuses them.
     """
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # which tells, as it is imported, what it can do without
-    from fairseq import options
-
-    from .. import models  # noqa: F401  (registers the architectures)
     from ..positions import position_options
 
     unknown = [name for name in run.row.position if name != "name" and name not in position_options()]
     if unknown:
         raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
     arguments = run.training_arguments()
-    user_dir = arguments.index("--user-dir")  # imported above, from wherever that is
+    user_dir = arguments.index("--user-dir")  # `parse_training` imports it, from wherever that is
     del arguments[user_dir : user_dir + 2]
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
-        try:
-            understood = options.parse_args_and_arch(options.get_training_parser(), arguments)
-        except SystemExit as stop:
-            why = stop.code if isinstance(stop.code, str) else said.getvalue()
-            raise ValueError(why.strip().rpartition("error: ")[2]) from None
+    understood = parse_training(arguments)
     if understood.cpu and understood.fp16:
         raise ValueError("--fp16 trains on GPUs only, and this is for the CPU (--gpus 0)")
     if understood.max_update < 1:
         raise ValueError(f"--max-update {understood.max_update}: accepted is a whole number > 0")
     ours = {
-        "--task": (understood.task, "language_modeling"),
+        "--task": (understood.task, "language_modeling_wavepos"),
         "--save-dir": (understood.save_dir, shown_path(run.folder)),
         "--tokens-per-sample": (understood.tokens_per_sample, run.preset.l_train),
         "--seed": (understood.seed, run.seed),

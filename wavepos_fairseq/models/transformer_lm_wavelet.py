@@ -5,26 +5,31 @@ names. A representation with nothing learned has exactly the parameters of ``tra
 --no-token-positional-embeddings``, and checkpoints load either way.
 """
 
+import ast
+import contextlib
 import dataclasses
 import functools
+import re
 import sys
 from types import SimpleNamespace
-from typing import Optional
-from unittest import mock
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy
 import torch
 from fairseq import utils
+from fairseq.data import Dictionary
 from fairseq.distributed import fsdp_wrap
 from fairseq.models import ARCH_CONFIG_REGISTRY, register_model, register_model_architecture, transformer_lm
 from fairseq.models.transformer import TransformerDecoder
 from fairseq.models.transformer_lm import TransformerLanguageModel, TransformerLanguageModelConfig
-from fairseq.modules import MultiheadAttention
+from fairseq.modules import AdaptiveInput, CharacterTokenEmbedder, MultiheadAttention
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
 
 from ..attention import IMPLEMENTATIONS, causal_attention
-from ..positions import build_position, position_class, position_names, position_options
+from ..positions import Position, build_position, position_class, position_names, position_options
 
 if not hasattr(numpy, "compat"):  # gone from NumPy 2, but fairseq cuts prompts into batches with numpy.compat.long
     numpy.compat = SimpleNamespace(long=int)
@@ -87,7 +92,7 @@ class PositionalSelfAttention(MultiheadAttention):
         """
         if key_padding_mask is not None and incremental_state is None:
             _refuse_padding_on_the_left(key_padding_mask)
-        q, k, v = (self._split_heads(project(query)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.project(query)
         if incremental_state is not None:
             state = self._get_input_buffer(incremental_state)
             if "prev_key" in state:
@@ -97,13 +102,17 @@ class PositionalSelfAttention(MultiheadAttention):
         dropout = self.dropout_module
         dropout_p = dropout.p if self.training or dropout.apply_during_inference else 0.0
         attended = self.attend(q, k, v, self.position, dropout_p)
-        return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None
+        return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None  # (B, H, L, d) -> (L, B, C)
 
-    def _split_heads(self, x):
+    def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """The heads' queries, keys and values (B, H, L, d) of x (L, B, C)."""
+        return self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+
+    def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)  # (L, B, C) -> (B, H, L, d)
 
 
-def _refuse_padding_on_the_left(padding):
+def _refuse_padding_on_the_left(padding: Tensor) -> None:
     padding = padding.bool()
     if (padding[:, :-1] & ~padding[:, 1:]).any():
         raise ValueError(
@@ -150,19 +159,37 @@ class PositionalDecoder(TransformerDecoder):
         return None
 
 
-def _option(args, name):
-    """An option, or its default: a command line half parsed has only what was given, a checkpoint what there was."""
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("position_encoding", *position_options())}
+_FLAGS["implementation"] = "--attention-implementation"
+_PARAMETER = re.compile(rf"\b({'|'.join(_FLAGS)})=")
+
+
+def in_flags(message: str) -> str:
+    """An error of the library, which says ``wavelet_scales='0'``, in fairseq's options: ``--wavelet-scales '0'``."""
+    return _PARAMETER.sub(lambda match: f"{_FLAGS[match[1]]} ", message)
+
+
+@contextlib.contextmanager
+def errors_in_flags() -> Iterator[None]:
+    """ValueErrors raised within speak of fairseq's options, see `in_flags`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(in_flags(str(error))) from error
+
+
+def _option(args: Any, name: str) -> Any:
+    """An option or its default: a half-parsed command line has only what was given, an old checkpoint fewer options."""
     return getattr(args, name, getattr(WaveletLanguageModelConfig, name))
 
 
-def _position_of(args):
+@errors_in_flags()
+def _position_of(args: Any) -> Position:
     """The representation that a model's options ask for; ValueError where they do not fit together."""
     option = functools.partial(_option, args)
     implementation = option("attention_implementation")
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"--attention-implementation {implementation!r} is unknown; accepted are {', '.join(IMPLEMENTATIONS)}"
-        )
+        raise ValueError(f"implementation={implementation!r} is unknown; accepted are {', '.join(IMPLEMENTATIONS)}")
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
@@ -179,8 +206,15 @@ def _position_of(args):
     )
 
 
-def refuse_cutoffs(args, num_types):
-    """ValueError where the cutoffs of an adaptive input or softmax are not those of a vocabulary of so many types."""
+_TIED = [  # with --tie-adaptive-weights, one value for both
+    ("adaptive_input_cutoff", "adaptive_softmax_cutoff"),
+    ("adaptive_input_factor", "adaptive_softmax_factor"),
+    ("decoder_input_dim", "decoder_output_dim"),
+]
+
+
+def refuse_cutoffs(args: Any, num_types: int) -> None:
+    """ValueError where the options of an adaptive input or softmax do not fit each other or so many types."""
     for part, is_used in (("input", args.adaptive_input), ("softmax", args.adaptive_softmax_cutoff)):
         cutoffs = utils.eval_str_list(getattr(args, f"adaptive_{part}_cutoff"), type=int) if is_used else []
         largest = num_types
@@ -191,11 +225,16 @@ def refuse_cutoffs(args, num_types):
                 f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 to "
                 f"{largest}, the types of the vocabulary"
             )
-    if args.tie_adaptive_weights and args.adaptive_input_cutoff != args.adaptive_softmax_cutoff:
-        raise ValueError(
-            f"--tie-adaptive-weights takes one --adaptive-input-cutoff and --adaptive-softmax-cutoff, not "
-            f"{args.adaptive_input_cutoff} and {args.adaptive_softmax_cutoff}"
-        )
+    if not args.tie_adaptive_weights:
+        return
+    if not args.adaptive_input:
+        raise ValueError("--tie-adaptive-weights needs --adaptive-input")
+    for one, other in _TIED:
+        if getattr(args, one) != getattr(args, other):
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in (one, other))
+            raise ValueError(
+                f"--tie-adaptive-weights takes one {flags}, not {getattr(args, one)} and {getattr(args, other)}"
+            )
 
 
 @register_model("transformer_lm_wavelet", dataclass=WaveletLanguageModelConfig)
@@ -203,36 +242,45 @@ class WaveletLanguageModel(TransformerLanguageModel):
     """A decoder-only language model with any of the position representations of `wavepos_fairseq.positions`."""
 
     @classmethod
-    def build_model(cls, args, task):
-        """Build a new model instance; ValueError for options of the representation that do not fit together."""
+    def build_model(cls, args: Any, task: FairseqTask) -> "WaveletLanguageModel":
+        """A new model; ValueError for options that do not fit together.
+
+        As the base class builds its own, which cannot be told of another decoder: the same options, and the same order
+        of random draws.
+        """
         _position_of(args)
         refuse_cutoffs(args, len(task.source_dictionary))
-        _share_batches_among_epochs(task)
         args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
-        with mock.patch.object(transformer_lm, "TransformerDecoder", PositionalDecoder):  # a fixed name, too
-            return super().build_model(args, task)
+        if args.decoder_layers_to_keep:
+            args.decoder_layers = len(args.decoder_layers_to_keep.split(","))
+        if utils.safe_getattr(args, "max_target_positions") is None:
+            length = utils.safe_getattr(args, "tokens_per_sample", transformer_lm.DEFAULT_MAX_TARGET_POSITIONS)
+            args.max_target_positions = length
+        embedding = cls._embedding(args, task.source_dictionary)
+        return cls(PositionalDecoder(args, task.target_dictionary, embedding, no_encoder_attn=True))
 
-
-def _share_batches_among_epochs(task):
-    """Has a training that is resumed in a later epoch go on with the batches that it would have had uninterrupted.
-
-    Unless it is told otherwise, fairseq draws which sequences make a batch once, from the seed and the epoch that it
-    starts in, and in each epoch their order; so a resumed training would draw others. Where it draws them anew in each
-    epoch (of sharded data, or with --update-epoch-batch-itr), a resumed training does as the uninterrupted one.
-    """
-    draw = task.get_batch_iterator
-
-    def draw_as_in_the_first_epoch(dataset, *, seed=1, epoch=1, **options):
-        anew = options.get("disable_iterator_cache") or options.get("update_epoch_batch_itr")
-        if not anew and task.can_reuse_epoch_itr(dataset):
-            if seed != task.args.seed:  # with --update-ordered-indices-seed the epoch has been added
-                seed += 1 - epoch
-            epoch = 1
-        batches = draw(dataset, seed=seed, epoch=epoch, **options)
-        batches.reuse_dataloader = False  # reused, it goes on unshuffled after --curriculum, unless training is resumed
-        return batches
-
-    task.get_batch_iterator = draw_as_in_the_first_epoch
+    @classmethod
+    def _embedding(cls, args: Any, dictionary: Dictionary) -> nn.Module:
+        if args.character_embeddings:
+            return CharacterTokenEmbedder(
+                dictionary,
+                ast.literal_eval(args.character_filters),
+                args.character_embedding_dim,
+                args.decoder_embed_dim,
+                args.char_embedder_highway_layers,
+            )
+        if args.adaptive_input:
+            return AdaptiveInput(
+                len(dictionary),
+                dictionary.pad(),
+                args.decoder_input_dim,
+                args.adaptive_input_factor,
+                args.decoder_embed_dim,
+                utils.eval_str_list(args.adaptive_input_cutoff, type=int),
+                args.quant_noise_pq,
+                args.quant_noise_pq_block_size,
+            )
+        return cls.build_embedding(args, dictionary, args.decoder_input_dim)
 
 
 def _architecture(name, base=None, **defaults):

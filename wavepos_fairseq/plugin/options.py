@@ -1,6 +1,13 @@
-"""Positions and presets, which are data, as the arguments of fairseq's commands."""
+"""Positions and presets, which are data, as the arguments of fairseq's commands; and what fairseq makes of arguments.
 
-from typing import Any, List, Mapping
+Importing this module imports neither PyTorch nor fairseq.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+from typing import Any, List, Mapping, Sequence
 
 
 def position_arguments(position: Mapping[str, Any]) -> List[str]:
@@ -15,3 +22,21 @@ def as_arguments(options: Mapping[str, Any]) -> List[str]:
     for name, value in options.items():
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return arguments
+
+
+def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
+    """What fairseq-train understands of its arguments, the defaults of the architecture among them.
+
+    Raises ValueError with one line where fairseq, the representation or the model refuses them.
+    """
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # on import it recommends packages for speech
+    from fairseq import options
+
+    from .. import models  # noqa: F401  (registers the architectures and the task)
+
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
+        try:
+            return options.parse_args_and_arch(options.get_training_parser(), list(arguments))
+        except SystemExit as stop:
+            why = stop.code if isinstance(stop.code, str) else said.getvalue()
+            raise ValueError(why.strip().rpartition("error: ")[2]) from None

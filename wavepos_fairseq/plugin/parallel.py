@@ -18,7 +18,7 @@ commands.require_fairseq()  # before the imports that would end in a traceback
 
 from fairseq_cli.train import cli_main
 
-from .. import models  # noqa: F401  (registers the architectures: fairseq finds the package imported already)
+from .. import models  # noqa: F401  (registers all: fairseq's --user-dir finds the package imported already)
 from ..common.child import end_with
 
 if __name__ == "__main__":

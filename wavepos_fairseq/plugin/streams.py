@@ -1,11 +1,20 @@
-"""Data-bin folders, which fairseq-preprocess makes: what is counted in them.
+"""Data-bin folders, which fairseq-preprocess makes: their tokens, and what is counted in them.
 
 Importing this module imports neither PyTorch nor fairseq.
 """
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import TYPE_CHECKING, Dict, List, NamedTuple
+
+from ..common.errors import prefixing_errors
+from ..common.files import shown_path
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
+    from torch import Tensor
 
 SPLITS = ("train", "valid", "test")
 
@@ -33,7 +42,7 @@ def count(data_bin: Path) -> Counts:
 
 
 def check_words(data_bin: Path) -> None:
-    """ValueError where a split is nothing but <unk>, which any model would predict, at a perplexity near 1."""
+    """ValueError where a split is nothing but <unk>: any model would predict it, at a perplexity near 1."""
     from fairseq.data import Dictionary
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
@@ -41,3 +50,62 @@ def check_words(data_bin: Path) -> None:
     for split in SPLITS:
         if not any((line >= first_word).any() for line in MMapIndexedDataset(str(data_bin / split))):
             raise ValueError(f"{split} would be nothing but <unk>: none of its words is in dict.txt")
+
+
+def first_folder(data: str) -> str:
+    """Of DATA1:DATA2, as fairseq-train takes it, the folder that has the dictionary and the splits of an evaluation."""
+    from fairseq import utils
+
+    return next(iter(utils.split_paths(data)), "")
+
+
+def load_dictionary(data: str) -> Dictionary:
+    """The dictionary of a data-bin folder; ValueError with the file's name where it cannot be read."""
+    from fairseq.data import Dictionary
+
+    file = Path(first_folder(data), "dict.txt")
+    with prefixing_errors(shown_path(file)):
+        return Dictionary.load(str(file))
+
+
+def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:
+    """The lines of a split of a data-bin folder, in any of fairseq's formats: int64 (tokens,), each ended by ``</s>``.
+
+    Raises ValueError where there is no such split, or what it holds does not fit the dictionary.
+    """
+    import torch
+    from fairseq.data import data_utils
+
+    split = Path(first_folder(data), subset)
+    with prefixing_errors(f"--subset {subset}: {split}.bin with {subset}.idx"):
+        dataset = data_utils.load_indexed_dataset(str(split), dictionary)
+        if dataset is None:
+            raise ValueError("there is no such file")
+        if getattr(dataset, "supports_prefetch", False):  # of --dataset-impl cached and lazy, which are one format
+            dataset.prefetch(range(len(dataset)))
+        lines = [dataset[i].long() for i in range(len(dataset))]
+        stream = torch.cat(lines)
+        if not (0 <= stream.min() and stream.max() < len(dictionary)):
+            raise ValueError(f"tokens other than 0 to {len(dictionary) - 1}, those of dict.txt")
+        padding = int((stream == dictionary.pad()).sum())
+        if padding:
+            raise ValueError(
+                f"{padding} words of the text are a literal {dictionary.pad_word}, which is padding to fairseq; write "
+                "another word in its place, and prepare the text anew"
+            )
+    return lines
+
+
+def load_stream(data: str, subset: str, dictionary: Dictionary) -> Tensor:
+    """All tokens of a split of a data-bin folder, an ``</s>`` after each line: int64 (tokens,)."""
+    import torch
+
+    return torch.cat(load_lines(data, subset, dictionary))
+
+
+def count_words(stream: Tensor, dictionary: Dictionary) -> int:
+    """Words and line ends in a stream of subword-nmt's units, of which all but a word's last end in ``@@``."""
+    import torch
+
+    continued = torch.tensor([symbol.endswith("@@") for symbol in dictionary.symbols])
+    return int((~continued[stream]).sum())

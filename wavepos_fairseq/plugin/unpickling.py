@@ -12,16 +12,15 @@ than the file holds, and the zip's checksums are compared first, which PyTorch d
 import argparse
 import collections
 import errno
+import io
 import math
 import os
 import pickle
 import re
-import tarfile
 import types
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Union
-from unittest import mock
+from typing import Any, Dict, Iterable, List, Mapping, Union
 
 import numpy as np
 import torch
@@ -108,8 +107,9 @@ class Unpickler(pickle._Unpickler):
     """Python's own, in Python: the one in C does not ask before it sets an object's attributes."""
 
     file_size = math.inf  # in bytes, of the whole checkpoint: so much, at the most, its storages have together
+    record_sizes: Mapping[str, int] = {}  # in bytes, of PyTorch's zip, by name; its older format has none
 
-    def __init__(self, file, **options):
+    def __init__(self, file: Any, **options: Any) -> None:
         super().__init__(file, **options)
         self._left, self._keys = FOR_OPTIONS, set()
         self._file_read = lambda size: self._spend(file.read(min(size, self._left + 1)))
@@ -186,10 +186,14 @@ class Unpickler(pickle._Unpickler):
             raise Refused("a view of a storage")
         if (what, type(key), type(numel)) != ("storage", str, int) or numel < 0:
             raise pickle.UnpicklingError(f"{what!r} of {numel!r} in the place of a storage")
+        size = numel * torch._utils._element_size(getattr(kind, "dtype", torch.uint8))
+        record = f"data/{key}"
+        if self.record_sizes and size > self.record_sizes.get(record, -1):  # PyTorch before 2.1 would read on in memory
+            raise pickle.UnpicklingError(f"{record} is shorter than the storage that it is said to hold")
         if key not in self._keys:
             self._keys.add(key)
             self._left += FOR_A_STORAGE
-            self.file_size -= numel * torch._utils._element_size(getattr(kind, "dtype", torch.uint8))
+            self.file_size -= size
             if self.file_size < 0:
                 raise pickle.UnpicklingError(f"the storage {key} has more numbers than are left in the file")
         super().load_binpersid()
@@ -215,8 +219,11 @@ class Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"{opcode} is no operation of a checkpoint's pickle") from None
 
 
-def _refuse_torchscript(*_, **__):
-    raise Refused("TorchScript")  # which torch.load would hand on whatever it is asked for
+class _NoDescriptor(io.FileIO):
+    """A file without a descriptor, of which PyTorch does not try whether it is a tar: that would set files' modes."""
+
+    def fileno(self):
+        raise io.UnsupportedOperation("fileno")
 
 
 def sound_records(path: Union[str, Path]) -> Dict[str, int]:
@@ -231,7 +238,7 @@ def sound_records(path: Union[str, Path]) -> Dict[str, int]:
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
                 if any(record.filename.endswith("/constants.pkl") for record in records):
-                    _refuse_torchscript()
+                    raise Refused("TorchScript")
                 if any(record.compress_type or record.file_size != record.compress_size for record in records):
                     raise pickle.UnpicklingError("it is compressed, as torch.save's files are not")
                 sizes = {record.filename.partition("/")[2]: record.file_size for record in records}
@@ -283,22 +290,19 @@ def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     if trust:
         return torch.load(str(path), map_location="cpu", weights_only=False)
 
+    # torch.load asks this list, too, and hands TorchScript on to torch.jit.load, which runs code whatever it is told.
+    if sizes and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        raise Refused("TorchScript")
+
     class Bounded(Unpickler):
         file_size = os.path.getsize(str(path))
-
-    def storage_of_record(reader, name, nbytes, kind, read=torch._C.PyTorchFileReader.get_storage_from_record):
-        if nbytes > sizes.get(name, -1):  # which older versions believe, and go on in memory
-            raise pickle.UnpicklingError(f"{name} is shorter than the storage that it is said to hold")
-        return read(reader, name, nbytes, kind)
+        record_sizes = sizes
 
     reader = types.SimpleNamespace(
         __name__="pickle", Unpickler=Bounded, load=lambda file, **options: Bounded(file, **options).load()
     )
-    no_script = mock.patch.object(torch.jit, "load", _refuse_torchscript)
-    no_tar = mock.patch.object(tarfile, "open", side_effect=tarfile.ReadError)  # its first format sets files' modes
-    sized = mock.patch.object(torch._C.PyTorchFileReader, "get_storage_from_record", storage_of_record)
-    with no_script, no_tar, sized:
-        content = torch.load(str(path), map_location="cpu", pickle_module=reader, weights_only=False)
+    with io.BufferedReader(_NoDescriptor(str(path))) as file:
+        content = torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
     if isinstance(content, dict):
         for options in ("args", "cfg"):
             _refuse_options(content.get(options))

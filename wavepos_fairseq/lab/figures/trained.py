@@ -31,8 +31,8 @@ from torch import Tensor
 from ...common import commands
 from ...common.files import PAPER, ROOT, refuse_unwritable
 from ...data.tokens import subword_segmenter, wikitext_tokenizer
-from ...evaluation import probes as maps
-from ...plugin.evaluate import Checkpoint, inputs_of
+from ...evaluation import probes
+from ...evaluation.perplexity import inputs_of
 from .. import results
 from ..configs import preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
@@ -42,6 +42,8 @@ from .style import WIDTH, in_style, line_of, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ...plugin.checkpoint import FairseqScorer
 
 PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
     "perplexity": ("table1", "inference", "method"),
@@ -229,8 +231,8 @@ def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -
 
 
 MEASURED = {  # the probe that keeps its numbers, how they are measured, and how they are drawn
-    "positions": ("positions", maps.loss_by_position, positions),
-    "receptive-field": ("attention", maps.receptive_field, receptive_field),
+    "positions": ("positions", probes.loss_by_position, positions),
+    "receptive-field": ("attention", probes.receptive_field, receptive_field),
 }
 
 
@@ -264,15 +266,17 @@ def draw_checkpoints(
 ) -> Iterator[Tuple[str, Figure]]:
     """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
     commands.require_fairseq()
+    from ...plugin.checkpoint import open_checkpoint  # here, for the other figures need no fairseq
+
     opened = functools.partial(
-        maps.open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
+        open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
     )
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
         probe, measure, draw_lines = MEASURED[name]
         refuse_unwritable(results.probe_file(args.folder, probe))
-        lines = maps.table(measure, checkpoints, opened)
+        lines = probes.table(measure, checkpoints, opened)
         results.write_probe(args.folder, probe, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
@@ -283,12 +287,14 @@ def draw_checkpoints(
 
 
 def row_map(
-    row: str, checkpoint: Checkpoint, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
+    row: str, scorer: FairseqScorer, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
 ) -> Figure:
     """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
-    dictionary = checkpoint.task.dictionary
-    tokens = encode(text, dictionary, data) if text else inputs_of(stream, dictionary)[: 2 * checkpoint.l_train]
-    layers = maps.attention_inputs(checkpoint.model, tokens)
-    weights = {number + 1: maps.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})}
+    dictionary = scorer.task.dictionary
+    tokens = encode(text, dictionary, data) if text else inputs_of(stream, scorer.bos)[: 2 * scorer.l_train]
+    layers = scorer.attention_inputs(tokens)
+    weights = {
+        number + 1: probes.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})
+    }
     names = [dictionary[token] for token in tokens] if text and len(tokens) <= MOST_TOKENS else None
-    return attention_map(weights, threshold or 1 / len(tokens), checkpoint.l_train, methods().get(row, row), names)
+    return attention_map(weights, threshold or 1 / len(tokens), scorer.l_train, methods().get(row, row), names)

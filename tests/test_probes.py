@@ -1,8 +1,7 @@
-"""The numbers of wavepos_fairseq/maps.py, beside fairseq's own weights, closed forms and the evaluation."""
+"""The numbers of evaluation/probes.py, beside fairseq's own weights, closed forms and the evaluation."""
 
 import functools
 import math
-from unittest import mock
 
 import pytest
 import torch
@@ -10,9 +9,10 @@ from conftest import L_TRAIN, LargestTensor
 from fairseq.modules import MultiheadAttention
 
 from wavepos_fairseq.attention import attention_weights, causal_attention
-from wavepos_fairseq.evaluation import probes as maps
-from wavepos_fairseq.plugin import evaluate as evaluation
-from wavepos_fairseq.plugin.evaluate import load_checkpoint, load_stream, token_nll
+from wavepos_fairseq.evaluation import probes
+from wavepos_fairseq.evaluation.perplexity import evaluate
+from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, open_checkpoint, token_nll
+from wavepos_fairseq.plugin.streams import load_stream
 from wavepos_fairseq.positions import build_position
 
 LENGTH = 5 * L_TRAIN
@@ -21,13 +21,17 @@ ENCODINGS = ["nope", "rope", "alibi", "wavelet", "transformer-xl"]
 
 @pytest.fixture(scope="module")
 def load(trained, data_bin):
-    """load(position encoding): checkpoint and stream."""
+    """load(position encoding): scorer and stream."""
 
     def loaded(encoding):
-        checkpoint = load_checkpoint(trained(encoding), str(data_bin))
-        return checkpoint, load_stream(str(data_bin), "valid", checkpoint.task.dictionary)
+        scorer = load_checkpoint(trained(encoding), str(data_bin))
+        return scorer, load_stream(str(data_bin), "valid", scorer.task.dictionary)
 
     return loaded
+
+
+def attention_inputs(model, tokens):
+    return FairseqScorer(model, None, L_TRAIN, {}).attention_inputs(tokens)
 
 
 def nothing_asked(position, length):
@@ -46,12 +50,12 @@ def test_without_positions_a_map_is_the_weights_that_fairseqs_own_attention_give
     seen = []
     for layer in model.decoder.layers:
         layer.self_attn.register_forward_hook(lambda *given: seen.append(given[2]["query"]), with_kwargs=True)
-    layers = maps.attention_inputs(model, tokens)
+    layers = attention_inputs(model, tokens)
     assert len(layers) == len(seen) == 2
     for layer, inputs, x in zip(model.decoder.layers, layers, seen):
         options = {"attn_mask": future, "incremental_state": {}, "need_head_weights": True}  # fairseq's path for these
         _, theirs = MultiheadAttention.forward(layer.self_attn, x, x, x, **options)  # (H, B, L, L)
-        torch.testing.assert_close(maps.attention_map(*inputs), theirs[:, 0])
+        torch.testing.assert_close(probes.attention_map(*inputs), theirs[:, 0])
 
 
 @torch.no_grad()
@@ -69,28 +73,28 @@ def test_a_map_times_the_values_is_what_the_layers_fast_attention_gives(build, e
         layer.self_attn.attend = attend
     model.decoder(tokens[None], features_only=True)
     expected = list(given)
-    layers = maps.attention_inputs(model, tokens)
+    layers = attention_inputs(model, tokens)
     assert len(layers) == len(expected) == 2
     for inputs, (value, output) in zip(layers, expected):
-        torch.testing.assert_close(maps.attention_map(*inputs) @ value[0], output[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(probes.attention_map(*inputs) @ value[0], output[0], rtol=1e-5, atol=1e-5)
 
 
 def test_reading_the_attention_leaves_the_model_as_it_was(build):
     model, tokens = build({"--position-encoding": "rope"}), torch.arange(4, 64)
-    before = [layer.self_attn.attend for layer in model.decoder.layers]
-    maps.attention_inputs(model, tokens)
-    assert [layer.self_attn.attend for layer in model.decoder.layers] == before
-    assert not any(isinstance(attend, mock.Mock) for attend in before)
+    before = model(tokens[None])[0]
+    attention_inputs(model, tokens)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert torch.equal(model(tokens[None])[0], before)
 
 
-@pytest.mark.parametrize("measure", [maps.attention_map, lambda *inputs: maps.weight_by_lag(*inputs, first=32)])
+@pytest.mark.parametrize("measure", [probes.attention_map, lambda *inputs: probes.weight_by_lag(*inputs, first=32)])
 def test_no_tensor_but_the_map_itself_grows_with_the_square_of_the_length(measure):
     length, ricker = 1024, build_position("wavelet", head_dim=8, num_heads=1, wavelet="ricker")
     inputs = nothing_asked(ricker, length)
-    maps.weight_by_lag(*nothing_asked(ricker, length), first=length - 1)  # the basis is kept
+    probes.weight_by_lag(*nothing_asked(ricker, length), first=length - 1)  # the basis is kept
     with LargestTensor() as largest:
         measure(*inputs)
-    assert largest.nbytes <= 4 * length * max(length if measure is maps.attention_map else 0, maps.BLOCK * 8)
+    assert largest.nbytes <= 4 * length * max(length if measure is probes.attention_map else 0, probes.BLOCK * 8)
     assert largest.nbytes < 4 * length * length * 8  # of the definition
 
 
@@ -99,7 +103,7 @@ def test_no_tensor_but_the_map_itself_grows_with_the_square_of_the_length(measur
 
 def test_alibi_alone_falls_off_geometrically_with_each_heads_slope():
     alibi, length, first = build_position("alibi", head_dim=4, num_heads=2), 150, 40
-    found = maps.weight_by_lag(*nothing_asked(alibi, length), first)
+    found = probes.weight_by_lag(*nothing_asked(alibi, length), first)
     for head, slope in enumerate([2**-4, 2**-8]):
         ratio = math.exp(-slope)
         expected = [
@@ -111,15 +115,15 @@ def test_alibi_alone_falls_off_geometrically_with_each_heads_slope():
 
 def test_without_positions_zero_queries_see_all_their_past_alike():
     nope, length, first = build_position("nope", head_dim=4, num_heads=1), 150, 40
-    found = maps.weight_by_lag(*nothing_asked(nope, length), first)[0]
+    found = probes.weight_by_lag(*nothing_asked(nope, length), first)[0]
     expected = [sum(1 / (query + 1) for query in range(max(first, lag), length)) / 110 for lag in range(length)]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
 def test_the_weights_at_a_lag_are_those_of_the_map_below_its_diagonal(build):
     model, tokens = build({"--position-encoding": "wavelet"}), torch.arange(4, 64).repeat(3)[:100]
-    inputs = maps.attention_inputs(model, tokens)[1]
-    weights, by_lag = maps.attention_map(*inputs).double(), maps.weight_by_lag(*inputs, first=70)
+    inputs = attention_inputs(model, tokens)[1]
+    weights, by_lag = probes.attention_map(*inputs).double(), probes.weight_by_lag(*inputs, first=70)
     for lag in (0, 1, 50, 99):
         diagonal = weights[:, range(lag, 100), range(100 - lag)]  # of the queries lag .. 99
         torch.testing.assert_close(by_lag[:, lag], diagonal[:, max(0, 70 - lag) :].sum(1) / 30)
@@ -127,18 +131,18 @@ def test_the_weights_at_a_lag_are_those_of_the_map_below_its_diagonal(build):
 
 def test_spread_of_halves_is_a_mean_lag_of_1_and_95_percent_within_lag_4():
     halves = 0.5 ** torch.arange(1, 60, dtype=torch.float64)  # 1/2, 1/4, 1/8 ... at the lags 0, 1, 2 ...
-    found = maps.spread(torch.stack([halves, halves.new_zeros(59).index_fill(0, torch.tensor(7), 1.0)]), l_train=3)
+    found = probes.spread(torch.stack([halves, halves.new_zeros(59).index_fill(0, torch.tensor(7), 1.0)]), l_train=3)
     assert found["mean_lag"].tolist() == pytest.approx([1, 7])
     assert found["lag95"].tolist() == [4, 7]  # 1 - 1/32 is the first above 0.95
     assert found["beyond"].tolist() == pytest.approx([1 / 8, 1])
 
 
 def test_a_model_that_asks_nothing_has_the_receptive_field_of_uniform_attention(load):
-    checkpoint, stream = load("nope")
-    for layer in checkpoint.model.decoder.layers:
+    scorer, stream = load("nope")
+    for layer in scorer.model.decoder.layers:
         for parameter in layer.self_attn.q_proj.parameters():
             parameter.data.zero_()
-    lines = maps.receptive_field(checkpoint, stream)
+    lines = probes.receptive_field(scorer, stream)
     assert [(line["layer"], line["head"]) for line in lines] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     queries = range(L_TRAIN, LENGTH)
     for line in lines:
@@ -148,23 +152,23 @@ def test_a_model_that_asks_nothing_has_the_receptive_field_of_uniform_attention(
 
 
 def test_the_receptive_field_is_the_mean_over_sequences_of_5_l_train(load):
-    checkpoint, stream = load("wavelet")
-    source = torch.cat((torch.tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
+    scorer, stream = load("wavelet")
+    source = torch.cat((torch.tensor([scorer.task.dictionary.eos()]), stream[:-1]))
     assert len(stream) // LENGTH == 3  # fewer than SEQUENCES, and a rest that is left out
     means = []
     for start in range(0, 3 * LENGTH, LENGTH):
-        for query, key, position in maps.attention_inputs(checkpoint.model, source[start : start + LENGTH]):
+        for query, key, position in scorer.attention_inputs(source[start : start + LENGTH]):
             weights = attention_weights(query, key, position)[0, :, L_TRAIN:].double()
             lag = torch.arange(L_TRAIN, LENGTH)[:, None] - torch.arange(LENGTH)
             means.append((weights * lag).sum(2).mean(1))
     expected = torch.stack(means).view(3, 2, 2).mean(0).flatten().tolist()
-    assert [line["mean_lag"] for line in maps.receptive_field(checkpoint, stream)] == pytest.approx(expected)
+    assert [line["mean_lag"] for line in probes.receptive_field(scorer, stream)] == pytest.approx(expected)
 
 
 def test_a_validation_set_shorter_than_one_sequence_is_refused(load):
-    checkpoint, stream = load("nope")
+    scorer, stream = load("nope")
     with pytest.raises(ValueError, match="has 159 tokens, fewer than 5 x L_train = 160"):
-        maps.receptive_field(checkpoint, stream[:159])
+        probes.receptive_field(scorer, stream[:159])
 
 
 # The loss over the position
@@ -172,25 +176,24 @@ def test_a_validation_set_shorter_than_one_sequence_is_refused(load):
 
 @pytest.mark.parametrize("encoding", ["alibi", "wavelet"])
 def test_the_mean_over_all_positions_is_the_evaluations_full_loss_at_that_length(load, encoding):
-    checkpoint, stream = load(encoding)
-    (cell,) = evaluation.evaluate(checkpoint, stream, [LENGTH], ["full"])
+    scorer, stream = load(encoding)
+    (cell,) = evaluate(scorer, stream, [LENGTH], ["full"])
     total = 0.0
-    for line in maps.loss_by_position(checkpoint, stream):
+    for line in probes.loss_by_position(scorer, stream):
         tokens = sum(1 for token in range(len(stream)) if line["start"] <= token % LENGTH < line["stop"])
         total += tokens * line["nll"]
     assert total / len(stream) == pytest.approx(cell["nll"], rel=1e-6)
 
 
 def test_a_bin_is_the_mean_of_the_losses_at_its_positions_in_each_sequence(load):
-    checkpoint, stream = load("alibi")
-    source = torch.cat((torch.tensor([checkpoint.task.dictionary.eos()]), stream[:-1]))
-    lines = maps.loss_by_position(checkpoint, stream)
+    scorer, stream = load("alibi")
+    source = torch.cat((torch.tensor([scorer.task.dictionary.eos()]), stream[:-1]))
+    lines = probes.loss_by_position(scorer, stream)
     assert [(line["start"], line["stop"]) for line in lines] == [(start, start + 4) for start in range(0, LENGTH, 4)]
     cuts = range(0, len(stream), LENGTH)
     with torch.no_grad():
         nll = [
-            token_nll(checkpoint.model, source[None, at : at + LENGTH], stream[None, at : at + LENGTH])[0]
-            for at in cuts
+            token_nll(scorer.model, source[None, at : at + LENGTH], stream[None, at : at + LENGTH])[0] for at in cuts
         ]
     for line in (lines[0], lines[17], lines[-1]):
         there = torch.cat([sequence[line["start"] : line["stop"]] for sequence in nll])
@@ -198,8 +201,8 @@ def test_a_bin_is_the_mean_of_the_losses_at_its_positions_in_each_sequence(load)
 
 
 def test_a_table_names_the_row_l_train_and_length_of_each_line(trained, data_bin):
-    opened = functools.partial(maps.open_checkpoint, data=data_bin)
-    table = maps.table(maps.receptive_field, {"one": trained("nope"), "two": trained("alibi")}, opened)
+    opened = functools.partial(open_checkpoint, data=data_bin)
+    table = probes.table(probes.receptive_field, {"one": trained("nope"), "two": trained("alibi")}, opened)
     assert list(table.columns) == "row l_train sequence_length layer head mean_lag lag95 beyond".split()
     assert list(table.row) == ["one"] * 4 + ["two"] * 4
     assert set(table.l_train) == {L_TRAIN} and set(table.sequence_length) == {LENGTH}
