@@ -753,7 +753,7 @@ def test_a_length_that_the_paper_has_not_stands_alone():
     "words, error",
     [
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
-        (["--max-tokens", "x"], "argument --max-tokens: 'x' is no whole number > 0"),
+        (["--max-tokens", "x"], "argument --max-tokens: 'x' is not a whole number > 0"),
     ],
 )
 def test_a_wrong_option_of_the_evaluation_is_refused_before_anything_is_downloaded(monkeypatch, capsys, words, error):

@@ -294,7 +294,7 @@ GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, ov
         (GOOD.replace("at: l_train", "at: L"), ["claim c", "length 'L'"]),
         (GOOD.replace("at: longest", "at: longest, inference: half"), ["claim c", "inference 'half'", "full, non-"]),
         (GOOD.replace("[ricker]", "ricker"), ["claim c", "rows: expected is a list, not 'ricker'"]),
-        ("lowest", ["claim c", "expected is a mapping, not 'lowest'"]),
+        ("lowest", ["claim c", "expected a mapping, not 'lowest'"]),
     ],
 )
 def test_faulty_claim_is_refused_by_its_name_with_what_is_accepted(tmp_path, content, words):
@@ -305,9 +305,7 @@ def test_faulty_claim_is_refused_by_its_name_with_what_is_accepted(tmp_path, con
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
 
 
-@pytest.mark.parametrize(
-    "content, words", [("- ricker\n", "expected is a mapping"), ("c: {\n", "cannot be read: line 2")]
-)
+@pytest.mark.parametrize("content, words", [("- ricker\n", "expected a mapping"), ("c: {\n", "cannot be read: line 2")])
 def test_file_that_is_no_mapping_is_refused(tmp_path, content, words):
     (tmp_path / "claims.yaml").write_text(content)
     with pytest.raises(ValueError, match=words):

@@ -51,14 +51,14 @@ def one_line_error(capsys, main, *words):
 
 
 UNSOUND = [
-    ("", "expected is a mapping, not NoneType"),
-    ("- a\n", "expected is a mapping, not list"),
-    ("just text", "expected is a mapping, not str"),
+    ("", "expected a mapping, not NoneType"),
+    ("- a\n", "expected a mapping, not list"),
+    ("just text", "expected a mapping, not str"),
     ("a: [\n", "line 2: "),
-    ("a: 1\na: 2\n", "line 2: key 'a' is there twice"),
-    ("a: {b: 1,\n  b: 2}\n", "line 2: key 'b' is there twice"),
-    ("1: a\n", "line 1: a key that is no text"),
-    ("? [a]\n: b\n", "line 1: a key that is no text"),
+    ("a: 1\na: 2\n", "line 2: key 'a' appears twice"),
+    ("a: {b: 1,\n  b: 2}\n", "line 2: key 'b' appears twice"),
+    ("1: a\n", "line 1: a key is not text"),
+    ("? [a]\n: b\n", "line 1: a key is not text"),
     (LAUGHS, "line 2: aliases are not accepted"),
     ("a: &a [*a]\n", "line 1: aliases are not accepted"),
     ("a: &a {b: 1}\n<<: *a\n", "line 2: "),
@@ -90,15 +90,15 @@ def test_what_is_no_plain_mapping_is_one_line_with_the_file(configs, tmp_path, c
         ("corpus", 3, "corpus must be text, not 3"),
         ("l_train", "64", "l_train must be a whole number > 0, not '64'"),
         ("l_train", True, "l_train must be a whole number > 0, not True"),
-        ("lengths", 64, "lengths must be a list of whole numbers > 0, each once, not 64"),
-        ("lengths", [64, 0], "lengths must be a list of whole numbers > 0, each once, not [64, 0]"),
-        ("lengths", [64, 32, 64], "lengths must be a list of whole numbers > 0, each once, not [64, 32, 64]"),
+        ("lengths", 64, "lengths must be a list of distinct whole numbers > 0, not 64"),
+        ("lengths", [64, 0], "lengths must be a list of distinct whole numbers > 0, not [64, 0]"),
+        ("lengths", [64, 32, 64], "lengths must be a list of distinct whole numbers > 0, not [64, 32, 64]"),
         ("lengths", [32], "lengths [32] must contain l_train 64"),
         ("gpus", -1, "gpus must be a whole number >= 0, not -1"),
         ("tokens_per_update", 0, "tokens_per_update must be a whole number > 0"),
         ("checkpoint", None, "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another name of"),
         ("checkpoint", "../checkpoint_last.pt", "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another"),
-        ("tokens_per_update", 100, "tokens_per_update 100 is no multiple of l_train 64"),
+        ("tokens_per_update", 100, "tokens_per_update 100 must be a multiple of l_train 64"),
         ("tokens_per_device", 63, "tokens_per_device 63 is less than l_train 64"),
         ("train", [], "train must be a mapping of options"),
         ("train", {"lr": [1, 2]}, "train must be a mapping of options to text, numbers or true"),
@@ -128,8 +128,8 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
     "rows, message",
     [
         ("{}", "rows must be a mapping of rows, not {}"),
-        ("{one: text}", "row one: expected is a mapping with labels, position, not 'text'"),
-        ("{one: {labels: {m: M}, position: 3}}", "row one: position must be a mapping of name, and options to text or"),
+        ("{one: text}", "row one: expected a mapping with labels, position, not 'text'"),
+        ("{one: {labels: {m: M}, position: 3}}", "row one: position must be a mapping of name and options to text or"),
         ("{one: {labels: {m: M}, position: {wavelet: haar}}}", "row one: position must be a mapping of name"),
         ("{one: {labels: {m: M}, position: {name: nope, of: [1]}}}", "row one: position must be a mapping of name"),
         ("{one: {labels: {m: M}}}", "row one: position is missing"),
@@ -138,9 +138,9 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
         (f"{{one: {{labels: {{m: 5}}, {P}}}}}", "row one: m must be text, not 5"),
         (f"{{one: {{labels: {{m: M}}, {P}}}, two: {{labels: {{n: M}}, {P}}}}}", "row two: n is unknown"),
         (f"{{one: {{labels: {{m: M}}, {P}}}, two: {{labels: {{m: M, n: a}}, {P}}}}}", "row two: n is unknown"),
-        (f"{{../one: {{labels: {{m: M}}, {P}}}}}", "row ../one: the name '../one' becomes a folder's"),
-        (f"{{..: {{labels: {{m: M}}, {P}}}}}", "row ..: the name '..' becomes a folder's"),
-        (f"{{one seed 2: {{labels: {{m: M}}, {P}}}}}", "row one seed 2: a name with a seed at its end"),
+        (f"{{../one: {{labels: {{m: M}}, {P}}}}}", "row ../one: the name '../one' names a folder"),
+        (f"{{..: {{labels: {{m: M}}, {P}}}}}", "row ..: the name '..' names a folder"),
+        (f"{{one seed 2: {{labels: {{m: M}}, {P}}}}}", "row one seed 2: a name that ends with a seed"),
         (
             f"{{a: {{labels: {{m: A}}, {P}}}, b: {{labels: {{m: B}}, {P}}}, c: {{labels: {{m: A}}, {P}}}}}",
             "rows a and c have the same labels",
@@ -172,7 +172,7 @@ def test_rows_whose_labels_become_the_same_in_the_presets_heads_are_refused(conf
 def test_a_preset_is_not_named_as_the_folder_of_another_ones_seed(configs, capsys):
     configs(DEMO, "presets/t-seed2.yaml")
     said = one_line_error(capsys, experiments.main, "reproduce", "t", "--preset", "t-seed2")
-    assert "'t-seed2': a name with a seed at its end is that of another preset's folder" in said
+    assert "'t-seed2': a name that ends with a seed is taken by another preset's folder" in said
 
 
 def test_an_unsound_table_1_is_one_line_of_the_figures_too(configs, tmp_path, capsys):
@@ -194,8 +194,8 @@ CLAIM = {"statement": "s", "source": "s", "table": "t", "rows": ["one"], "at": "
         ("at", ["every"], "length ['every'] is unknown"),
         ("over", ["one"], "over: expected is a dict, not ['one']"),
         ("over", {"rows": "one"}, "over: rows: expected is a list, not 'one'"),
-        ("rows", ["one", "one"], "rows: a row is there twice in one, one"),
-        ("over", {"rows": ["one", "one"]}, "rows: a row is there twice in one, one"),
+        ("rows", ["one", "one"], "rows: a row appears twice in one, one"),
+        ("over", {"rows": ["one", "one"]}, "rows: a row appears twice in one, one"),
         ("at_most", "1", "as numbers"),
         ("at_most", float("nan"), "as numbers"),
         ("table", "../t", "table '../t' is unknown"),
@@ -224,7 +224,7 @@ def experiments_error(capsys, *words):
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "/tmp/x"])
 def test_a_runs_name_does_not_leave_the_runs_folder(tmp_path, capsys, name):
     words = ["train", "demo", "ricker", "--name", name, "--runs", tmp_path / "runs", "--dry-run"]
-    assert f"--name {name!r} becomes a folder's" in one_line_error(capsys, experiments.main, *words)
+    assert f"--name {name!r} names a folder" in one_line_error(capsys, experiments.main, *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,7 +270,7 @@ def test_options_that_fairseq_cannot_use_are_one_line(tmp_path, capsys, words, m
 def test_a_runs_json_that_is_something_else_is_one_line_with_the_file(tmp_path, capsys, name, content):
     run = runs.Run(lab_configs.load_preset("demo"), lab_configs.find_row("ricker"), ROOT, tmp_path, 0, 1)
     (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=f"{name} is no JSON") as raised:
+    with pytest.raises(ValueError, match=f"{name} is not a JSON") as raised:
         run.result()
     assert len(str(raised.value).splitlines()) == 1
 

@@ -353,7 +353,7 @@ def test_folders_and_files_that_are_not_sound_are_named(results, capsys):
         assert "table1.tidy.csv has two numbers of Wavelet Ricker, rel, seed 1, at 32" in refused(capsys, results)
     write_table(results, "table1", ricker(), {})
     (folder / "table1.manifest.json").write_text("{")
-    assert f"{folder / 'table1.manifest.json'} is no JSON" in refused(capsys, results)
+    assert f"{folder / 'table1.manifest.json'} is not a JSON" in refused(capsys, results)
     write_table(results, "table1", [{"method": "NoPE", "perplexity": 1}])
     assert f"{folder / 'table1.tidy.csv'} has no column l_train, inference, sequence_length" in refused(capsys, results)
 

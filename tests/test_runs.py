@@ -99,7 +99,7 @@ def test_killed_at_any_moment_it_goes_on_from_its_last_checkpoint_with_as_many_t
     assert 0 < run.resumed_at() < LAST
     result = runs.execute(run, {"OMP_NUM_THREADS": "2"})
     assert numbers(result) == undisturbed and result["threads"] == 1
-    assert f"{run.folder}: began with 1 threads and goes on with them, not with 2\n" in capfd.readouterr().err
+    assert f"{run.folder} began with 1 threads and keeps them, instead of 2\n" in capfd.readouterr().err
     assert first_attempts(run) == 2
 
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_cut_short_is_replaced_by_the_one_before_or_by_none(run, ca
         assert run.resumed_at() == resumed_at
     assert (run.folder / runs.UNREADABLE).is_file()
     said = capsys.readouterr().err
-    assert "checkpoint_last.pt cannot be read" in said and "checkpoint_last.pt: is checkpoint_1_9.pt now" in said
+    assert "checkpoint_last.pt cannot be read" in said and "checkpoint_last.pt is replaced by checkpoint_1_9.pt" in said
     for checkpoint in run.folder.glob("*.pt"):
         checkpoint.write_bytes(b"")
     assert run.resumed_at() == 0 and not (run.folder / "checkpoint_last.pt").exists()
@@ -197,7 +197,7 @@ def test_files_cut_short_are_no_result_and_no_line_of_the_log(run):
     assert run.result() is None and run.state() == "not started"
     assert run.last_logged()["num_updates"] == "3"
     (run.folder / "result.json").write_text("")
-    with pytest.raises(ValueError, match="result.json is no JSON file"):
+    with pytest.raises(ValueError, match="result.json is not a JSON file"):
         run.result()
 
 
@@ -208,7 +208,7 @@ def test_a_process_that_outlives_its_parent_keeps_the_run(run):
     with run.locked() as lock:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
     assert run.state() == "running"
-    with pytest.raises(runs.InUse, match=f"ricker is in use, by what process {os.getpid()} on .* started"):
+    with pytest.raises(runs.InUse, match=f"ricker is in use: process {os.getpid()} on .* started it"):
         runs.execute(run)
     process.communicate(b"\n")
     assert run.state() == "stopped"
@@ -226,7 +226,7 @@ def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys
         thread.join()
     assert [first_attempts(one) for one in both] == [1, 1]
     assert found[0] == found[1] and all(outcome["cells"] for outcome in found[0])
-    assert "nope is in use, by what process" in capsys.readouterr().out
+    assert "nope is in use: process" in capsys.readouterr().out
 
 
 def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(
@@ -304,24 +304,24 @@ def changed(change):
 
 
 UNSOUND = {
-    "null": "is no JSON object with ",
-    "[1]": "is no JSON object with ",
-    "{}": "is no JSON object with ",
-    "": "is no JSON file",
-    changed(lambda result: result.pop("cells")): "is no JSON object with cells",
+    "null": "is not a JSON object with ",
+    "[1]": "is not a JSON object with ",
+    "{}": "is not a JSON object with ",
+    "": "is not a JSON file",
+    changed(lambda result: result.pop("cells")): "is not a JSON object with cells",
     changed(lambda result: result.update(cells=[])): "cells must be a list of cells, not []",
-    changed(lambda result: result.update(cells=[1])): "cell 1: expected is a mapping",
+    changed(lambda result: result.update(cells=[1])): "cell 1: expected a mapping",
     changed(lambda result: result["cells"][1].pop("nll")): "cell 2: nll is missing",
     changed(lambda result: result["cells"][0].update(perplexity=float("nan"))): "perplexity must be a number >= 0",
     changed(lambda result: result["cells"][0].update(nll=10**400)): "nll must be a number >= 0",
     changed(lambda result: result["cells"][0].update(seconds=True)): "seconds must be a number >= 0",
     changed(lambda result: result["cells"][0].update(inference=[])): "inference must be full or non-overlapping",
-    changed(lambda result: result["cells"].pop()): "it has other cells than were asked for",
-    changed(lambda result: result["cells"].append(result["cells"][0])): "it has other cells than were asked for",
+    changed(lambda result: result["cells"].pop()): "its cells are not the requested ones",
+    changed(lambda result: result["cells"].append(result["cells"][0])): "its cells are not the requested ones",
     changed(lambda result: [cell.update(l_train=8) for cell in result["cells"]]): "its L_train is not 16",
     changed(lambda result: result.update(training_command="'")): "training_command must be a command",
-    changed(lambda result: result.update(training_command="fairseq-train data --lr 1")): "it is another training's",
-    changed(lambda result: result.update(seed=2)): "it is another training's",
+    changed(lambda result: result.update(training_command="fairseq-train data --lr 1")): "it is from another training",
+    changed(lambda result: result.update(seed=2)): "it is from another training",
     changed(lambda result: result.update(threads=0)): "threads must be a whole number > 0, or null, not 0",
     changed(
         lambda result: result.update(training_seconds=-1)
@@ -338,7 +338,7 @@ def test_a_result_that_says_nonsense_is_not_done_and_it_is_said_why(run, content
         run.result()
     said = str(broken.value)
     assert said.startswith(str(path)) and message in said and len(said.splitlines()) == 1
-    assert said.endswith("; remove the file, and the run is evaluated again")
+    assert said.endswith("; remove the file to evaluate the run again")
     path.unlink()
     assert run.result() is None
 
@@ -350,9 +350,7 @@ def test_a_training_json_that_says_nonsense_is_not_gone_on_with(run, content):
     run.folder.mkdir(parents=True)
     (run.folder / "training.json").write_text(content)
     for ask in (run.refuse_other_options, run.result, run.state, lambda: runs.execute(run)):
-        with pytest.raises(
-            runs.Broken, match="training.json.* what was trained here is not known: remove .*ricker, or"
-        ):
+        with pytest.raises(runs.Broken, match="training.json.* what was trained here is unknown: remove .*ricker, or"):
             ask()
 
 
@@ -476,7 +474,7 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(run, tmp_path):
     wait_for(lambda: log.is_file() and '"num_updates": "2"' in log.read_text(encoding="utf-8"))
     process.send_signal(signal.SIGINT)  # to it alone, not to the group that a terminal would stop
     said = process.communicate(timeout=20)[1]
-    assert process.returncode == 130 and "the same command goes on where this one stopped" in said
+    assert process.returncode == 130 and "run the same command again to resume" in said
     made = replace(run, folder=log.parent)
     with made.locked():
         pass

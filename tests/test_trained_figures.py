@@ -254,7 +254,8 @@ def test_rows_without_a_finished_run_are_named(folders, capsys):
     assert draw(folders, "attention-haar", "attention-morlet", "attention-alibi") == 0
     message = capsys.readouterr().err
     assert "has no finished run of haar, morlet: they are left out" in message
-    assert f"morlet is broken, {folders['--runs'] / 'demo/morlet/result.json'} is no JSON object with seed" in message
+    broken = folders["--runs"] / "demo/morlet/result.json"
+    assert f"morlet is broken, {broken} is not a JSON object with seed" in message
 
 
 def test_without_any_finished_run_the_tables_are_drawn_and_an_error_names_the_rows(folders, tmp_path, capsys):

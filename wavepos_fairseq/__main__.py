@@ -1,4 +1,4 @@
-"""The command `wavepos`: its first word says which step of an experiment, whose module reads the words after it."""
+"""The command `wavepos`: its first word chooses a step of an experiment, whose module reads the other words."""
 
 import importlib
 import signal
@@ -7,16 +7,16 @@ from typing import Optional, Sequence
 
 from . import __version__
 
-COMMANDS = {  # the module whose `main` reads the words, the words that it is given before them, and what it does
+COMMANDS = {  # module whose `main` reads the words; words put before them; help
     "prepare": ("data.command", [], "prepare a corpus as a fairseq data-bin folder"),
     "train": ("lab.experiments", ["train"], "train one row of a table, or any options"),
-    "evaluate": ("lab.experiments", ["evaluate"], "evaluate what was trained, at the preset's lengths"),
-    "reproduce": ("lab.experiments", ["reproduce"], "train and evaluate all rows of a table, and write it"),
-    "sweep": ("lab.experiments", ["sweep"], "train and evaluate a grid of wavelets, and write its table"),
-    "status": ("lab.experiments", ["status"], "show how far the runs of a table or a sweep are"),
-    "figures": ("lab.figures.command", [], "draw the formulas, or what was trained"),
-    "claims": ("lab.claims", [], "judge the paper's statements on the tables of a preset"),
-    "report": ("lab.report", [], "write one HTML page of the results of a preset"),
+    "evaluate": ("lab.experiments", ["evaluate"], "evaluate a trained row, at the preset's lengths"),
+    "reproduce": ("lab.experiments", ["reproduce"], "train and evaluate all rows of a table, then write the table"),
+    "sweep": ("lab.experiments", ["sweep"], "train and evaluate a grid of wavelets, then write its table"),
+    "status": ("lab.experiments", ["status"], "show the progress of the runs of a table or a sweep"),
+    "figures": ("lab.figures.command", [], "draw figures of the formulas or of trained models"),
+    "claims": ("lab.claims", [], "check the paper's statements against a preset's tables"),
+    "report": ("lab.report", [], "write a preset's results as one HTML page"),
 }
 
 HELP = "\n".join(

@@ -1,9 +1,9 @@
-"""A Python module as a process that ends when the one that started it does, however that ends.
+"""Runs a Python module as a process that ends when its parent ends, however the parent ends.
 
     python wavepos_fairseq/common/child.py PID MODULE [ARGUMENT ...]
 
-PID is the process that starts it. What the module sees is what ``python -m MODULE ARGUMENT ...`` gives it. Run as a
-file, for as ``-m wavepos_fairseq.common.child`` it would import the package before fairseq's --user-dir does.
+PID is the parent process. The module sees what ``python -m MODULE ARGUMENT ...`` would give it. This is run as a file:
+``-m wavepos_fairseq.common.child`` would import the package before fairseq's --user-dir does.
 """
 
 import ctypes
@@ -18,13 +18,13 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with(parent: int) -> None:
-    """Kills this process once `parent`, the one that started it, has ended.
+    """Kills this process once its parent process `parent` has ended.
 
-    Linux does that at once; elsewhere a thread looks every second, as long as Python lets it.
+    Linux kills it at once. Elsewhere a thread checks every second, as long as Python lets it run.
     """
-    if sys.platform != "linux" or ctypes.CDLL(None).prctl(1, signal.SIGKILL):  # PR_SET_PDEATHSIG; 0 where it is set
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(1, signal.SIGKILL):  # PR_SET_PDEATHSIG; 0 if set
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _kill_without(parent)  # which may have ended before it was said
+    _kill_without(parent)  # the parent may have ended before the call above
 
 
 def _watch(parent: int) -> None:
@@ -41,5 +41,5 @@ def _kill_without(parent: int) -> None:
 if __name__ == "__main__":
     end_with(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
-    sys.path[0] = os.getcwd()  # as with -m, and not this folder
+    sys.path[0] = os.getcwd()  # as with -m, instead of this folder
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""What the commands have in common: a parser, one line where there is no fairseq, and work that needs no reader."""
+"""Shared by the commands: a parser, one-line errors for missing packages, and output that may fail without harm."""
 
 import argparse
 import contextlib
@@ -11,34 +11,34 @@ from typing import Any, Iterator, List, NoReturn, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
-    """A parser that says the first line of a module's docstring, where ``python -OO`` has left one."""
+    """A parser that shows the first line of a module's docstring (``python -OO`` strips docstrings)."""
     return argparse.ArgumentParser(description=doc and doc.splitlines()[0], **options)
 
 
 def parse_count(text: str, least: int = 1) -> int:
-    """A whole number of at least `least` and at most 18 digits; argparse's error otherwise."""
+    """A whole number of at most 18 digits that is at least `least`; raises argparse's error otherwise."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
         shown = text if len(text) <= 18 else f"{text[:15]}..."
-        raise argparse.ArgumentTypeError(f"{shown!r} is no whole number {'>' if least else '>='} 0")
+        raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number {'>' if least else '>='} 0")
     return int(text)
 
 
 def parse_lengths(text: str) -> List[int]:
-    """``128,256`` as a list of whole numbers > 0; argparse's error otherwise."""
+    """``128,256`` as a list of whole numbers > 0; raises argparse's error otherwise."""
     return list(dict.fromkeys(parse_count(item) for item in text.split(",")))
 
 
 def require_fairseq() -> None:
-    """Ends a command with status 2 and one line where there is no fairseq."""
+    """Ends a command with status 2 and one line if fairseq is not installed."""
     if _is_missing("fairseq"):
         _end(
-            f"this needs fairseq, which this Python {platform.python_version()} does not have; pip installs one with "
-            "wavepos-fairseq on Python 3.8, 3.11 and 3.12"
+            f"this needs fairseq, which is not installed for this Python {platform.python_version()}; pip installs it "
+            "with wavepos-fairseq on Python 3.8, 3.11 and 3.12"
         )
 
 
 def require_lab(*modules: str) -> None:
-    """Ends a command with status 2 and one line where a module is missing that comes with the extra ``lab``."""
+    """Ends a command with status 2 and one line if a module of the extra ``lab`` is missing."""
     for module in modules:
         if _is_missing(module):
             _end(f'this needs {module}: pip install "wavepos-fairseq[lab]"')
@@ -46,7 +46,7 @@ def require_lab(*modules: str) -> None:
 
 def _is_missing(module: str) -> bool:
     spec = importlib.util.find_spec(module)
-    return spec is None or spec.origin is None  # a folder of that name, where one stands, is none
+    return spec is None or spec.origin is None  # a mere folder of that name is not a module
 
 
 def _end(why: str) -> NoReturn:
@@ -55,10 +55,10 @@ def _end(why: str) -> NoReturn:
 
 
 class _Unfailing:
-    """A stream to which printing never fails: it may be closed, its reader gone or its disk full."""
+    """A stream to which printing never fails, even if it is closed, its reader is gone or its disk is full."""
 
     def __init__(self, stream):
-        self.stream = stream  # None where the process was started without it
+        self.stream = stream  # None if the process was started without it
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -75,7 +75,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def progress_fails_nothing() -> Iterator[None]:
-    """Within, what cannot be printed is left out, and the work goes on."""
+    """Inside this context, output that cannot be printed is dropped and the work goes on."""
     streams = (sys.stdout, sys.stderr)
     try:
         with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):
@@ -85,5 +85,5 @@ def progress_fails_nothing() -> Iterator[None]:
             if stream is not None and not stream.closed:
                 try:
                     stream.flush()
-                except OSError:  # Python's own attempt at the end would make the status 120
+                except OSError:  # Python's own flush at exit would make the status 120
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

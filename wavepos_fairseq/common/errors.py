@@ -1,4 +1,4 @@
-"""Errors of one line, for the user to read."""
+"""One-line errors for the user."""
 
 import contextlib
 from typing import Iterator
@@ -6,10 +6,10 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def prefixing_errors(what: str) -> Iterator[None]:
-    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
+    """Turns any error raised inside (fairseq raises all kinds) into a one-line ValueError that begins with `what`."""
     try:
         yield
-    except (Exception, SystemExit) as error:  # the latter where options are checked as they are parsed
+    except (Exception, SystemExit) as error:  # SystemExit: argparse checks options as it parses
         said = " ".join(str(error).split())
         said = said[len("error: ") :] if said.startswith("error: ") else said
         raise ValueError(f"{what}: {said or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Where files lie, how their paths are shown, and how they are read and written: whole or not at all."""
+"""Where files are, how their paths are shown, and how they are read and written: whole or not at all."""
 
 import contextlib
 import errno
@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Union
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CONFIGS, PAPER = PACKAGE / "configs", PACKAGE / "paper"  # in a checkout links to configs and results/paper
+CONFIGS, PAPER = PACKAGE / "configs", PACKAGE / "paper"  # in a checkout: links to configs and results/paper
 ROOT = PACKAGE.parent if (PACKAGE.parent / "setup.py").is_file() else Path.cwd()
-"""The checkout, or where the package is installed the current folder: data, runs and results are in it."""
-_SECONDS_TO_WRITE = 3600  # the most that any writer takes, on whatever machine that shares the disk
+"""The folder of data, runs and results: the checkout or, for an installed package, the current folder."""
+_SECONDS_TO_WRITE = 3600  # an upper bound for any writer, on any machine that shares the disk
 
 
 def shown_path(path: Path) -> str:
-    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
+    """`path` relative to the project's root if it is below it, so that records name no folder of this machine."""
     path = path.resolve()
     return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
 def write_whole(path: Path, content: Union[str, bytes]) -> None:
-    """Writes a whole file or none: under another name first, then renamed. What killed writers left is removed.
+    """Writes the whole file or nothing: writes another file, then renames it. Removes what killed writers left.
 
-    A symbolic link stays, and the file that it leads to is written; a file that is there keeps its mode. What is no
-    regular file, a device or a pipe, is written to where it stands, and so is what this process prints to.
+    A symbolic link stays, and its target is written. An existing file keeps its mode. Devices, pipes and the file that
+    this process prints to are written in place.
     """
     data = content.encode() if isinstance(content, str) else content
     with _naming(path):
@@ -39,14 +39,14 @@ def write_whole(path: Path, content: Union[str, bytes]) -> None:
             _replace(file, data)
         elif _is_printed_to(path):
             sys.stdout.flush()
-            with open(os.dup(1), "wb") as output:  # another descriptor would not know what is printed already
+            with open(os.dup(1), "wb") as output:  # another descriptor would overwrite what is already printed
                 output.write(data)
         else:
             path.write_bytes(data)
 
 
 def refuse_unwritable(path: Path) -> None:
-    """OSError where the file, and the folders to it, could not be made, as far as that can be told; makes nothing."""
+    """Raises OSError if the file or its folders could not be made, as far as can be told; makes nothing."""
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -58,28 +58,28 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Optional[Any]:
-    """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
+    """The file's content, None if it does not exist; raises ValueError unless it is JSON, an object with these keys."""
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{shown_path(path)} is no JSON file: {error}") from None
+        raise ValueError(f"{shown_path(path)} is not a JSON file: {error}") from None
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ValueError(f"{shown_path(path)} is no JSON object with {', '.join(missing)}")
+        raise ValueError(f"{shown_path(path)} is not a JSON object with {', '.join(missing)}")
     return content
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a whole file or none (see `write_whole`), in a folder that is made where there is none."""
+    """Writes the whole file or nothing (see `write_whole`); makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the disk within, say that it is full, names the file."""
+    """Makes an OSError raised inside, of a full disk for example, name the file."""
     try:
         yield
     except OSError as error:
@@ -87,11 +87,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _to_replace(path: Path) -> Optional[Path]:
-    """The regular file, or nothing as yet, that the path leads to; None where it leads to what can only be opened."""
+    """The path's target if it is a regular file or does not exist yet; None if it can only be opened."""
     there, file = _stat(path), Path(os.path.realpath(path))
     if there is None:
         return file
-    found = _stat(file)  # not that of a deleted file, to which /dev/fd may lead
+    found = _stat(file)  # /dev/fd may lead to a deleted file, which has no path
     same = found and stat.S_ISREG(there.st_mode) and os.path.samestat(there, found)
     return file if same and not _is_printed_to(path) else None
 
@@ -103,7 +103,7 @@ def _stat(path: Path) -> Optional[os.stat_result]:
 
 
 def _is_printed_to(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # it may be closed
+    with contextlib.suppress(OSError):  # stdout may be closed
         return os.path.samestat(path.stat(), os.fstat(1))
     return False
 
@@ -126,6 +126,6 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _refuse_protected(path: Path) -> None:
-    """OSError where a file is there that may not be written to: a rename would not ask."""
+    """Raises OSError if the file exists and is write-protected; a rename would not check."""
     with contextlib.suppress(FileNotFoundError):
         path.open("r+b").close()

@@ -1,4 +1,4 @@
-"""What a file of data may hold: keys, and what each accepts, in words for the user and as a test."""
+"""Schemas of data files: each key with what it accepts, in words for the user and as a test."""
 
 import contextlib
 import shlex
@@ -16,7 +16,7 @@ def is_count(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A finite number >= 0."""
-    return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # as NaN and 10 ** 400 are not
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # false for NaN and 10 ** 400
 
 
 def are_options(value: Any) -> bool:
@@ -46,12 +46,12 @@ OPTIONS: Accepted = ("a mapping of options to text, numbers or true", are_option
 
 
 def check(content: Any, accepted: Mapping[str, Accepted], others: bool = False) -> None:
-    """ValueError unless `content` is a mapping with these keys, each holding what it accepts.
+    """Raises ValueError unless `content` is a mapping with exactly these keys and accepted values.
 
-    others: more keys may be there, and one that accepts None may be missing.
+    others: allows more keys, and the absence of keys that accept None.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"expected is a mapping with {', '.join(accepted)}, not {_abridged(content)}")
+        raise ValueError(f"expected a mapping with {', '.join(accepted)}, not {_abridged(content)}")
     for key in {**content, **accepted}:
         if key not in accepted and not others:
             raise ValueError(f"{key} is unknown; accepted are {', '.join(accepted)}")

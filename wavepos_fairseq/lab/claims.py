@@ -80,7 +80,7 @@ def load_claims(path: Path) -> List[Claim]:
 
 def _claim(name: str, entry: Any) -> Claim:
     if not isinstance(entry, dict):
-        raise ValueError(f"expected is a mapping, not {entry!r}")
+        raise ValueError(f"expected a mapping, not {entry!r}")
     accepted = [key.name for key in fields(Claim) if key.name != "id"]
     _accept("key", entry, accepted)
     missing = [key for key in ("statement", "source", "table", "rows", "at") if key not in entry]
@@ -98,14 +98,14 @@ def _claim(name: str, entry: Any) -> Claim:
     _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
     for rows in (entry["rows"], over.get("rows", [])):
         if len(set(rows)) < len(rows):
-            raise ValueError(f"rows: a row is there twice in {', '.join(rows)}")
+            raise ValueError(f"rows: a row appears twice in {', '.join(rows)}")
     return Claim(name, **entry)
 
 
 def _are(where: str, given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
     for key, kind in kinds.items():
         if not isinstance(given.get(key, kind()), kind):
-            raise ValueError(f"{where}{key}: expected is a {kind.__name__}, not {given[key]!r}")
+            raise ValueError(f"{where}{key}: expected a {kind.__name__}, not {given[key]!r}")
 
 
 def _accept(what: str, given: Iterable[str], accepted: Sequence[str]) -> None:

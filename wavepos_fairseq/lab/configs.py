@@ -1,7 +1,7 @@
-"""Presets (configs/presets) and the rows of tables (configs/tables): data, checked as it is read.
+"""Presets (configs/presets) and the rows of tables (configs/tables), checked as they are read.
 
-A preset says what is trained on what, and how long; a row says which position representation it is, as
-`positions.build_position` takes it. Nothing here knows how it is trained.
+A preset sets the model, the corpus and the length of the training. A row sets the position representation, as
+`positions.build_position` takes it. Nothing here depends on how a model is trained.
 """
 
 import re
@@ -23,9 +23,9 @@ _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 class Preset:
     """configs/presets/NAME.yaml.
 
-    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
-    tokens_per_update counts all devices, tokens_per_device is what one of them takes at a time (fairseq's --max-tokens)
-    at the most. slurm: what a run asks of a cluster, besides its GPUs (see `slurm.submit`).
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder).
+    tokens_per_update counts all devices. tokens_per_device is the most that one device takes at a time (fairseq's
+    --max-tokens). slurm: the resources that a run requests from a cluster besides its GPUs (see `slurm.submit`).
     """
 
     name: str
@@ -43,10 +43,10 @@ class Preset:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and the position that it trains.
+    """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and its position representation.
 
-    position: ``name`` and the options of `positions.build_position`. arguments: fairseq-train's, of a row that is given
-    on the command line. Rows of one name, position and arguments are one run, in whatever tables they stand.
+    position: ``name`` and the options of `positions.build_position`. arguments: fairseq-train's options from the
+    command line. Rows with the same name, position and arguments are one run, whichever tables they are in.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Row:
 
 
 class _Loader(yaml.SafeLoader):
-    """No alias, of which a few lines make more than any memory holds, and no key twice or other than text."""
+    """Refuses aliases, a few lines of which can expand beyond any memory, and keys that repeat or are not text."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -67,15 +67,15 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key is not text", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
-    """The mapping that a YAML file holds; ValueError, with the line, where it is none or holds aliases."""
+    """The mapping in a YAML file; raises ValueError, with the line, if there is none or it has aliases."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ def read_yaml(path: Path) -> Dict[str, Any]:
         why = f"line {mark.line + 1}: {problem}" if mark else first_line(error)
         raise ValueError(f"{shown_path(path)} cannot be read: {why}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{shown_path(path)}: expected is a mapping, not {type(content).__name__}")
+        raise ValueError(f"{shown_path(path)}: expected a mapping, not {type(content).__name__}")
     return content
 
 
@@ -103,11 +103,11 @@ def _is_position(value: Any) -> bool:
 _PRESET: Dict[str, Accepted] = {
     "corpus": TEXT,
     "l_train": COUNT,
-    "lengths": ("a list of whole numbers > 0, each once", _are_lengths),
+    "lengths": ("a list of distinct whole numbers > 0", _are_lengths),
     "gpus": WHOLE,
     "tokens_per_update": COUNT,
     "tokens_per_device": COUNT,
-    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another name of fairseq's", _is_checkpoint),
+    "checkpoint": ("checkpoint_last.pt, checkpoint_best.pt or another of fairseq's names", _is_checkpoint),
     "train": OPTIONS,
     "evaluate": OPTIONS,
     "slurm": MAPPING,
@@ -118,40 +118,42 @@ _TABLE: Dict[str, Accepted] = {
 }
 _ROW: Dict[str, Accepted] = {
     "labels": ("a mapping of columns to text", lambda value: isinstance(value, dict) and value != {}),
-    "position": ("a mapping of name, and options to text or numbers", _is_position),
+    "position": ("a mapping of name and options to text or numbers", _is_position),
 }
 
 
 def load_preset(name: str) -> Preset:
-    """The preset `name`; ValueError where there is none, it is not sound, or it is not evaluated at L_train."""
+    """The preset `name`; raises ValueError if it does not exist, is invalid, or is not evaluated at L_train."""
     if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
     if re.search(_OTHER_SEED, name):
-        raise ValueError(f"preset {name!r}: a name with a seed at its end is that of another preset's folder")
+        raise ValueError(f"preset {name!r}: a name that ends with a seed is taken by another preset's folder")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
     with prefixing_errors(shown_path(path)):
         check(content, _PRESET)
-    with prefixing_errors(f"{shown_path(path)}, train"):  # the rest of which fairseq checks
+    with prefixing_errors(f"{shown_path(path)}, train"):  # fairseq checks the rest
         check(content["train"], {"max-update": COUNT}, others=True)
     with prefixing_errors(shown_path(path)):
         preset = Preset(name=name, **content)
         if preset.l_train not in preset.lengths:
             raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
         if preset.tokens_per_update % preset.l_train:
-            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
+            raise ValueError(
+                f"tokens_per_update {preset.tokens_per_update} must be a multiple of l_train {preset.l_train}"
+            )
         if preset.tokens_per_device < preset.l_train:
             raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
     return preset
 
 
 def preset_of(folder: str) -> Preset:
-    """The preset whose runs and results are in folders of that name: PRESET, or PRESET-seed2 of another seed alone."""
+    """The preset whose runs and results are in folders of this name: PRESET, or PRESET-seed2 for another seed."""
     return load_preset(re.sub(_OTHER_SEED, "", folder))
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
-    """Title and rows of the table `name`; ValueError where there is none, or it is not sound."""
+    """Title and rows of the table `name`; raises ValueError if it does not exist or is invalid."""
     if name not in names("tables"):
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
     refuse_table_name("table", name)
@@ -165,7 +167,7 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
         with prefixing_errors(f"{shown_path(path)}, row {row}"):
             refuse_path("the name", row)
             if re.search(r" seed \d+$", row):
-                raise ValueError("a name with a seed at its end is that of another row's run")
+                raise ValueError("a name that ends with a seed is taken by another row's run")
             check(entry, _ROW)
             labels = entry["labels"]
             columns = columns or list(labels)
@@ -182,7 +184,7 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
 
 
 def refuse_alike(rows: List[Row]) -> None:
-    """ValueError where two rows have the same labels: the table could not tell them apart."""
+    """Raises ValueError if two rows have the same labels: the table could not distinguish them."""
     seen: Dict[Tuple[str, ...], str] = {}
     for row in rows:
         first = seen.setdefault(tuple(row.labels.values()), row.name)
@@ -191,13 +193,13 @@ def refuse_alike(rows: List[Row]) -> None:
 
 
 def refuse_path(what: str, name: str) -> None:
-    """ValueError unless the name can be that of a folder: no path, which would leave the folder that it is in."""
+    """Raises ValueError unless the name can name a folder; a path could lead out of the parent folder."""
     if name in ("", "..") or Path(name).name != name:
-        raise ValueError(f"{what} {name!r} becomes a folder's: it must not be empty, '.' or '..', or contain /")
+        raise ValueError(f"{what} {name!r} names a folder: it must not be empty, '.' or '..', or contain /")
 
 
 def find_row(name: str) -> Row:
-    """The row `name` of any table; ValueError where there is none."""
+    """The row `name` of any table; raises ValueError if there is none."""
     rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
     if name not in rows:
         raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")

@@ -1,4 +1,4 @@
-"""Presets x rows = runs: trained, evaluated and gathered into tables.
+"""Trains and evaluates runs (presets x rows) and gathers them into tables.
 
     wavepos reproduce table1 --preset wikitext2-cpu --data DIR
     wavepos sweep --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
@@ -6,8 +6,8 @@
     wavepos status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     wavepos train wikitext103-512 ricker --gpus 4 --dry-run
 
-The runs (see `runs`) of seed 1 are the folders RUNS/PRESET/ROW, those of seed 2 RUNS/PRESET-seed2/ROW. One that has a
-result is done and not made again; one that another process is at is waited for.
+Runs (see `runs`) with seed 1 are in RUNS/PRESET/ROW, those with seed 2 in RUNS/PRESET-seed2/ROW. A run with a result is
+not made again. If another process holds a run, this one waits for it.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
 from .schedule import Outcome, make_here, make_on_slurm
 from .sweeps import AXES, EXAMPLES, refuse_too_many, sweep_rows
 
-# PyTorch, fairseq, pandas and submitit are imported where they are used. Each takes a second or more, and who asks how
-# far the runs of a table are needs none of them.
+# PyTorch, fairseq, pandas and submitit are imported where they are used: each takes a second or more, and the status of
+# a table needs none of them.
 
 
 def write_table(
     table: str, title: str, runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str], folder: Path
 ) -> None:
-    """The table's files in `folder`; its Markdown is printed, too."""
+    """Writes the table's files into `folder` and prints its Markdown."""
     from . import tables
 
     preset = runs[0].preset
@@ -63,7 +63,7 @@ def write_table(
 
 
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
-    """What a table was made from: the machine and, for each run, commit, versions, commands, seconds, or why not."""
+    """What a table was made from: the machine and, for each run, commit, versions, commands and seconds, or why not."""
     kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions", "threads")
     return {
         "preset": runs[0].preset.name,
@@ -82,7 +82,7 @@ def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) 
 
 
 def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, int], float]:
-    """Seconds by length and length of the pieces: up to L_train both inferences are one evaluation, see `evaluate`."""
+    """Seconds by length and piece length: up to L_train both inferences are one evaluation (see `evaluate`)."""
     seconds = {}
     for cell in cells:
         length = cell["sequence_length"]
@@ -92,9 +92,9 @@ def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, int], flo
 
 
 def print_status(runs: List[Run]) -> None:
-    """A line for each run: what it is at, how far, how long still, and its perplexities so far.
+    """Prints a line for each run: its state, updates, time left and perplexities so far.
 
-    It looks at the runs' files only. That a row does not fit is seen where it is to be trained.
+    This reads the runs' files only. Whether a row fits the model is checked when it is to be trained.
     """
     lines = []
     for run in runs:
@@ -111,7 +111,7 @@ def print_status(runs: List[Run]) -> None:
             cells = {cell["sequence_length"]: cell for cell in result["cells"] if cell["inference"] == "full"}
             line["perplexity"] = ", ".join(f"{cell['perplexity']:.2f} at {length}" for length, cell in cells.items())
         elif updates >= last:
-            line["training"] = "trained to the end, not evaluated yet"
+            line["training"] = "fully trained, not yet evaluated"
         elif updates:
             left = float(logged["wall"]) * (last / updates - 1)
             line["training"] = f"loss {float(logged['loss']):.3f} bits, {left / 60:.0f} min left"
@@ -119,7 +119,7 @@ def print_status(runs: List[Run]) -> None:
 
 
 def refusals(runs: List[Run]) -> Dict[str, str]:
-    """The rows, by name, whose options the model does not take under this preset, and why."""
+    """The rows, by name, whose options the model refuses under this preset, and why."""
     refused = {}
     for run in runs:
         try:
@@ -137,7 +137,7 @@ def head_dim_of(preset: Preset) -> int:
 
 
 def refuse_evaluation(run: Run) -> None:
-    """ValueError where the evaluation, hours later, would refuse its options, or evaluate something else."""
+    """Raises ValueError if the evaluation, hours later, would refuse its options or evaluate something else."""
     from ..plugin import evaluate as evaluation
 
     parser = evaluation.parser()
@@ -153,21 +153,21 @@ def refuse_evaluation(run: Run) -> None:
         ours.update(position_encoding=None, output=Path(shown_path(run.folder / "evaluation.json")))
         for name, value in ours.items():
             if getattr(args, name) != value:
-                raise ValueError(f"--{name.replace('_', '-')} is not among what can be given here")
+                raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
 
 
 def _refuse_no_checkpoint(run: Run) -> None:
-    """ValueError where fairseq would not write the checkpoint that is to be evaluated."""
+    """Raises ValueError if fairseq would not write the checkpoint that is to be evaluated."""
     options, name = fairseq_options(run), run.preset.checkpoint
     without = {"no_save": True, "no_last_checkpoints": name == "checkpoint_last.pt"}
     without["disable_validation"] = name == "checkpoint_best.pt"
     for switch, matters in without.items():
         if matters and getattr(options, switch):
-            raise ValueError(f"--{switch.replace('_', '-')}: no {name} is written, which {run.preset.name} evaluates")
+            raise ValueError(f"--{switch.replace('_', '-')}: {run.preset.name} needs {name}, which is not written")
 
 
 def refuse_data(runs: List[Run]) -> None:
-    """ValueError where the runs' data-bin has not what they read of it at their start, or hours later."""
+    """Raises ValueError if the data-bin lacks something that the runs read at their start or hours later."""
     from ..models.transformer_lm_wavelet import refuse_cutoffs
     from ..plugin.streams import load_dictionary, load_stream
 
@@ -181,9 +181,9 @@ def refuse_data(runs: List[Run]) -> None:
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
-    """The rows with their labels ``d/N`` made numbers, d being the width of a head.
+    """The rows with their labels ``d/N`` turned into numbers, where d is the width of a head.
 
-    ValueError where this makes two rows the same.
+    Raises ValueError if this gives two rows the same labels.
     """
 
     def number(label: str) -> str:
@@ -197,16 +197,16 @@ def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
 
 
 def _data_bin(data: Optional[Path], preset: Preset) -> Path:
-    """A data-bin folder as it is; a folder of text, or none, is prepared first (see `data`)."""
+    """The data-bin folder; text, or the preset's corpus by default, is prepared first (see `data`)."""
     if data is not None and not data.exists():
-        raise ValueError(f"--data {data}: there is no such folder")
+        raise ValueError(f"--data {data} does not exist")
     if data is not None and (data / "dict.txt").is_file():
         return data
     return prepare(preset.corpus, data, ROOT / "data", option="--data")
 
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
-    """A table names its corpus: ValueError where the data-bin was made from another."""
+    """Raises ValueError if the data-bin is of another corpus than the preset's, which the table names."""
     provenance = read_json(data / "provenance.json", "name")
     if provenance and provenance["name"] != preset.corpus:
         raise ValueError(f"--data {data} holds {provenance['name']}, but preset {preset.name} is for {preset.corpus}")
@@ -218,8 +218,8 @@ _count = functools.partial(parse_count, least=0)
 
 
 def _seed(text: str) -> int:
-    if _count(text) >= 2**32:  # which NumPy's generator takes no more
-        raise argparse.ArgumentTypeError(f"{text} is no seed: accepted are 0 to {2**32 - 1}")
+    if _count(text) >= 2**32:  # NumPy's generator takes no larger seed
+        raise argparse.ArgumentTypeError(f"{text} is not a seed: accepted are 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -229,32 +229,32 @@ def _parser() -> argparse.ArgumentParser:
     seed: Dict[str, Any] = {
         "type": _seed,
         "default": 1,
-        "help": "seed of initialisation, order and dropout (default: 1)",
+        "help": "seed of initialisation, batch order and dropout (default: 1)",
     }
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
-    common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")
-    common.add_argument("--gpus", type=_count, help="GPUs to train on, 0 for the CPU (default: as the preset says)")
-    common.add_argument("--processes", type=parse_count, default=1, help="processes a run trains with on the CPU")
+    common.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the runs (default: runs)")
+    common.add_argument("--gpus", type=_count, help="GPUs to train on; 0: the CPU (default: the preset's)")
+    common.add_argument("--processes", type=parse_count, default=1, help="processes per run on the CPU (default: 1)")
     many = argparse.ArgumentParser(add_help=False)
     seeds = many.add_mutually_exclusive_group()
-    seeds.add_argument("--seeds", type=parse_count, metavar="N", help="the seeds 1 to N, and their spread in the table")
+    seeds.add_argument("--seeds", type=parse_count, metavar="N", help="run seeds 1 to N; the table shows their spread")
     seeds.add_argument("--seed", **seed)
     many.add_argument("--preset", required=True, help=", ".join(names("presets")))
     making = argparse.ArgumentParser(add_help=False)
-    making.add_argument("--results", type=Path, default=ROOT / "results", help="where tables go (default: results)")
-    making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where runs are made")
-    jobs = "runs side by side, threads and GPUs divided (default: 1)"
+    making.add_argument("--results", type=Path, default=ROOT / "results", help="tables' folder (default: results)")
+    making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where to run (default: local)")
+    jobs = "parallel runs, which share the threads and GPUs (default: 1)"
     making.add_argument("--jobs", type=parse_count, default=1, help=jobs)
     table = added.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
     table.add_argument("table", help=", ".join(names("tables")))
     sweep = added.add_parser("sweep", parents=[common, many, making], help="train and evaluate a grid of wavelets")
     sweep.add_argument("--name", dest="table", default="sweep", help="the table's name (default: sweep)")
-    status = added.add_parser("status", parents=[common, many], help="how far the runs of a table or a sweep are")
-    status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; of a sweep not it, but the grid")
+    status = added.add_parser("status", parents=[common, many], help="show the progress of a table or a sweep")
+    status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; for a sweep, give its grid instead")
     for command in (sweep, status):
         for axis, option in AXES.items():
-            text = f"what --{option.replace('_', '-')} takes, once or more ({EXAMPLES[axis]})"
+            text = f"one or more values of --{option.replace('_', '-')} ({EXAMPLES[axis]})"
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
     for name in ("train", "evaluate"):
@@ -271,7 +271,7 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
-    if args.command != "status" or not args.table:  # a table's status is read off files
+    if args.command != "status" or not args.table:  # a table's status needs files only
         commands.require_fairseq()
     if getattr(args, "launcher", "local") == "slurm":
         commands.require_lab("submitit")
@@ -283,7 +283,7 @@ def main(arguments=None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+            print("interrupted: run the same command again to resume", file=sys.stderr)
             return 130
 
 
@@ -296,7 +296,7 @@ def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
         read_otherwise = [mark for mark in marks if mark in shown_path(path)]
         if read_otherwise:
             raise ValueError(
-                f"{option} {shown_path(path)}: fairseq takes no folder with {read_otherwise[0]} in its path"
+                f"{option} {shown_path(path)}: fairseq accepts no {read_otherwise[0]} in the path of a folder"
             )
     return Run(preset, row, data, folder, gpus, seed, args.processes)
 
@@ -307,12 +307,12 @@ def _all_runs(args: argparse.Namespace) -> int:
         _refuse_table_name(args.table)
     grid = {axis: getattr(args, axis) for axis in AXES if getattr(args, axis, None)}
     if bool(grid) == bool(args.table) and args.command == "status":
-        raise ValueError("say which runs: a table or, of a sweep, its grid (--wavelet ...)")
+        raise ValueError("give either a table or a sweep's grid (--wavelet ...)")
     if grid:
         title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
     else:
         title, rows = load_table(args.table)
-        if args.command != "status":  # which shows no labels
+        if args.command != "status":  # status shows no labels
             rows = with_head_dim(rows, head_dim_of(preset))
     refuse_too_many(f"{len(rows)} rows x {args.seeds or 1} seeds", len(rows), args.seeds or 1)
     seeds = range(1, args.seeds + 1) if args.seeds else [args.seed]
@@ -370,7 +370,7 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
             return _until_it_ends(run.evaluate(lock))
         run.refuse_other_options()
         if run.is_trained():
-            print(f"{shown_path(run.checkpoint)} is trained to the end")
+            print(f"{shown_path(run.checkpoint)} is already fully trained")
             return 0
         return _until_it_ends(run.train(lock))
 
@@ -378,26 +378,26 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
 def _until_it_ends(process: "subprocess.Popen[bytes]") -> int:
     try:
         return process.wait()
-    except KeyboardInterrupt:  # which a process that is not in the terminal's group does not get
+    except KeyboardInterrupt:  # a process outside the terminal's group does not get Ctrl-C
         process.terminate()
         process.wait()
         raise
 
 
 def _refuse_table_name(name: str) -> None:
-    """A sweep's table has a name of its own, which makes its files'."""
+    """Raises ValueError unless a sweep's table has a name of its own that suits its files."""
     if not re.fullmatch(r"\w[\w.-]*", name) or name in names("tables"):
         raise ValueError(
-            f"--name {name!r}: accepted are letters, digits and . _ -, scales-1 for example, but not the tables "
+            f"--name {name!r}: accepted are letters, digits and . _ - (scales-1, for example), but not the tables "
             f"{', '.join(names('tables'))}"
         )
     results.refuse_table_name("--name", name)
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
-    """The row that the words begin with, and the options after it; ValueError where there is neither."""
+    """The row named by the first word, if one is, with the options after it; raises ValueError for no words."""
     if not words:
-        raise ValueError("neither a row nor options are given: say which position representation to train")
+        raise ValueError("give a row or options: the position representation to train")
     row, arguments = (Row("", {}, {}), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
     name = "_".join(word.lstrip("-").replace("/", "-") for word in words) if run_name is None else run_name
     refuse_path("--name", name)

@@ -1,8 +1,8 @@
-"""A preset x a row x a seed = a run: a model trained and evaluated in a folder of its own.
+"""Preset x row x seed = run: a model trained and evaluated in its own folder.
 
-A preset (configs/presets) says what is trained on what, and how long; a row (configs/tables) is one line of options:
-the position representation. The run's folder holds checkpoints, logs and, once it is complete, result.json. A run that
-was interrupted, at whatever moment, goes on from its last whole checkpoint.
+A preset (configs/presets) sets the model, the corpus and the length of the training. A row (configs/tables) sets the
+position representation. The run's folder holds checkpoints, logs and, once the run is complete, result.json. A run may
+be interrupted at any moment; it resumes from its last whole checkpoint.
 """
 
 import argparse
@@ -39,7 +39,7 @@ UNREADABLE = "checkpoint_last.unreadable"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-# What is read of a run's files, in which more may stand. Null: what earlier versions did not write, or was not known.
+# The keys read from a run's files; others may be there. Null: not written by earlier versions, or unknown.
 _TRAINING: Dict[str, Accepted] = {"command": COMMAND, "version": or_none(TEXT), "threads": or_none(COUNT)}
 _RESULT: Dict[str, Accepted] = {
     "seed": WHOLE,
@@ -67,9 +67,9 @@ _CELL: Dict[str, Accepted] = {
 
 
 def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
-    """--max-tokens and --update-freq that make tokens_per_update on so many GPUs, or processes on the CPU (gpus = 0).
+    """--max-tokens and --update-freq that keep tokens_per_update on these GPUs, or CPU processes (gpus = 0).
 
-    Raises ValueError for numbers of them over which the update's sequences cannot be divided evenly.
+    Raises ValueError if the update's sequences cannot be divided evenly over them.
     """
     devices = gpus or processes
     if gpus and processes > 1:
@@ -85,7 +85,7 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
     most = min(each, preset.tokens_per_device // preset.l_train)
     at_a_time = next(number for number in range(most, 0, -1) if each % number == 0)
     world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
-    if gpus > 1:  # from one rank to the others fairseq sends what PyTorch 2.6 and later does not read
+    if gpus > 1:  # else rank 0 sends the checkpoint in a form that PyTorch 2.6 and later refuses
         world.append("--load-checkpoint-on-all-dp-ranks")
     max_tokens, update_freq = at_a_time * preset.l_train, each // at_a_time
     return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
@@ -93,7 +93,7 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One row trained and evaluated under a preset, in a folder of its own; commands run in the project's root."""
+    """One row trained and evaluated under a preset, in its own folder; commands run in the project's root."""
 
     preset: Preset
     row: Row
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The row's name, with the seed where that is not 1."""
+        """The row's name, with the seed unless it is 1."""
         return self.row.name if self.seed == 1 else f"{self.row.name} seed {self.seed}"
 
     @property
@@ -113,7 +113,7 @@ class Run:
         return self.folder / self.preset.checkpoint
 
     def training_command(self) -> List[str]:
-        """fairseq-train, or several of it, with `training_arguments`."""
+        """fairseq-train, or torchrun for several processes, with `training_arguments`."""
         parallel = [
             "torchrun",
             "--standalone",
@@ -154,12 +154,12 @@ class Run:
         ]
 
     def started(self) -> Optional[Dict[str, Any]]:
-        """What training.json holds; None where the training was not started, Broken where it is not sound."""
-        remedy = f"what was trained here is not known: remove {shown_path(self.folder)}, or give another --runs"
+        """The content of training.json, None before the training starts; raises Broken if it is invalid."""
+        remedy = f"what was trained here is unknown: remove {shown_path(self.folder)}, or give another --runs"
         return _read(self.folder / "training.json", _TRAINING, remedy)
 
     def refuse_other_options(self) -> None:
-        """ValueError where the folder holds a training by another command or another version of this package."""
+        """Raises ValueError if the folder was trained with other options or an incompatible version."""
         started = self.started()
         if started is None:
             return
@@ -177,9 +177,9 @@ class Run:
             )
 
     def result(self) -> Optional[Dict[str, Any]]:
-        """What result.json holds, if it was made by these commands; None until the run is complete.
+        """The content of result.json if these commands made it; None until the run is complete.
 
-        Raises Broken where a file of the run is not sound, ValueError as `refuse_other_options`.
+        Raises Broken if a file of the run is invalid, and ValueError as `refuse_other_options` does.
         """
         self.refuse_other_options()
         result = read_result(self.folder)
@@ -190,23 +190,23 @@ class Run:
         expected = sorted(itertools.product(set(inferences), self.preset.lengths))
         trained_by = (result["seed"], _by_option(result["training_command"]))
         problems = {
-            "it has other cells than were asked for": expected
+            "its cells are not the requested ones": expected
             != sorted((cell["inference"], cell["sequence_length"]) for cell in result["cells"]),
             f"its L_train is not {self.preset.l_train}": {cell["l_train"] for cell in result["cells"]}
             != {self.preset.l_train},
-            "it is another training's": trained_by != (self.seed, _by_option(shlex.join(self.training_command()))),
+            "it is from another training": trained_by != (self.seed, _by_option(shlex.join(self.training_command()))),
         }
         for problem in [problem for problem, is_there in problems.items() if is_there]:
             raise Broken(f"{shown_path(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
         return result
 
     def resumed_at(self) -> int:
-        """The updates that the checkpoint has made from which training goes on; 0 where there is none.
+        """The number of updates in the checkpoint from which training resumes; 0 without a checkpoint.
 
-        A last checkpoint that cannot be read, because its writing was cut off or a bit has changed, is replaced by the
-        newest that can, and kept as checkpoint_last.unreadable until the training has written another.
+        If the last checkpoint is unreadable (its writing was cut off, or a bit has changed), the newest readable one
+        replaces it. The unreadable one is kept as checkpoint_last.unreadable until training has written another.
         """
-        from ..plugin import unpickling as checkpoints  # here, for PyTorch takes a second to be imported
+        from ..plugin import unpickling as checkpoints  # here, because PyTorch takes a second to import
 
         last, unreadable = self.folder / "checkpoint_last.pt", self.folder / UNREADABLE
         with contextlib.suppress(FileNotFoundError):
@@ -217,43 +217,43 @@ class Run:
             try:
                 updates = checkpoints.load(checkpoint)["optimizer_history"][-1]["num_updates"]
                 if type(updates) is not int or updates < 0:
-                    raise ValueError(f"it has made {updates!r} updates")
+                    raise ValueError(f"its number of updates is {updates!r}")
             except checkpoints.Refused as error:
                 raise ValueError(f"{shown_path(checkpoint)} {error}") from error
-            except (OSError, MemoryError):  # the machine's fault and not the file's
+            except (OSError, MemoryError):  # the machine's fault, not the file's
                 raise
-            except Exception as error:  # whatever else torch raises on half a file
+            except Exception as error:  # torch raises any kind on half a file
                 print(f"{shown_path(checkpoint)} cannot be read ({first_line(error)})", file=sys.stderr, flush=True)
                 if checkpoint == last:
                     last.replace(unreadable)
                 continue
             if checkpoint != last:
-                print(f"{shown_path(last)}: is {checkpoint.name} now", file=sys.stderr, flush=True)
+                print(f"{shown_path(last)} is replaced by {checkpoint.name}", file=sys.stderr, flush=True)
                 part = last.with_suffix(".part")
-                shutil.copy2(checkpoint, part)  # with its time: it is older than what cannot be read
+                shutil.copy2(checkpoint, part)  # with its time, which must stay older than the unreadable one's
                 os.replace(part, last)
             return updates
         return 0
 
     def is_trained(self) -> bool:
-        """Whether the last checkpoint has made the last update; fairseq, started again, would make one more."""
+        """Whether the last checkpoint has made the last update. Started again, fairseq would make one more."""
         return self.resumed_at() >= self.max_update
 
     @property
     def max_update(self) -> int:
-        """The last update, as fairseq reads it (`fairseq_options` compares), whose own import takes seconds."""
+        """The last update, read without fairseq, whose import takes seconds; `fairseq_options` checks it."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--max-update")
         return int(parser.parse_known_args(self.training_arguments())[0].max_update)
 
     def last_logged(self) -> Dict[str, Any]:
-        """What fairseq logged last of the training; empty where there is nothing yet."""
+        """The last training update that fairseq logged; empty if there is none yet."""
         log = self.folder / "train.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         return next(filter(None, map(_logged, reversed(lines))), {})
 
     def state(self) -> str:
-        """``done``, ``running``, ``failed``, ``stopped`` or ``not started``; ValueError as `refuse_other_options`."""
+        """``done``, ``running``, ``failed``, ``stopped`` or ``not started``; raises as `result` does."""
         if self.result():
             return "done"
         if not (self.folder / "training.json").is_file():
@@ -267,10 +267,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, patience: float = 1.0, stop: Optional[threading.Event] = None) -> Iterator[int]:
-        """The run is this process's, and that of the processes which get the file descriptor.
+        """Locks the run for this process and for those that inherit the file descriptor, which it yields.
 
-        Raises InUse after `patience` seconds in which another has it, KeyboardInterrupt once `stop` is set; OSErrors
-        within, a full disk's for example, get the folder's name if they have none.
+        Raises InUse if another process holds the lock for `patience` seconds, and KeyboardInterrupt once `stop` is set.
+        An OSError raised inside, of a full disk for example, gets the folder's name if it names no file.
         """
         stop, ends = stop or threading.Event(), time.monotonic() + patience
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -283,21 +283,21 @@ class Run:
                     except BlockingIOError:
                         if time.monotonic() > ends:
                             file.seek(0)
-                            raise InUse(f"{shown_path(self.folder)} is in use, by what {file.read()} started") from None
+                            raise InUse(f"{shown_path(self.folder)} is in use: {file.read()} started it") from None
                         if stop.wait(_SECONDS_BETWEEN_LOOKS):
                             raise KeyboardInterrupt from None
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
                 file.flush()
                 for unfinished in itertools.chain(self.folder.glob("*.tmp"), self.folder.glob("*.part")):
-                    unfinished.unlink()  # who began it had the lock, and is no more
+                    unfinished.unlink()  # its writer had the lock, so it has ended
                 yield file.fileno()
         except OSError as error:
             error.filename = error.filename or shown_path(self.folder)
             raise
 
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
-        """Starts fairseq-train, which goes on from its last checkpoint where there is one."""
+        """Starts fairseq-train, which resumes from its last checkpoint if there is one."""
         command, threads = self.training_command(), self._threads(environment)
         started = {"command": shlex.join(command), "version": DIGITS, "threads": threads}
         write_json(self.folder / "training.json", started)
@@ -305,35 +305,35 @@ class Run:
         return _start([module, *command[1:]], lock, threads, environment, output)
 
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
-        """Starts the evaluation; ValueError where there is no checkpoint."""
+        """Starts the evaluation; raises ValueError if there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
     def _threads(self, environment: Mapping[str, str]) -> int:
-        """Those of each of its processes: as many as it began with, for the last digits depend on them."""
+        """Threads per process: as many as the run began with, because the last digits depend on them."""
         now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
         began_with = (self.started() or {}).get("threads") or now
         if began_with != now:
-            said = f"{shown_path(self.folder)}: began with {began_with} threads and goes on with them, not with {now}"
+            said = f"{shown_path(self.folder)} began with {began_with} threads and keeps them, instead of {now}"
             print(said, file=sys.stderr, flush=True)
         return began_with
 
 
 class Broken(ValueError):
-    """A file of a run is not sound; the message names it, and says what to remove."""
+    """A file of a run is invalid; the message names it and says what to remove."""
 
 
-_EVALUATED_AGAIN = "remove the file, and the run is evaluated again"
+_EVALUATED_AGAIN = "remove the file to evaluate the run again"
 
 
 def read_result(folder: Path) -> Optional[Dict[str, Any]]:
-    """What a run's result.json holds; None where there is none, Broken where it is not sound."""
+    """The content of a run's result.json, None if it does not exist; raises Broken if it is invalid."""
     return _read(folder / "result.json", _RESULT, _EVALUATED_AGAIN)
 
 
 def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Dict[str, Any]]:
-    """What one of a run's files holds; None where there is none, Broken where it is not what is accepted."""
+    """The content of one of a run's files, None if it does not exist; raises Broken if it is not accepted."""
     try:
         content = read_json(path, *(key for key, (_, accepts) in accepted.items() if not accepts(None)))
         if content is not None:
@@ -348,7 +348,7 @@ def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Di
 
 
 def _by_option(command: str) -> Dict[str, str]:
-    """What a command gives to each option that its numbers depend on; ``data`` is what stands before the first."""
+    """A command's options that affect its numbers, with their values; ``data``: the words before the first."""
     _, *words = shlex.split(command)
     given, option = {"data": "", "--processes": "1"}, "data"
     module = next((word for word in words if word.endswith(".parallel")), None)  # plugin.parallel since 0.3
@@ -366,16 +366,16 @@ def _by_option(command: str) -> Dict[str, str]:
 
 
 def cpu_count() -> int:
-    """The CPUs that this process may use: those of its affinity, and of its control group's quota."""
-    import joblib  # which takes NumPy along
+    """The CPUs that this process may use, limited by its affinity and its control group's quota."""
+    import joblib  # here, because it imports NumPy
 
     return joblib.cpu_count()
 
 
 def threads_of(processes: int, cpus: Optional[int] = None) -> int:
-    """Threads for each of so many processes side by side: OMP_NUM_THREADS, or an even share of the CPUs.
+    """Threads for each of these parallel processes: OMP_NUM_THREADS, or an even share of the CPUs.
 
-    cpus: those that this process may use where None is given. Raises ValueError where OMP_NUM_THREADS is no number.
+    cpus: CPUs to share (default: those this process may use). Raises ValueError if OMP_NUM_THREADS is not a number.
     """
     given = os.environ.get("OMP_NUM_THREADS")
     if not given:
@@ -388,14 +388,14 @@ def threads_of(processes: int, cpus: Optional[int] = None) -> int:
 def _start(
     arguments: List[str], lock: int, threads: int, environment: Mapping[str, str], output
 ) -> "subprocess.Popen[bytes]":
-    """A module with its arguments as a process with so many threads, which ends with this one."""
+    """Starts a module with its arguments as a process with this many threads, which ends when this one does."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    inherited["PYTHONUNBUFFERED"] = "1"  # and not SLURM_*, from which fairseq would take another number of GPUs
-    if ROOT == PACKAGE.parent:  # a checkout; an installed package is found without
+    inherited["PYTHONUNBUFFERED"] = "1"  # SLURM_* is left out: fairseq would take another number of GPUs from it
+    if ROOT == PACKAGE.parent:  # a checkout; Python finds an installed package by itself
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     inherited.pop("OMP_THREAD_LIMIT", None)
     exactly = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL")}
-    exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer, where the machine has fewer cores
+    exactly.update(OMP_DYNAMIC="FALSE", MKL_DYNAMIC="FALSE")  # not fewer on a machine with fewer cores
     return subprocess.Popen(
         [sys.executable, child.__file__, str(os.getpid()), *arguments],
         stdout=output,
@@ -407,7 +407,7 @@ def _start(
 
 
 class InUse(RuntimeError):
-    """Another process has the run."""
+    """Another process holds the run."""
 
 
 class RunFailed(RuntimeError):
@@ -421,10 +421,10 @@ def execute(
     patience: float = 1.0,
     stop: Optional[threading.Event] = None,
 ) -> Dict[str, Any]:
-    """Trains and evaluates what is not done yet and gives the result, which it writes to result.json.
+    """Trains and evaluates the run unless that is done, writes result.json and returns its content.
 
-    environment: what its processes get besides this one's. progress(update, loss): called with what fairseq logs.
-    patience: seconds for which it waits for another process that has the run. stop: set by another thread, ends it with
+    environment: variables added to this process's. progress(update, loss): called for each update that fairseq logs.
+    patience: seconds to wait for another process that holds the run. stop: when another thread sets it, this raises
     KeyboardInterrupt. Raises InUse and RunFailed.
     """
     stop, failed = stop or threading.Event(), run.folder / "failed"
@@ -435,7 +435,7 @@ def execute(
             try:
                 result = _execute(run, lock, environment, progress, stop)
             except RunFailed as error:
-                with contextlib.suppress(OSError):  # of a full disk: then there is none, and not an empty one
+                with contextlib.suppress(OSError):  # a full disk leaves no file, rather than an empty one
                     write_whole(failed, str(error))
                 raise
         (run.folder / UNREADABLE).unlink(missing_ok=True)
@@ -472,7 +472,7 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
 
 
 def _logged(line: str) -> Dict[str, Any]:
-    """What fairseq logs of an update with --log-format json, if the line is that, whole and sound; else empty."""
+    """An update as fairseq logs it with --log-format json; empty unless the line is one, whole and valid."""
     start = line.find('{"epoch"')
     with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
         logged = json.loads(line[start:]) if start >= 0 else {}
@@ -485,9 +485,9 @@ def _logged(line: str) -> Dict[str, Any]:
 def _follow(
     start: Callable[..., "subprocess.Popen[bytes]"], log: Path, on_line: Callable[[str], None], stop: threading.Event
 ) -> None:
-    """Starts a process that writes to the end of `log`, and hands its lines on until it ends.
+    """Starts a process that appends to `log`, and passes its lines on until it ends.
 
-    Raises RunFailed where it failed, KeyboardInterrupt where Ctrl-C or `stop` ended it.
+    Raises RunFailed if it failed, and KeyboardInterrupt if Ctrl-C or `stop` ended it.
     """
     last: Deque[str] = collections.deque(maxlen=10)
     with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as lines:
@@ -516,7 +516,7 @@ def _follow(
 
 
 def _why_full(folder: Path) -> str:
-    """Why no more can be written there, if so: in the log, which lies there too, that is not said."""
+    """Why the folder cannot be written to, if so; the log, which is in it too, cannot say it."""
     try:
         with tempfile.TemporaryFile(dir=str(folder)) as file:
             file.write(bytes(2**20))
@@ -526,16 +526,16 @@ def _why_full(folder: Path) -> str:
 
 
 def _commit() -> str:
-    if not (PACKAGE.parent / ".git").exists():  # an installed package: the folder may lie in another project's checkout
+    if not (PACKAGE.parent / ".git").exists():  # an installed package may lie in another project's checkout
         return "not a git checkout"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "not a git checkout"
 
 
 def fairseq_options(run: Run) -> argparse.Namespace:
-    """What fairseq-train understands of the run's options, its architecture's defaults among them.
+    """The run's options as fairseq-train parses them, with the architecture's defaults.
 
-    Raises ValueError where fairseq, the representation or the model refuses them.
+    Raises ValueError if fairseq, the representation or the model refuses them.
     """
     from ..positions import position_options
 
@@ -543,11 +543,11 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     if unknown:
         raise ValueError(f"position: {unknown[0]} is unknown; accepted are name, {', '.join(position_options())}")
     arguments = run.training_arguments()
-    user_dir = arguments.index("--user-dir")  # `parse_training` imports it, from wherever that is
+    user_dir = arguments.index("--user-dir")  # `parse_training` imports the plugin itself
     del arguments[user_dir : user_dir + 2]
     understood = parse_training(arguments)
     if understood.cpu and understood.fp16:
-        raise ValueError("--fp16 trains on GPUs only, and this is for the CPU (--gpus 0)")
+        raise ValueError("--fp16 needs a GPU, but this run is on the CPU (--gpus 0)")
     if understood.max_update < 1:
         raise ValueError(f"--max-update {understood.max_update}: accepted is a whole number > 0")
     ours = {
@@ -559,5 +559,5 @@ def fairseq_options(run: Run) -> argparse.Namespace:
     }
     for option, (given, kept) in ours.items():
         if given != kept:
-            raise ValueError(f"{option} {given}: this run has {kept}, which only its preset, --runs or --seed changes")
+            raise ValueError(f"{option} {given}: this run has {kept}; only its preset, --runs or --seed can change it")
     return understood
