@@ -772,7 +772,7 @@ def test_a_page_in_the_place_of_the_release_is_refused(served, data_bin, capsys)
     served.file.write_text("<html>This model has moved.</html>")
     assert alibi_release.main(["512", "--data", str(data_bin)]) == 2
     error = capsys.readouterr().err
-    assert "is no PyTorch file" in error and "--from takes a local copy" in error
+    assert "is not a PyTorch file" in error and "--from takes a local copy" in error
 
 
 def test_a_release_of_which_a_bit_has_changed_is_downloaded_again(served, release, data_bin, tmp_path, capsys):
@@ -786,7 +786,7 @@ def test_a_release_of_which_a_bit_has_changed_is_downloaded_again(served, releas
     assert (
         alibi_release.main(["512", "--data", str(data_bin), "--from", str(flipped(there, tmp_path / "b.pt", 999))]) == 2
     )
-    assert "error: b.pt is no PyTorch file, or not all of it: it is damaged" in capsys.readouterr().err
+    assert "error: b.pt is not a PyTorch file, or not a whole one: it is damaged" in capsys.readouterr().err
 
 
 def test_a_release_for_another_dictionary_is_refused_with_both_sizes(release, data_bin, tmp_path, capsys):

@@ -293,7 +293,7 @@ GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, ov
         (GOOD.replace("at: longest", "at: 5x"), ["claim c", "length '5x'", "within, l_train, beyond, longest, every"]),
         (GOOD.replace("at: l_train", "at: L"), ["claim c", "length 'L'"]),
         (GOOD.replace("at: longest", "at: longest, inference: half"), ["claim c", "inference 'half'", "full, non-"]),
-        (GOOD.replace("[ricker]", "ricker"), ["claim c", "rows: expected is a list, not 'ricker'"]),
+        (GOOD.replace("[ricker]", "ricker"), ["claim c", "rows: expected a list, not 'ricker'"]),
         ("lowest", ["claim c", "expected a mapping, not 'lowest'"]),
     ],
 )

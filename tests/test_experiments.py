@@ -624,7 +624,7 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     trained_at = checkpoint.stat().st_mtime_ns
     assert experiments.main([*arguments, "--seeds", "2"]) == 1
     printed = capsys.readouterr().out
-    assert "[1/4] alibi: is done" in printed and "[3/4] alibi seed 2: training" in printed
+    assert "[1/4] alibi: done" in printed and "[3/4] alibi seed 2: training" in printed
     assert checkpoint.stat().st_mtime_ns == trained_at
     both = pd.read_csv(folder / "results" / "small" / "table1.csv", dtype=str).set_index(["inference", "method"])
     assert float(both.loc[("full", "ALiBi")]["24 std"]) > 0

@@ -262,7 +262,7 @@ def test_all_scripts_work_in_folders_with_spaces_and_other_letters_and_take_path
     assert (here / "mes exécutions/tiny/ricker/checkpoint_last.pt").is_file()
     assert "on est/mes exécutions/tiny/ricker/" in said("evaluate.sh", "tiny", "ricker", *data, *runs, "--dry-run")
     said("sweep.sh", "--preset", "tiny", "--wavelet", "ricker", *data, *runs, *results)
-    assert "ricker: is done" in said("reproduce.sh", "tiny", "--preset", "tiny", *data, *runs, *results)
+    assert "ricker: done" in said("reproduce.sh", "tiny", "--preset", "tiny", *data, *runs, *results)
     assert "done" in said("status.sh", "tiny", "--preset", "tiny", *data, *runs)
     said("figures.sh", "--preset", "tiny", "positions", *data, *runs, *results)
     said("claims.sh", "--preset", "tiny", *results)

@@ -1,10 +1,9 @@
-"""The ALiBi release's own models of WikiText-103, evaluated beside the ALiBi row of the paper's Table 1.
+"""Evaluates the ALiBi release's WikiText-103 models beside the ALiBi row of the paper's Table 1.
 
     python -m wavepos_fairseq.lab.alibi_release 512
 
-Press et al. (2022) trained them with the hyperparameters that the paper's rows have. The release gives no checksums:
-that the file is whole is known from its length alone and, in PyTorch's newer format, from the checksums in it; its
-SHA-256 is printed.
+Press et al. (2022) trained them with the hyperparameters of the paper's rows. The release gives no checksums, so only
+the file's length and, in PyTorch's newer format, the checksums inside show that it is whole. Its SHA-256 is printed.
 """
 
 import json
@@ -25,13 +24,13 @@ from ..plugin import evaluate as evaluation
 from ..plugin import unpickling
 from .configs import load_preset
 
-# From the README of github.com/ofirpress/attention_with_linear_biases; there are 64 to 3072 beside those of Table 1.
+# From the README of github.com/ofirpress/attention_with_linear_biases; it also has 64 to 3072 beside those of Table 1.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)
 CELL = ["inference", "l_train", "sequence_length"]
 
 
 def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
-    """The model trained at `l_train`: the local copy, or downloaded from `MIRRORS`. DataError where there is none."""
+    """The model trained at `l_train`: the local copy or a download from `MIRRORS`; raises DataError without either."""
     name = f"alibi_wt103_L{l_train}.pt"
     if copy is None:
         urls = [f"{mirror}{name}" for mirror in MIRRORS]
@@ -42,7 +41,7 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
         path = copy
         check_format(path)
     else:
-        raise DataError(f"--from {copy}: there is no such file")
+        raise DataError(f"--from {copy} does not exist")
     say(
         f"{shown_path(path)}: {file_size(path):,} bytes, SHA-256 {file_digest(path, 'sha256')} (the release gives none)"
     )
@@ -50,20 +49,20 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
 
 
 def check_format(path: Path) -> None:
-    """DataError for what torch.save has not written, in its format or in that of before 1.6; nothing is unpickled."""
+    """Raises DataError unless torch.save wrote the file, in its format or that before 1.6; unpickles nothing."""
     magic = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
     with path.open("rb") as file:
         if file.read(len(magic)) == magic:
             return
     try:
         if not unpickling.sound_records(path):
-            raise pickle.UnpicklingError("it does not begin as one does")
+            raise pickle.UnpicklingError("it does not begin like one")
     except (pickle.UnpicklingError, unpickling.Refused) as error:
-        raise DataError(f"{path.name} is no PyTorch file, or not all of it: {error}") from error
+        raise DataError(f"{path.name} is not a PyTorch file, or not a whole one: {error}") from error
 
 
 def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
-    """The evaluation's perplexities, and those of the paper's ALiBi row at the same L_train, length and inference."""
+    """The evaluation's perplexities beside the paper's ALiBi row at the same L_train, length and inference."""
     paper = pd.read_csv(PAPER / "table1.csv").query("method == 'ALiBi'")
     measured = pd.DataFrame(cells)[[*CELL, "perplexity"]]
     return measured.merge(paper[[*CELL, "perplexity"]], "left", on=CELL, suffixes=("", " of the paper"))
@@ -73,13 +72,13 @@ def main(arguments=None) -> int:
     parser = commands.parser(
         __doc__,
         prog="python -m wavepos_fairseq.lab.alibi_release",
-        epilog="Every other option is the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
+        epilog="All other options are the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
         allow_abbrev=False,
     )
-    parser.add_argument("l_train", type=int, choices=[512, 1024], help="tokens it was trained on")
+    parser.add_argument("l_train", type=int, choices=[512, 1024], help="training length of the model (tokens)")
     parser.add_argument("--from", dest="copy", type=Path, metavar="FILE", help="the checkpoint (default: downloaded)")
     parser.add_argument("--data", type=Path, help="data-bin of WikiText-103 (default: data/wikitext-103, prepared)")
-    parser.add_argument("--output", type=Path, help="where the results go (default: runs/alibi-release/L_TRAIN.json)")
+    parser.add_argument("--output", type=Path, help="results file (default: runs/alibi-release/L_TRAIN.json)")
     args, options = parser.parse_known_args(arguments)
     try:
         preset = load_preset(f"wikitext103-{args.l_train}")
@@ -89,7 +88,7 @@ def main(arguments=None) -> int:
     options = ["--output", str(output), "--lengths", ",".join(map(str, preset.lengths)), *options]
     evaluating = evaluation.parser()
     evaluating.error = parser.error  # type: ignore[method-assign]
-    evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
+    evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refuse wrong options before downloads
     commands.require_fairseq()
     try:
         data = args.data or prepare(preset.corpus, dest=ROOT / "data")
@@ -98,7 +97,7 @@ def main(arguments=None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     status = evaluation.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
-    if status == 0 and output.is_file():  # and no pipe or device
+    if status == 0 and output.is_file():  # not a pipe or device
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
         print(beside_the_paper(cells).to_markdown(index=False, floatfmt=".2f"))
     return status

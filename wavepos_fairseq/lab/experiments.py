@@ -296,7 +296,7 @@ def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
         read_otherwise = [mark for mark in marks if mark in shown_path(path)]
         if read_otherwise:
             raise ValueError(
-                f"{option} {shown_path(path)}: fairseq accepts no {read_otherwise[0]} in the path of a folder"
+                f"{option} {shown_path(path)}: fairseq refuses a folder with {read_otherwise[0]} in its path"
             )
     return Run(preset, row, data, folder, gpus, seed, args.processes)
 

@@ -1,7 +1,6 @@
-"""How a curve looks, the same in every figure, page and plot: a colour, a dash and a marker by its name.
+"""Each curve's colour, dash and marker, by its name, the same in every figure, page and plot.
 
-The colours are Okabe and Ito's, but those that cannot be seen on white or on black. Curves can be told apart without
-colour, too.
+The colours are Okabe and Ito's without those that are invisible on white or black. Curves also differ without colour.
 """
 
 from typing import Dict, Iterable, NamedTuple, Tuple
@@ -14,7 +13,7 @@ MARKERS = ("", "square", "triangle", "diamond")  # of the first seven curves, th
 
 
 class Look(NamedTuple):
-    """A curve's look; the names of markers are those of MARKERS."""
+    """A curve's look; `marker` is a name from MARKERS."""
 
     colour: str
     dash: Tuple[float, ...]
@@ -22,12 +21,12 @@ class Look(NamedTuple):
 
 
 def methods() -> Dict[str, str]:
-    """Table 1's rows, by name, as figures call them."""
+    """Table 1's rows: names in figures by row name."""
     return {row.name: row.labels["method"] for row in load_table("table1")[1]}
 
 
 def looks(names: Iterable[str]) -> Dict[str, Look]:
-    """Each name's look: up to 28, any two of colour, dash and marker tell all of them apart."""
+    """Each name's look; up to 28 names differ in any two of colour, dash and marker."""
     return {
         name: Look(COLOURS[number % 7], DASHES[(number + number // 7) % 7], MARKERS[number // 7 % 4])
         for number, name in enumerate(dict.fromkeys(names))
@@ -35,5 +34,5 @@ def looks(names: Iterable[str]) -> Dict[str, Look]:
 
 
 def looks_of_methods(others: Iterable[str] = ()) -> Dict[str, Look]:
-    """The looks of Table 1's methods, whatever others there are besides."""
+    """The looks of Table 1's methods and of the others, which do not change the methods' looks."""
     return looks([*methods().values(), *others])

@@ -1,8 +1,8 @@
-"""A results folder: its files, their columns, and how the numbers of several seeds become one.
+"""A results folder: its files, their columns, and how several seeds are averaged.
 
-RESULTS/PRESET holds for each table NAME.csv (wide, as the paper prints it), NAME.tidy.csv (a line per cell and seed),
-NAME.md and NAME.manifest.json (what it was made from); the probes' attention.csv and positions.csv; claims.md and
-claims.json; figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv.
+RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
+NAME.md and NAME.manifest.json (what it was made from); also the probes' attention.csv and positions.csv, claims.md,
+claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 from ..common.files import PAPER, read_json, shown_path, write_json, write_whole
 
 if TYPE_CHECKING:
-    import pandas as pd  # which takes a while to import, and is not needed to ask how far the runs are
+    import pandas as pd  # slow to import, and not needed for the status of runs
 
 CELL = ["inference", "l_train", "sequence_length"]
 NUMBERS = ["perplexity", "low", "high"]
@@ -22,13 +22,13 @@ PROBES = {"attention": ATTENTION, "positions": POSITIONS}
 _NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
 _WHILE_MADE = ["seed", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
-"""What no label may be called: the columns that stand beside the labels."""
+"""The names of the columns beside the labels, which no label may have."""
 
 
 def refuse_table_name(what: str, name: str) -> None:
-    """ValueError unless the files of a table called `name` are its own in a results folder."""
+    """Raises ValueError if the files of a table called `name` would be other files of a results folder."""
     if name in (*PROBES, "claims") or name.endswith((".tidy", ".manifest")):
-        raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
+        raise ValueError(f"{what} {name!r}: this name is taken by other files of a results folder")
 
 
 def table_files(folder: Path, table: str) -> List[Path]:
@@ -54,15 +54,15 @@ def write_table(
 
 
 def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
-    """What a table was made from; empty where that is not there."""
+    """What a table was made from; empty if its manifest does not exist."""
     return read_json(table_files(folder, table)[3]) or {}
 
 
 def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
     """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high.
 
-    labels: columns that must be there besides. Older tables lack a seed, which is 1, or the 95% interval, which is NaN.
-    None where there is no such table; ValueError where a column is missing or a cell is there twice.
+    labels: further columns that are required. Older tables may lack the seed, then 1, and the 95% interval, then NaN.
+    None if the table does not exist; raises ValueError if a column is missing or a cell appears twice.
     """
     folders = [folder, PAPER] if folder.name == PAPER.name else [folder]
     paths = [place / f"{table}{ending}" for place in folders for ending in (".tidy.csv", ".csv")]
@@ -73,7 +73,7 @@ def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optiona
     labels = labels_of(cells)
     cells = cells.assign(**{name: float("nan") for name in ("seed", "low", "high") if name not in cells})
     cells = cells.fillna({"seed": 1}).astype({"seed": int})
-    cells.loc[cells.low == cells.high, ["low", "high"]] = float("nan")  # as up to 0.2.3 of a text of one sequence
+    cells.loc[cells.low == cells.high, ["low", "high"]] = float("nan")  # up to 0.2.3: of one sequence
     keys = [*labels, "seed", *CELL]
     twice = cells[cells.duplicated(keys)]
     if len(twice):
@@ -91,14 +91,14 @@ def labels_of(cells: "pd.DataFrame") -> List[str]:
 
 
 def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perplexity") -> "pd.DataFrame":
-    """A line for each value of the keys, in their order: mean, std (NaN for one seed) and count over the rest."""
+    """A line for each value of the keys, in order of appearance: mean, std (NaN for one seed) and count of the rest."""
     return cells.groupby(list(keys), sort=False)[column].agg(["mean", "std", "count"]).reset_index()
 
 
 def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
-    """The lines of ``attention`` or ``positions``; None where there are none.
+    """The lines of ``attention`` or ``positions``; None if the file does not exist.
 
-    columns: those that must be there (default: all of the probe's); ValueError where one is missing.
+    columns: the required ones (default: all of the probe's); raises ValueError if one is missing.
     """
     path = probe_file(folder, probe)
     return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
@@ -114,7 +114,7 @@ def probe_file(folder: Path, probe: str) -> Path:
 
 
 def read_claims(folder: Path) -> List[Dict[str, Any]]:
-    """The judged claims; none where they were not judged."""
+    """The judged claims; empty if they were not judged."""
     return read_json(folder / "claims.json") or []
 
 
@@ -124,14 +124,14 @@ def write_claims(folder: Path, judged: List[Dict[str, Any]], markdown: str) -> N
 
 
 def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
-    """A CSV with these columns, texts as they stand and numbers as numbers; ValueError where it is none."""
+    """A CSV with these columns, text unchanged and numbers parsed; raises ValueError if it is not one."""
     import pandas as pd
 
     try:
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column in _NUMERIC.intersection(lines):
             lines[column] = pd.to_numeric(lines[column].mask(lines[column] == ""))
-    except ValueError as error:  # pandas' own errors are such
+    except ValueError as error:  # pandas' errors are ValueErrors
         raise ValueError(f"{shown_path(path)} cannot be read: {error}") from None
     missing = [column for column in required if column not in lines]
     if missing or lines.empty:

@@ -1,4 +1,4 @@
-"""Several runs, made side by side here or as jobs of Slurm; what came of each."""
+"""Makes several runs, in parallel on this machine or as Slurm jobs, and collects their outcomes."""
 
 import functools
 import math
@@ -17,21 +17,21 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """A line every few seconds: which run, how far it is, its loss, and the time left for all.
+    """Prints a line every few seconds: a run, its update, its loss, and the time left for all runs.
 
-    max_updates: the last update of each run that is to be made.
+    max_updates: the last update of each run to be made.
     """
 
     def __init__(self, max_updates: Dict[str, int]):
         self.max_updates = max_updates
-        self.started = math.inf  # with the first update, not with fairseq's start
+        self.started = math.inf  # at the first update, not at fairseq's start
         self.shown = -math.inf
         self.at_start: Dict[str, int] = {}
         self.updates: Dict[str, int] = {}
         self.lock = threading.Lock()
 
     def update(self, run: str, update: int, loss: float) -> None:
-        """`run` has made so many updates, at a loss in bits."""
+        """Notes that `run` has made this many updates, with its loss in bits."""
         with self.lock:
             self.at_start.setdefault(run, update)
             self.updates[run] = update
@@ -50,13 +50,13 @@ class Progress:
 
 
 Outcome = Union[Dict[str, Any], str]
-"""A run's result, or the word that stands in the table in its place."""
+"""A run's result, or the word that replaces it in the table."""
 
 
 def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
-    """What came of each run, made where it was not done yet, `jobs` at a time; "failed" where it failed.
+    """Makes the runs that are not done, `jobs` at a time; returns each run's outcome ("failed" if it failed).
 
-    refused: why rows are not run, by their names (see `refusals`).
+    refused: why rows are not run, by row name (see `refusals`).
     """
     outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
@@ -74,7 +74,7 @@ def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outco
         try:
             outcome = execute(run, share, functools.partial(progress.update, run.label), patience, stop)
         except InUse as error:
-            print(f"{label}: {error}; the others first", flush=True)
+            print(f"{label}: {error}; making the other runs first", flush=True)
             others.append(number)
         except (RunFailed, ValueError, OSError) as error:
             _print_failure(label, error)
@@ -98,9 +98,9 @@ def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outco
 
 
 def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
-    """For each of the jobs that run side by side, the environment that gives it threads and GPUs of its own.
+    """The environment of each parallel job, which gives it its own threads and GPUs.
 
-    Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
+    Raises ValueError if this process sees fewer than jobs x gpus GPUs.
     """
     shares = [{"OMP_NUM_THREADS": str(threads_of(jobs * processes))} for _ in range(jobs)]
     if gpus and jobs > 1:
@@ -109,21 +109,21 @@ def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = list(map(str, range(torch.cuda.device_count()))) if seen is None else seen.split(",")
         if len(devices) < jobs * gpus:
-            raise ValueError(f"--jobs {jobs} x --gpus {gpus} is more than the {len(devices)} GPUs that are here")
+            raise ValueError(f"--jobs {jobs} x --gpus {gpus} is more than the {len(devices)} visible GPUs")
         for number, share in enumerate(shares):
             share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[number * gpus : (number + 1) * gpus])
     return shares
 
 
 def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: str) -> List[Outcome]:
-    """As `make_here`, the runs being jobs of Slurm called `name`, whose files are in `folder`."""
+    """Like `make_here`, with the runs as Slurm jobs called `name`, whose files are in `folder`."""
     from . import slurm
 
     outcomes, resources = _so_far(runs, refused), dict(runs[0].preset.slurm)
     if runs[0].gpus:
         resources.setdefault("gpus_per_node", runs[0].gpus)
     by_label = {run.label: number for number, run in enumerate(runs) if outcomes[number] == "failed"}
-    cpus = resources.get("cpus_per_task")  # without it, what the node gives the job
+    cpus = resources.get("cpus_per_task")  # without it, the job has what the node gives
     share = {"OMP_NUM_THREADS": str(threads_of(runs[0].processes, cpus))} if cpus else {}
     make_one = functools.partial(execute, environment=share, patience=math.inf)
     tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
@@ -154,9 +154,9 @@ def _print_failure(label: str, why: Any) -> None:
 
 
 def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
-    """What is known of each run, and printed, before any is made; "failed" for those that are to be made.
+    """Each run's outcome before any run is made, which it prints; "failed" marks the runs still to be made.
 
-    One of whose files is not sound is "broken", and stays as it is; ValueError for one trained with other options.
+    A run with an invalid file is "broken" and is left alone. Raises ValueError for a run trained with other options.
     """
     outcomes: List[Outcome] = []
     for number, run in enumerate(runs, 1):
@@ -171,5 +171,5 @@ def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
             outcomes.append("broken")
             print(f"{label}: broken, {error}", file=sys.stderr, flush=True)
         if not isinstance(outcomes[-1], str):
-            print(f"{label}: is done", flush=True)
+            print(f"{label}: done", flush=True)
     return outcomes

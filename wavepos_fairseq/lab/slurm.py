@@ -1,7 +1,7 @@
-"""Tasks as one job array of Slurm, through submitit.
+"""Runs tasks as one Slurm job array, through submitit.
 
-A task is a callable that trains and evaluates one run; called again, it goes on from its last checkpoint. A job that is
-preempted, requeued or at its time limit is stopped with all its processes, and its task called again.
+A task is a callable that trains and evaluates one run; called again, it resumes from its last checkpoint. A job that is
+preempted, requeued or at its time limit is stopped with all its processes, and its task is called again.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _RESOURCES = [
 
 
 def refuse_without_cluster() -> None:
-    """ValueError unless Slurm is here and answers."""
+    """Raises ValueError unless Slurm is installed here and answers."""
     if shutil.which("sbatch") is None:
-        raise ValueError("--launcher slurm: there is no sbatch on the PATH here; accepted is --launcher local")
+        raise ValueError("--launcher slurm: sbatch is not on the PATH; use --launcher local")
     _states("")
 
 
 def refuse_resources(resources: Mapping[str, Any]) -> None:
-    """ValueError unless these are parameters that `submit` knows, and timeout_min is among them."""
+    """Raises ValueError unless these are parameters of `submit` and include timeout_min."""
     unknown = sorted(set(resources) - set(_RESOURCES))
     if unknown:
         raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
     if "timeout_min" not in resources:
-        raise ValueError("slurm: timeout_min is missing, the minutes after which Slurm stops a job and it is requeued")
+        raise ValueError("slurm: timeout_min is missing: the minutes after which Slurm stops and requeues a job")
 
 
 def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mapping[str, Any]) -> Dict[str, submitit.Job]:
-    """Submits the tasks as one job array called `name`, and gives their jobs by the tasks' names.
+    """Submits the tasks as one job array called `name`, and returns their jobs by task name.
 
-    Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: where
-    submitit keeps its pickles and logs, on a disk that all nodes see. resources: submitit's parameters for Slurm, say
+    Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: submitit's
+    pickles and logs, on a disk that all nodes share. resources: submitit's parameters for Slurm, for example
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
-    Raises ValueError for others, and where Slurm refuses (see `refuse_without_cluster`).
+    Raises ValueError for other parameters, or if Slurm refuses the jobs (see `refuse_without_cluster`).
     """
     import submitit
     from submitit.core.utils import FailedJobError
@@ -73,17 +73,17 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
 
 
 def _states(name: str) -> Dict[str, str]:
-    """Slurm's word for the state of each of the user's jobs called `name` that has not ended, by its id."""
+    """Slurm's word for the state of each unfinished job of the user called `name`, by job id."""
     command = ["squeue", "--me", "--name", name, "--array", "--noheader", "--format=%i %T"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip().splitlines()[-1:]
-        raise ValueError(f"--launcher slurm: squeue fails: {' '.join(why)}; accepted is --launcher local")
+        raise ValueError(f"--launcher slurm: squeue fails: {' '.join(why)}; use --launcher local")
     return dict(line.split() for line in done.stdout.splitlines())
 
 
 class _Resumable:
-    """A task as a job's process calls it; submitit knows by `checkpoint` that it can be requeued."""
+    """A task as the job's process calls it; its method `checkpoint` tells submitit that it can be requeued."""
 
     def __init__(self, name: str, task: Task):
         self.name, self.task = name, task
@@ -91,8 +91,8 @@ class _Resumable:
     def __call__(self) -> Any:
         """The task's result.
 
-        Slurm signals all processes of a job, so that the task fails with the training that it started. Such a failure
-        is none: it must not end the job, which Slurm is about to requeue or to kill.
+        Slurm signals all processes of a job, so the task fails when its training ends. That failure does not count: it
+        must not end the job, which Slurm is about to requeue or kill.
         """
         ending = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ending.set())
@@ -104,7 +104,7 @@ class _Resumable:
             raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit requeues on its signal, USR2: the same task, once the processes that it started have ended."""
+        """What submitit requeues on its signal USR2: the same task, after the processes it started have ended."""
         from submitit.helpers import DelayedSubmission
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -116,9 +116,9 @@ class _Resumable:
 
 
 def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Optional[str]]]:
-    """Waits for the jobs that `submit` gave under `name`: each task's name as it ends, and why it failed, or None.
+    """Waits for the jobs that `submit` returned for `name`; yields each ended task's name and its failure, or None.
 
-    Prints every change of a job's state, and when interrupted, how to come back: the jobs go on.
+    Prints every change of a job's state. The jobs continue when this is interrupted; it prints how to wait again.
     """
     waiting = dict(jobs)
     shown: Dict[str, str] = {}
@@ -128,18 +128,18 @@ def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Op
                 if state != shown.get(task_name):
                     print(f"{task_name}: {state.lower()} (job {waiting[task_name].job_id})", flush=True)
                     shown[task_name] = state
-                elif state == "ENDED":  # one query later, for a network disk to show what the job has written
+                elif state == "ENDED":  # one query later, when a network disk shows what the job has written
                     yield task_name, _failure(waiting.pop(task_name))
             if waiting:
                 time.sleep(SECONDS_BETWEEN_QUERIES)
     except KeyboardInterrupt:
         arrays = " ".join(sorted({job.job_id.split("_")[0] for job in waiting.values()}))
-        print(f"the jobs go on: the same command waits for them again, scancel {arrays} ends them", file=sys.stderr)
+        print(f"the jobs continue: the same command waits for them again, scancel {arrays} ends them", file=sys.stderr)
         raise
 
 
 def _states_of(jobs: Mapping[str, submitit.Job], name: str) -> Dict[str, str]:
-    """By the tasks' names; none where Slurm is too busy to answer."""
+    """The states by task name; empty if Slurm is too busy to answer."""
     try:
         states = _states(name)
     except ValueError:
@@ -149,6 +149,6 @@ def _states_of(jobs: Mapping[str, submitit.Job], name: str) -> Dict[str, str]:
 
 def _failure(job: submitit.Job) -> Optional[str]:
     if not job.paths.result_pickle.exists():
-        return f"it ended without a result, as by scancel or for want of memory; its log is {job.paths.stdout}"
+        return f"it ended without a result, perhaps by scancel or for lack of memory; its log is {job.paths.stdout}"
     error = job.exception()
     return None if error is None else str(error)

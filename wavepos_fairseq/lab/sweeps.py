@@ -1,4 +1,4 @@
-"""A grid of wavelets, scales, shifts and directions as the rows of a table."""
+"""Turns a grid of wavelets, scales, shifts and directions into the rows of a table."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 from .configs import Row, load_table, names
 
-MOST_RUNS = 10_000  # of a call: checked within seconds; fairseq alone takes a core most of a day to be started so often
+MOST_RUNS = 10_000  # per call: checked within seconds; starting fairseq that often alone takes a core most of a day
 
 AXES = {
     "wavelet": "wavelet",
@@ -17,15 +17,15 @@ AXES = {
     "shifts": "wavelet_shifts",
     "direction": "wavelet_shift_direction",
 }
-"""The axes of a grid, and the option of the position that each varies."""
+"""The axes of a grid, and the position's option that each varies."""
 EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future"}
 
 
 def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
-    """A row for each combination of the grid's values, by the keys of AXES; other axes stay at their default.
+    """A row for each combination of the grid's values; axes (keys of AXES) that are not given keep their default.
 
-    Combinations that come to the same wavelets are one row, and what a table has as a row is that row's run. Raises
-    ValueError with all combinations that do not fit heads of this width.
+    Combinations with the same wavelets are one row. A combination that is a row of a table shares that row's run.
+    Raises ValueError that lists all combinations that do not fit heads of this width.
     """
     refuse_too_many(" x ".join(f"{len(values)} {axis}" for axis, values in grid.items()), *map(len, grid.values()))
     combinations = list(itertools.product(*grid.values()))
@@ -48,7 +48,7 @@ def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
 
 
 def refuse_too_many(what: str, *counts: int) -> None:
-    """ValueError where the product of the counts is more than MOST_RUNS."""
+    """Raises ValueError if the product of the counts is more than MOST_RUNS."""
     if math.prod(counts) > MOST_RUNS:
         raise ValueError(f"{what} = {math.prod(counts):,}; accepted are at most {MOST_RUNS:,} runs in a call")
 
@@ -63,7 +63,7 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
 
 
 def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
-    """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
+    """Mother wavelet, scales, shifts and direction of a wavelet row; raises ValueError if they do not fit the head."""
     from ..positions.wavelet import WaveletPosition  # here, because PyTorch takes a second to import
 
     options = {name: value for name, value in row.position.items() if name != "name"}
@@ -71,14 +71,14 @@ def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
 
 
 def _by_axes(error: str) -> str:
-    """What the position says of its options, said of the axes that the user has given."""
+    """The position's error, with its options replaced by the user's axes."""
     for axis, option in AXES.items():
         error = error.replace(f"{option}=", f"--{axis} ")
     return error
 
 
 def _folder_of(labels: Dict[str, str]) -> str:
-    """A run's name from the axes of its sweep: ``ricker_scales-2e0..2e7``."""
+    """A run's name, made from the axes of its sweep: ``ricker_scales-2e0..2e7``."""
     parts = [value if axis == "wavelet" else f"{axis}-{value}" for axis, value in labels.items()]
     name = "_".join(parts).translate({ord("^"): "e", ord("*"): "x", ord(" "): None})
     return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -1,7 +1,7 @@
-"""Runs to tables: wide as the paper prints them, tidy with the columns of the paper's CSV, and Markdown beside it.
+"""Turns runs into tables: wide like the paper's, tidy with the columns of the paper's CSV, and Markdown.
 
-A run's result is the JSON that `evaluation` writes; a row of a table says by its labels (method, or wavelet and scales)
-what it is the result of. Of several seeds the tidy table has each, the others mean and standard deviation.
+A run's result is the JSON that `evaluation` writes. A row's labels (method, or wavelet and scales) say what was run.
+With several seeds, the tidy table lists each; the others give mean and standard deviation.
 """
 
 import math
@@ -20,7 +20,7 @@ _IN_RESULT = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perp
 
 
 class RowResult(NamedTuple):
-    """A table's row, by its labels, trained with a seed: its cells, or the word in their place ("failed")."""
+    """A table's row, by its labels, trained with one seed: its cells, or the word that replaces them ("failed")."""
 
     labels: Dict[str, str]
     seed: int
@@ -28,7 +28,7 @@ class RowResult(NamedTuple):
 
 
 def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per seed and cell, with the columns of the paper's CSV and the 95% interval; NaN where there is no number.
+    """A line per seed and cell, with the columns of the paper's CSV and the 95% interval; NaN if a number is missing.
 
     See `evaluation.bootstrap_interval`.
     """
@@ -44,9 +44,9 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per cell: mean and std of the perplexity over the seeds that have one, as text, and their number.
+    """A line per cell: mean and std of the perplexity, as text, and the number of seeds that have one.
 
-    Where none has one, the mean is the row's word, if any; where only one seed was asked for, std is None.
+    If no seed has one, the mean is the row's word, if any. If only one seed was requested, std is None.
     """
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
@@ -61,9 +61,9 @@ def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.D
 
 
 def wide(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A row per inference and row, a column per length, two decimals, as the paper prints its tables.
+    """A line per inference and row, a column per length, two decimals, like the paper's tables.
 
-    Of several seeds the mean, and after all lengths a column of standard deviations for each.
+    With several seeds, cells are means, and a column of standard deviations per length follows.
     """
     cells = _over_seeds(rows, l_train, lengths)
     table = _side_by_side(cells, cells["mean"], rows)
@@ -84,9 +84,9 @@ def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowRe
 def markdown(
     rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[pd.DataFrame]
 ) -> str:
-    """The wide table as Markdown, a block per inference; where the paper has the same cell it stands in brackets.
+    """The wide table as Markdown, a block per inference, with the paper's number of the same cell in brackets.
 
-    paper: the paper's cells (see `results.read_cells`). A cell is the same if the corpus is and all columns.
+    paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus and all columns are.
     """
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *CELL]
