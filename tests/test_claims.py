@@ -288,7 +288,7 @@ GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, ov
         (GOOD.replace(", at_most: 1", ""), ["claim c", "at_least, at_most"]),
         (GOOD.replace("at_most: 1", "at_most: one"), ["claim c", "as numbers"]),
         (GOOD.replace("statement: s", "colour: red"), ["claim c", "key 'colour'", "statement, source"]),
-        (GOOD.replace("statement: s, ", ""), ["claim c", "statement missing"]),
+        (GOOD.replace("statement: s, ", ""), ["claim c", "missing: statement"]),
         (GOOD.replace("{at: l_train}", "{to: l_train}"), ["claim c", "key of over 'to'", "rows, at"]),
         (GOOD.replace("at: longest", "at: 5x"), ["claim c", "length '5x'", "within, l_train, beyond, longest, every"]),
         (GOOD.replace("at: l_train", "at: L"), ["claim c", "length 'L'"]),

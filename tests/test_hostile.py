@@ -98,7 +98,7 @@ def test_what_is_no_plain_mapping_is_one_line_with_the_file(configs, tmp_path, c
         ("tokens_per_update", 0, "tokens_per_update must be a whole number > 0"),
         ("checkpoint", None, "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another of"),
         ("checkpoint", "../checkpoint_last.pt", "checkpoint must be checkpoint_last.pt, checkpoint_best.pt or another"),
-        ("tokens_per_update", 100, "tokens_per_update 100 is not divisible by l_train 64"),
+        ("tokens_per_update", 100, "tokens_per_update 100 is no multiple of l_train 64"),
         ("tokens_per_device", 63, "tokens_per_device 63 is less than l_train 64"),
         ("train", [], "train must be a mapping of options"),
         ("train", {"lr": [1, 2]}, "train must be a mapping of options to text, numbers or true"),

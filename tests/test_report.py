@@ -344,7 +344,7 @@ def refused(capsys, results, preset=PRESET):
 
 def test_folders_and_files_that_are_not_sound_are_named(results, capsys):
     folder = results / PRESET
-    assert f"there is no folder {results / 'none' / PRESET}" in refused(capsys, results / "none")
+    assert f"{results / 'none' / PRESET} does not exist" in refused(capsys, results / "none")
     assert "preset 'other' is unknown; accepted are demo" in refused(capsys, results, "other")
     write_table(results, "table1", ricker(), {"rows": {"ricker": run_of(), "nope": run_of()}})
     assert "table1.manifest.json has 2 rows and table1.tidy.csv 1" in refused(capsys, results)

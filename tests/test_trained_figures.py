@@ -253,7 +253,7 @@ def test_all_that_there_is_something_for_is_drawn_and_the_numbers_are_kept(drawn
 def test_rows_without_a_finished_run_are_named(folders, capsys):
     assert draw(folders, "attention-haar", "attention-morlet", "attention-alibi") == 0
     message = capsys.readouterr().err
-    assert "has no finished run of haar, morlet: they are left out" in message
+    assert "has no finished run of haar, morlet; they are left out" in message
     broken = folders["--runs"] / "demo/morlet/result.json"
     assert f"morlet is broken, {broken} is not a JSON object with seed" in message
 
@@ -270,7 +270,7 @@ def test_without_any_finished_run_the_tables_are_drawn_and_an_error_names_the_ro
 
 def test_a_table_that_is_not_there_is_an_error_only_where_it_is_asked_for(drawn, folders, capsys):
     assert draw(folders, "perplexity-table3") == 2
-    assert "has no table3.tidy.csv; scripts/reproduce.sh table3 makes it" in capsys.readouterr().err
+    assert "has no table3.tidy.csv; run scripts/reproduce.sh table3 first" in capsys.readouterr().err
 
 
 def test_of_one_checkpoint_only_its_own_figures_are_accepted(capsys):

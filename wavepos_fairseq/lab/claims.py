@@ -1,13 +1,13 @@
-"""The paper's statements (configs/claims.yaml), each judged on the tables of a results folder.
+"""Judges the paper's statements (configs/claims.yaml) on the tables of a results folder.
 
     wavepos claims --preset wikitext2-cpu
 
 A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
-at least, a number. It holds, or does not hold, or lies within the spread, which is what the ratio could have been by
-chance: two standard deviations of it over the seeds; with one seed, what the bootstrap intervals of both perplexities
-allow if they are independent (the sequences are the same, so they allow less); 0 where neither is known (an interval
-without width is that of one sequence, and says nothing). It is not judged where a table or a row is missing. Nothing is
-trained or evaluated here, and nothing compared with the paper's numbers: they are a results folder too
+at least, a number. The verdict is "holds", "does not hold", "within the spread", or "not judged" if a table or a row is
+missing. The spread is the chance variation of the ratio: two standard deviations over the seeds or, with one seed, what
+the bootstrap intervals of both perplexities allow if they are independent (they share their sequences, so this is an
+upper bound). The spread is 0 if neither is known; an interval without width comes from one sequence and says nothing.
+This module trains and evaluates nothing, and does not compare with the paper's numbers, which are a results folder too
 (``--preset paper``).
 """
 
@@ -26,8 +26,8 @@ from ..evaluation.inferences import INFERENCES
 from . import results
 from .configs import Row, load_table, read_yaml
 
-ATTENTION = "attention"  # the table of the share of the attention beyond L_train; its rows are Table 1's
-VERDICTS = ("does not hold", "within the spread", "holds")  # of several comparisons, the first of these counts
+ATTENTION = "attention"  # a table with the share of the attention beyond L_train; its rows are Table 1's
+VERDICTS = ("does not hold", "within the spread", "holds")  # with several comparisons, the first of these decides
 LENGTHS = {
     "within": lambda lengths, l_train: [length for length in lengths if length <= l_train],
     "l_train": lambda lengths, l_train: [length for length in lengths if length == l_train],
@@ -39,7 +39,7 @@ LENGTHS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of configs/claims.yaml, whose head says what its keys mean."""
+    """An entry of configs/claims.yaml; the head of that file explains the keys."""
 
     id: str
     statement: str
@@ -59,7 +59,7 @@ class Claim:
 
 
 class Cell(NamedTuple):
-    """A number of one seed and its 95% bootstrap interval, NaN where that is not known."""
+    """A number of one seed and its 95% bootstrap interval (NaN if unknown)."""
 
     value: float
     low: float
@@ -70,7 +70,7 @@ Cells = Dict[Tuple[int, str, str, int], Dict[int, Cell]]  # by L_train, inferenc
 
 
 def load_claims(path: Path) -> List[Claim]:
-    """The claims of a YAML file; ValueError where it is none, or names what does not exist."""
+    """The claims of a YAML file; raises ValueError if it is invalid or names something that does not exist."""
     claims = []
     for name, entry in read_yaml(path).items():
         with prefixing_errors(f"{shown_path(path)}, claim {name}"):
@@ -85,14 +85,14 @@ def _claim(name: str, entry: Any) -> Claim:
     _accept("key", entry, accepted)
     missing = [key for key in ("statement", "source", "table", "rows", "at") if key not in entry]
     if missing:
-        raise ValueError(f"{', '.join(missing)} missing")
+        raise ValueError(f"missing: {', '.join(missing)}")
     _are("", entry, {"statement": str, "source": str, "table": str, "rows": list, "over": dict})
     over = entry.get("over", {})
     _accept("key of over", over, ["rows", "at"])
     _are("over: ", over, {"rows": list})
     bounds = [entry[key] for key in ("at_least", "at_most") if key in entry]
     if not bounds or not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in bounds):
-        raise ValueError("at_least, at_most or both must be given, as numbers")
+        raise ValueError("at_least or at_most must be given, as a number")
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
     _accept("inference", [entry.get("inference", "full")], INFERENCES)
     _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
@@ -119,7 +119,7 @@ def _rows(table: str) -> List[Row]:
 
 
 def load_cells(folder: Path, table: str) -> Cells:
-    """The numbers of a results folder's table; none where it is missing, ValueError where a column is."""
+    """The numbers of a results folder's table, empty if it is missing; raises ValueError if a column is missing."""
     rows = _rows(table)
     if table == ATTENTION:
         keys = ["row", "l_train", "sequence_length"]
@@ -129,11 +129,11 @@ def load_cells(folder: Path, table: str) -> Cells:
         lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
         lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
     else:
-        # Not num_shifts, a part of the head's width d: that is 128 in the paper, 64 in wikitext2-cpu.
+        # Without num_shifts, a fraction of the head's width d, which is 128 in the paper and 64 in wikitext2-cpu.
         labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
         names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
         if len(names) < len(rows):
-            raise ValueError(f"table {table}: two rows differ in a label d/N only, which says nothing across widths")
+            raise ValueError(f"table {table}: two rows differ only in a label d/N, which varies with the head's width")
         read = results.read_cells(folder, table, labels)
         if read is None:
             return {}
@@ -147,7 +147,7 @@ def load_cells(folder: Path, table: str) -> Cells:
 
 
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
-    """Verdict and, the one that decides first, the numbers it was made from; or why the claim is not judged."""
+    """The verdict and its numbers, the deciding ones first; or why the claim is not judged."""
     lengths = sorted({length for trained, _, _, length in cells if trained == l_train})
     over = claim.over
     pairs = [
@@ -174,7 +174,7 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
 
 
 def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[str, Any]:
-    """The ratio seed by seed, its spread, how far it is on the right side of the claim's bounds, and the verdict."""
+    """The mean ratio over the seeds, its spread, its margin to the claim's bounds (>= 0: holds), and the verdict."""
     divisors = over or dict.fromkeys(of, Cell(1.0, 1.0, 1.0))
     seeds = sorted(of.keys() & divisors.keys())
     ratios = [of[seed].value / divisors[seed].value for seed in seeds]
@@ -202,7 +202,7 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
 
 
 def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
-    """The claims judged on a results folder, once for each L_train that their table has (the paper's has two)."""
+    """The claims judged on a results folder, once for each L_train of their table (the paper's has two)."""
     cells = {table: load_cells(folder, table) for table in {claim.table for claim in claims}}
     judged = []
     for claim in claims:
@@ -216,7 +216,7 @@ def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
 
 
 def markdown(judged: List[Dict[str, Any]], title: str) -> str:
-    """A line for each judgement, with the numbers that decide it."""
+    """A line for each judgement, with the deciding numbers."""
     counts = Counter(judgement["verdict"] for judgement in judged)
     deciding = [(judgement["verdict"], number) for judgement in judged for number in judgement.get("numbers", [])[:1]]
     unknown = Counter(verdict for verdict, number in deciding if number["spread_known_by"] == "unknown")
@@ -228,10 +228,10 @@ def markdown(judged: List[Dict[str, Any]], title: str) -> str:
         f"# {title}",
         "",
         ", ".join(shown) + ".",
-        "The numbers are the comparison that decides: the one nearest to the bound or, where the claim does not hold,",
-        "farthest on its wrong side; and how many of all its comparisons come out the same (all are in claims.json).",
-        "± is the spread: two standard deviations over the seeds, or the bootstrap's. Where neither is known, two",
-        "numbers decide, however near they are.",
+        "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, the farthest",
+        "on its wrong side. They end with how many of the comparisons agree (claims.json lists all). ± is the",
+        "spread: two standard deviations over the seeds, or the bootstrap's. If neither is known, the two numbers",
+        "decide, however close they are.",
         "",
         "| claim | L_train | verdict | numbers |",
         "|---|---|---|---|",
@@ -258,12 +258,12 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
 def main(arguments=None) -> int:
     parser = commands.parser(__doc__, prog="wavepos claims")
     parser.add_argument("--preset", required=True, help="the results folder in --results, or paper")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="where tables are (default: results)")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="tables' folder (default: results)")
     args = parser.parse_args(arguments)
     folder = args.results / args.preset
     try:
         if not folder.is_dir() and args.preset != PAPER.name:
-            raise ValueError(f"--preset {args.preset}: {folder} does not exist; scripts/reproduce.sh makes it")
+            raise ValueError(f"--preset {args.preset}: {folder} does not exist; run scripts/reproduce.sh first")
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
         text = markdown(judged, f"The paper's statements, judged on {args.preset}")
         results.write_claims(folder, judged, text)

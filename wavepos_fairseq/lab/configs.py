@@ -139,9 +139,7 @@ def load_preset(name: str) -> Preset:
         if preset.l_train not in preset.lengths:
             raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
         if preset.tokens_per_update % preset.l_train:
-            raise ValueError(
-                f"tokens_per_update {preset.tokens_per_update} is not divisible by l_train {preset.l_train}"
-            )
+            raise ValueError(f"tokens_per_update {preset.tokens_per_update} is no multiple of l_train {preset.l_train}")
         if preset.tokens_per_device < preset.l_train:
             raise ValueError(f"tokens_per_device {preset.tokens_per_device} is less than l_train {preset.l_train}")
     return preset

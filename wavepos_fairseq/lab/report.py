@@ -1,10 +1,10 @@
-"""One HTML page of what a preset's results folder holds: curves, tables, figures, claims, and how they were made.
+"""Writes a preset's results folder as one HTML page: curves, tables, figures, claims, and how they were made.
 
     wavepos report --preset wikitext2-cpu
 
-Beside a number stands the paper's, of the row with the same labels at the same length in units of L_train. The page
-loads nothing from a network: plotly's JavaScript, which draws the curves, and the figures are inside. The same folder
-gives the same bytes. What the page looks like is report.html, a Jinja template.
+Each number is shown beside the paper's, for the same labels and the same length in units of L_train. The page loads
+nothing from a network: it contains the figures and plotly's JavaScript, which draws the curves. The same folder gives
+the same bytes. The Jinja template report.html sets the page's look.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .palette import Look, looks_of_methods, methods
 if TYPE_CHECKING:
     import pandas as pd
 
-_PLOTTED = ("perplexity", "positions")  # figures of what the page has curves of
+_PLOTTED = ("perplexity", "positions")  # figures that the page replaces by curves
 _FIGURES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 Labels = Tuple[str, ...]
@@ -36,7 +36,7 @@ Plot = Dict[str, Any]  # what Plotly.newPlot takes
 
 
 class Cell(NamedTuple):
-    """Mean perplexity of the seeds, their standard deviation and the paper's number (NaN: none), and more in words."""
+    """Mean perplexity over the seeds, standard deviation and the paper's number (NaN: none), and details in words."""
 
     mean: float
     spread: float
@@ -53,7 +53,7 @@ _NO_CELL = Cell(math.nan, math.nan, math.nan, "")
 
 @dataclass
 class Table:
-    """blocks: by inference and a row's labels, a cell for each length. runs: a row's name, and what came of it."""
+    """blocks: by inference and row labels, a cell for each length. runs: by row labels, its name and outcome."""
 
     name: str
     title: str
@@ -66,7 +66,7 @@ class Table:
     runs: Dict[Labels, Tuple[str, Any]]
 
     def lowest(self, inference: str) -> List[float]:
-        """The lowest perplexity of each length."""
+        """The lowest perplexity at each length."""
         columns = zip(*self.blocks[inference].values())
         return [
             min((cell.mean for cell in column if not math.isnan(cell.mean)), default=math.nan) for column in columns
@@ -74,7 +74,7 @@ class Table:
 
 
 def _paper(name: str, multiples: Set[float]) -> Optional[pd.DataFrame]:
-    """The paper's cells of that table, of the L_train at which most of its lengths are these multiples of it."""
+    """The paper's cells of this table, for the L_train whose lengths share most of these multiples of L_train."""
     cells = results.read_cells(PAPER, name)
     if cells is None:
         return None
@@ -87,7 +87,7 @@ def _multiples(cells: pd.DataFrame) -> Set[float]:
 
 
 def _key(cell: Dict[Hashable, Any], label_names: List[str]) -> Tuple[Any, ...]:
-    """What a cell shares with the paper's; the number of shifts follows from the scales and the width of a head."""
+    """What a cell shares with the paper's; num_shifts is left out: it follows from the scales and the head's width."""
     shared = [cell[label] for label in label_names if label != "num_shifts"]
     return (*shared, cell["inference"], cell["sequence_length"] / cell["l_train"])
 
@@ -106,7 +106,7 @@ def _words(seeds: pd.DataFrame) -> str:
 def make_table(
     name: str, title: str, cells: pd.DataFrame, paper: Optional[pd.DataFrame], manifest: Dict[str, Any]
 ) -> Table:
-    """A table of cells (see `results.read_cells`), its rows in their order; ValueError if the manifest has others."""
+    """A table of cells (see `results.read_cells`) in their order; raises ValueError if the manifest has other rows."""
     label_names = results.labels_of(cells)
     published = [] if paper is None else paper.to_dict("records")
     beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
@@ -127,7 +127,7 @@ def make_table(
     runs = {name: run for (name, seed), run in by_label.items() if seed == first_seed}
     if runs and len(runs) != len(rows):
         raise ValueError(
-            f"{name}.manifest.json has {len(runs)} rows and {name}.tidy.csv {len(rows)}: make the table again"
+            f"{name}.manifest.json has {len(runs)} rows and {name}.tidy.csv has {len(rows)}: make the table again"
         )
     return Table(
         name=name,
@@ -148,7 +148,7 @@ def known_tables() -> Dict[str, str]:
 
 
 def read_tables(folder: Path) -> List[Table]:
-    """Every table of the folder, those of configs/tables first; ValueError where one cannot be read."""
+    """All tables of the folder, those of configs/tables first; raises ValueError if one cannot be read."""
     titles = known_tables()
     tables = []
     for name in sorted(results.table_names(folder), key=lambda name: (name not in titles, titles.get(name, name))):
@@ -159,7 +159,7 @@ def read_tables(folder: Path) -> List[Table]:
 
 
 def _about(run: Any) -> str:
-    """A run in a line: its row's options, seed and commit, or why there is none."""
+    """A run in one line: its row's options, seed and commit, or why there is no run."""
     if isinstance(run, str):
         return run
     options = re.sub(r"^.* --seed \d+ ", "", run["training_command"])  # Run.training_command: the row's come last
@@ -167,7 +167,7 @@ def _about(run: Any) -> str:
 
 
 def _plot(traces: List[Dict[str, Any]], x_axis: Dict[str, Any], y_axes: List[Dict[str, Any]], l_train: int) -> Plot:
-    """Panels under one another over one x axis, L_train marked; report.html adds what they look like."""
+    """Panels below one another with a common x axis and a mark at L_train; report.html adds the style."""
     numbers = [str(number) if number > 1 else "" for number in range(1, len(y_axes) + 1)]
     layout = {
         "height": 200 + 240 * len(y_axes),
@@ -182,7 +182,7 @@ def _plot(traces: List[Dict[str, Any]], x_axis: Dict[str, Any], y_axes: List[Dic
 
 
 def perplexity_plot(table: Table, shown: Dict[str, Look]) -> Plot:
-    """Perplexity over length, a panel for each inference; what is twice the highest at L_train lies outside."""
+    """Perplexity over length, a panel for each inference; the axis ends at twice the highest value at L_train."""
     traces = []
     for number, block in enumerate(table.blocks.values(), 1):
         for labels, cells in block.items():
@@ -225,7 +225,7 @@ def perplexity_plot(table: Table, shown: Dict[str, Look]) -> Plot:
 
 
 def positions_plot(losses: pd.DataFrame, shown: Dict[str, Look]) -> Plot:
-    """The loss over the position in the sequence, of each row by its name in words."""
+    """The loss over the position in the sequence, a curve for each row."""
     traces = []
     for name, bins in losses.groupby(losses.row.map(methods()).fillna(losses.row), sort=False):
         traces.append(
@@ -243,14 +243,14 @@ def positions_plot(losses: pd.DataFrame, shown: Dict[str, Look]) -> Plot:
 
 
 def _line_of(look: Look) -> Dict[str, Any]:
-    """plotly's words for a curve's look."""
+    """A curve's look in plotly's terms."""
     dash = ",".join(f"{length}px" for length in look.dash) or "solid"
     marker = {"size": 5, "symbol": {"triangle": "triangle-up"}.get(look.marker, look.marker or "circle")}
     return {"line": {"color": look.colour, "dash": dash, "width": 2}, "marker": marker}
 
 
 def _figures(folder: Path) -> Dict[str, str]:
-    """The folder's figures by name as data URIs, of each the smaller of PNG and SVG; not what the page plots."""
+    """The folder's figures by name as data URIs, the smaller of PNG and SVG, without those that the page plots."""
     smallest: Dict[str, Path] = {}
     for path in sorted(folder.glob("*"), key=lambda path: (path.stem, path.stat().st_size)):
         if path.suffix in _FIGURES and path.stem not in _PLOTTED:
@@ -262,10 +262,10 @@ def _figures(folder: Path) -> Dict[str, str]:
 
 
 def render(preset_name: str, where: Path) -> str:
-    """The page of the folder `where`/PRESET; ValueError where that, or the preset, does not exist or is not sound."""
+    """The page of the folder `where`/PRESET; raises ValueError if it or the preset does not exist or is invalid."""
     preset, folder = preset_of(preset_name), where / preset_name
     if not folder.is_dir():
-        raise ValueError(f"--preset {preset_name}: there is no folder {folder}; scripts/reproduce.sh makes it")
+        raise ValueError(f"--preset {preset_name}: {folder} does not exist; run scripts/reproduce.sh first")
     tables = read_tables(folder)
     plots: Dict[str, Plot] = {}
     table1 = next((table for table in tables if table.name == "table1"), None)
@@ -311,7 +311,7 @@ def render(preset_name: str, where: Path) -> str:
 
 def main(arguments=None) -> int:
     parser = commands.parser(__doc__, prog="wavepos report")
-    parser.add_argument("--preset", required=True, metavar="P", help="whose results")
+    parser.add_argument("--preset", required=True, metavar="P", help="the preset of the results")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="default: results")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the preset's results")
     args = parser.parse_args(arguments)

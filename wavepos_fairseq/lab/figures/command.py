@@ -1,10 +1,10 @@
-"""Figures as SVG and PNG: those of formulas, or with --preset or --path those of what was trained.
+"""Draws figures as SVG and PNG: of formulas or, with --preset or --path, of trained models.
 
     wavepos figures [--output DIR] [NAME ...]
     wavepos figures --preset wikitext2-cpu [NAME ...]
     wavepos figures --path runs/mine/checkpoint_last.pt --data data/wikitext-2 [NAME ...]
 
-See `formulas` and `trained`, which are imported once it is known which of them draws: help needs neither.
+`formulas` and `trained` draw them; they are imported only when needed, because help needs neither.
 """
 
 import argparse
@@ -34,19 +34,21 @@ def main(arguments=None) -> int:
     formulas = f"default: all of {', '.join(FORMULAS)}"
     trained = f"with --preset {', '.join([*TABLES, *MEASURED, f'{MAP}ROW'])}"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{formulas}; {trained}")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="of formulas (default: results/figures)")
-    group = parser.add_argument_group("what was trained")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="formulas' folder (default: results/figures)")
+    group = parser.add_argument_group("trained models")
     of = group.add_mutually_exclusive_group()
-    of.add_argument("--preset", help="whose tables and runs; paper: the paper's own tables")
+    of.add_argument("--preset", help="preset whose tables and runs are drawn; paper: the paper's own tables")
     of.add_argument("--path", type=Path, metavar="CHECKPOINT", help="a checkpoint of a language model, with --data")
-    group.add_argument("--runs", type=Path, help="where runs live (default: runs)")
-    group.add_argument("--results", type=Path, help="where tables are (default: results)")
+    group.add_argument("--runs", type=Path, help="folder of the runs (default: runs)")
+    group.add_argument("--results", type=Path, help="folder of the tables (default: results)")
     group.add_argument("--data", type=Path, help="data-bin folder (default: data/CORPUS)")
-    reads = "as python -m wavepos_fairseq.evaluation takes it"
+    reads = "as for python -m wavepos_fairseq.evaluation"
     group.add_argument("--position-encoding", metavar="NAME", help=reads)
     group.add_argument("--trust-checkpoint", action="store_true", help=reads)
-    group.add_argument("--text", help=f"what {MAP}ROW shows instead of the validation set: {MAP}ROW-text")
-    group.add_argument("--threshold", type=float, help=f"of {MAP}ROW (default: 1 / its tokens, the paper's 0.001)")
+    group.add_argument("--text", help=f"text for {MAP}ROW instead of the validation set; draws {MAP}ROW-text")
+    group.add_argument(
+        "--threshold", type=float, help=f"from where {MAP}ROW is black (default: 1 / tokens; paper: 0.001)"
+    )
     args = parser.parse_args(arguments)
     if args.preset is None and args.path is None:
         return _formulas(parser, args)
@@ -59,7 +61,7 @@ def _formulas(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             parser.error(f"--{name.replace('_', '-')} needs --preset or --path")
     _refuse_unknown(parser, args.names, FORMULAS)
     commands.require_lab("matplotlib")
-    if "torch" not in sys.modules:  # which reads it as it is imported: the singular values' last digits hang on it
+    if "torch" not in sys.modules:  # PyTorch reads it on import; the singular values' last digits depend on it
         os.environ["OMP_NUM_THREADS"] = "1"
     from .formulas import FIGURES
 
@@ -69,7 +71,7 @@ def _formulas(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.output is not None:
-        parser.error("--output is for formulas; those of what was trained go to RESULTS/PRESET/figures")
+        parser.error("--output is for formulas; figures of trained models go to RESULTS/PRESET/figures")
     if args.path and not args.data:
         parser.error("--path needs --data, the data-bin folder")
     args.runs, args.results = args.runs or ROOT / "runs", args.results or ROOT / "results"
@@ -82,7 +84,7 @@ def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.threshold is not None and not args.threshold > 0:
         parser.error(f"--threshold {args.threshold}: accepted are weights > 0")
     commands.require_lab("matplotlib")
-    for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
+    for library in ("fairseq", "matplotlib"):  # importing fairseq turns on the log messages of all
         logging.getLogger(library).setLevel(logging.WARNING)
     from ...positions import position_names
     from .trained import draw_figures
@@ -99,7 +101,7 @@ def _refuse_unknown(parser: argparse.ArgumentParser, names: Sequence[str], accep
 
 
 def _save(figures: "Iterable[Tuple[str, Figure]]", output: Path) -> int:
-    """Writes each figure as soon as it is drawn, and prints its paths; status 2 and one line where that fails."""
+    """Writes each figure as soon as it is drawn and prints its paths; if that fails, status 2 and one line."""
     from .style import save
 
     with commands.progress_fails_nothing():

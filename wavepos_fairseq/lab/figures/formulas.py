@@ -1,8 +1,8 @@
-"""The figures of Oka et al. (2025) that show formulas, and two kinds that the paper lacks, as SVG and PNG.
+"""Draws the figures of Oka et al. (2025) that show formulas, and two more kinds, as SVG and PNG.
 
-Figures 4, 5, 6, 9 and 10; the basis of a whole head as a heat map; the singular values of such bases, which say how
-many of a head's 128 dimensions differ. Needs matplotlib, draws the same bytes every time, and shows nothing that was
-trained: `trained` draws that.
+These are Figures 4, 5, 6, 9 and 10. The two more kinds are the basis of a whole head as a heat map, and the singular
+values of such bases, which show how many of a head's 128 dimensions differ. The module needs matplotlib and draws the
+same bytes every time. `trained` draws trained models.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 FIGURE_9 = "db2 db4 db8 db16 db32 sym2 sym4 sym8 coif1 coif2 coif4 coif8 coif16 dmey".split()
 FIGURE_10 = "bior1.3 bior2.2 bior2.6 bior3.1 bior3.5 bior3.9 bior4.4 bior5.5 bior6.8".split()
 FIGURE_10 += "rbio1.1 rbio1.3 rbio2.2 rbio2.6".split()
-LEVEL = 10  # of Figures 9 and 10: samples to the unit of time, as a power of two
+LEVEL = 10  # of Figures 9 and 10: log2 of the samples per unit of time
 BASES = ("ricker", "gaussian", "morlet", "haar", "db4")
 
 LAG = "lag t (tokens)"
-STEPS = (1, 2, 2.5, 5, 10)  # that ticks may make, times powers of ten
+STEPS = (1, 2, 2.5, 5, 10)  # allowed between ticks, times powers of ten
 Curve = Tuple[np.ndarray, np.ndarray]  # x and y
 
 
 def _closed_form(wavelet: str, exponent: int, reach: float) -> Curve:
-    """The lags from -reach to reach, and psi(t / a) there, of the scale a = 2^exponent."""
+    """The lags t from -reach to reach and psi(t / a) at each, with the scale a = 2^exponent."""
     lag = torch.linspace(-reach, reach, 4097, dtype=torch.float64)
     scale = torch.tensor(2.0**exponent, dtype=torch.float64)
     return lag.numpy(), MOTHER_WAVELETS[wavelet](lag / scale, scale).numpy()
@@ -43,7 +43,7 @@ def _closed_form(wavelet: str, exponent: int, reach: float) -> Curve:
 
 @in_style
 def wavelet_at_scales(wavelet: str, exponents: Sequence[int]) -> Figure:
-    """Figures 4 and 5: psi(t / a) of the scales a = 2^exponent, four of the largest to either side."""
+    """Figures 4 and 5: psi(t / a) at the scales a = 2^exponent, over four times the largest to either side."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(3.6)
@@ -77,7 +77,7 @@ def _panels(curves: Mapping[str, Curve], columns: int, share: bool) -> Figure:
 def closed_forms(wavelets: Sequence[str], exponent: int) -> Figure:
     """Figure 6: psi(t / a) of several wavelets at the scale a = 2^exponent and the shift 0, a panel each.
 
-    The lags are m - n, so Haar is Eq. 15 mirrored: its support lies at t >= 0.
+    The lag is m - n, so Haar is Eq. 15 mirrored and its support is at t >= 0.
     """
     curves = {name: _closed_form(name, exponent, 4 * 2.0**exponent) for name in wavelets}
     figure = _panels(
@@ -99,12 +99,12 @@ def discrete_families(wavelets: Sequence[str]) -> Figure:
 
 
 def _position(name: str) -> FixedRelativePosition:
-    """The representation of a head as in Table 1; a wavelet goes by its own name."""
+    """The representation of a head as in Table 1, by the wavelet's name or trans-xl."""
     return SineWavePosition(128, 8) if name == "trans-xl" else WaveletPosition(128, 8, name)
 
 
 def _basis(position: FixedRelativePosition, num_lags: int) -> torch.Tensor:
-    """What the dimensions of a head are at each lag: fp64 (num_lags, d)."""
+    """The values of a head's dimensions at each lag: fp64 (num_lags, d)."""
     return position.relative(num_lags, like=torch.empty(0, dtype=torch.float64))
 
 
@@ -139,7 +139,7 @@ def basis(wavelet: str, num_lags: int) -> Figure:
 
 @in_style
 def singular_values(names: Sequence[str], num_lags: int) -> Figure:
-    """The singular values of each representation's basis over the lags 0 .. num_lags - 1, as parts of the largest."""
+    """The singular values of each representation's basis over the lags 0 .. num_lags - 1, divided by the largest."""
     figure = new_figure(4.4)
     axes = figure.subplots()
     for name in names:

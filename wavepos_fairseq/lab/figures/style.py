@@ -1,4 +1,4 @@
-"""The style of all figures, and how they are written: SVG and PNG, the same bytes every time."""
+"""The style of all figures, and their output: SVG and PNG, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..palette import COLOURS, DASHES, Look
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib is imported where it is used, here and beside this: it comes with the extra `lab` only.
+# matplotlib is imported where it is used, because it comes with the extra `lab` only.
 
-WIDTH = 7.0  # inches; with 11 pt and more the text can still be read at half of it
+WIDTH = 7.0  # inches; text of 11 pt or more is still readable at half the width
 _MARKERS = {"": "", "square": "s", "triangle": "^", "diamond": "D"}
 
 
@@ -43,7 +43,7 @@ _Draws = TypeVar("_Draws", bound=Callable[..., Any])
 
 
 def in_style(draws: _Draws) -> _Draws:
-    """Decorator of everything that draws or saves: the style, whatever the user's matplotlibrc says."""
+    """Decorates everything that draws or saves: applies the style and ignores the user's matplotlibrc."""
 
     @functools.wraps(draws)
     def styled(*args: Any, **kwargs: Any) -> Any:
@@ -58,14 +58,14 @@ def in_style(draws: _Draws) -> _Draws:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of this size in inches."""
+    """An empty figure of this size (inches)."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def line_of(look: Look) -> Dict[str, Any]:
-    """matplotlib's words for a curve's look."""
+    """A curve's look in matplotlib's terms."""
     return {"color": look.colour, "linestyle": _line_style(look.dash), "marker": _MARKERS[look.marker], "markersize": 5}
 
 

@@ -1,17 +1,17 @@
-"""The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
+"""Draws trained models: perplexities from a preset's tables, and curves and attention maps from its checkpoints.
 
-Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `style`:
+The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style`:
 
-- perplexity, perplexity-table3: over the evaluated length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv; the
-  mean over the seeds, and a band of the standard deviation to either side where there are several;
-- positions: the loss over the position in sequences of 5 L_train, which is written to RESULTS/PRESET/positions.csv;
-- receptive-field: how far each head looks in such sequences, which is written to RESULTS/PRESET/attention.csv;
+- perplexity, perplexity-table3: perplexity over length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv. With
+  several seeds, the curve is their mean, in a band of one standard deviation to either side.
+- positions: the loss over the position in sequences of 5 L_train, also written to RESULTS/PRESET/positions.csv.
+- receptive-field: how far each head looks in such sequences, also written to RESULTS/PRESET/attention.csv.
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
-  and 8, over the first 2 L_train tokens of the validation set; or with ``--text``, over a text, a short one with its
-  tokens on the axes as in Figure 7.
+  and 8. They cover the first 2 L_train tokens of the validation set or, with ``--text``, a text; the axes of a short
+  text show its tokens, as in Figure 7.
 
-The preset ``paper`` stands for the paper's own tables, which have perplexities only. A checkpoint given by ``--path``
-is one row, named after its folder, and its results folder is RESULTS/ROW.
+The preset ``paper`` means the paper's own tables, which have perplexities only. A checkpoint given by ``--path`` is one
+row, named after its folder; its results folder is RESULTS/ROW.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
     from ...plugin.checkpoint import FairseqScorer
 
-PERPLEXITY = {  # the table, the column that makes its panels, and the one that makes the curves in each
+PERPLEXITY = {  # the table, the column of the panels, and the column of the curves
     "perplexity": ("table1", "inference", "method"),
     "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
 }
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
-BROKEN = 1.35  # times the best method's perplexity, where that is highest: no panel goes further
-MOST_TOKENS = 64  # that can be read on an axis; those of a longer text are numbered
+BROKEN = 1.35  # a panel ends at this many times the best method's perplexity at its worst length
+MOST_TOKENS = 64  # that are readable on an axis; a longer text has numbers there
 L_TRAIN = "$L_{train}$"
 
 
@@ -60,7 +60,7 @@ def _mark_l_train(axes, l_train: int) -> None:
 
 
 def _legend(figure: Figure, title: Optional[str] = None) -> None:
-    """Above all panels, each curve once, whichever panels it is in."""
+    """Adds a legend above all panels that lists each curve once."""
     curves = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(curves.values(), curves.keys(), loc="outside upper center", ncols=3, title=title)
 
@@ -69,9 +69,8 @@ def _legend(figure: Figure, title: Optional[str] = None) -> None:
 def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     """Perplexity over the length of the sequence: a panel for each value of the column `panel` and L_train.
 
-    cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times what the best method has where even that is
-    worst, and the curves of methods that break leave it at the top. Raises ValueError where a curve would be that of
-    two rows.
+    cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times the best method's perplexity at its worst
+    length; the curves of methods that break leave it at the top. Raises ValueError if two rows would share a curve.
     """
     from matplotlib.ticker import NullLocator
 
@@ -111,7 +110,7 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
 def draw_positions(losses: pd.DataFrame) -> Figure:
     """The loss over the position in a sequence, from the lines of positions.csv.
 
-    The panel ends, as those of `draw_perplexity`, at log BROKEN above the best method's highest loss.
+    Like those of `draw_perplexity`, the panel ends at log BROKEN above the best method's highest loss.
     """
     figure = new_figure(5.0)
     axes = figure.subplots()
@@ -133,7 +132,7 @@ def draw_positions(losses: pd.DataFrame) -> Figure:
 
 @in_style
 def draw_receptive_field(heads: pd.DataFrame) -> Figure:
-    """How far each head looks, from the lines of attention.csv: a number for each head, layers below one another."""
+    """How far each head looks, from the lines of attention.csv: a digit for each head, layers below one another."""
     from matplotlib.ticker import NullLocator
 
     rows = {row: place for place, row in enumerate(heads.row.unique())}
@@ -167,9 +166,9 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
 def draw_attention_map(
     weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
 ) -> Figure:
-    """Which weights are at least `threshold` (black) or below (yellow), a panel for each head: queries by keys.
+    """Weights of at least `threshold` (black) and below it (yellow), a panel for each head: queries by keys.
 
-    weights: (H, L, L) by layer. tokens: the L texts that stand on the axes, in the place of positions.
+    weights: (H, L, L) by layer. tokens: the L texts on the axes, instead of positions.
     """
     from matplotlib.colors import ListedColormap
 
@@ -204,7 +203,7 @@ def draw_attention_map(
 
 
 def encode(text: str, dictionary, data: Path) -> torch.Tensor:
-    """The tokens of a text after ``</s>``, divided as the data-bin's corpus was: int64 (tokens,)."""
+    """``</s>`` and the tokens of a text, tokenised as the data-bin's corpus was: int64 (tokens,)."""
     words = wikitext_tokenizer()(text)
     codes = data / "bpe.codes"
     if codes.is_file():
@@ -214,7 +213,7 @@ def encode(text: str, dictionary, data: Path) -> torch.Tensor:
 
 
 def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
-    """The checkpoints of the rows, by name, whose runs in `folder` are finished; ValueError where none is."""
+    """The checkpoints of the rows, by name, with a finished run in `folder`; raises ValueError if there is none."""
     found = {}
     for row in rows:
         try:
@@ -224,22 +223,22 @@ def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -
             print(f"{row} is broken, {error}", file=sys.stderr, flush=True)
     missing = ", ".join(row for row in rows if row not in found)
     if not found:
-        raise ValueError(f"{folder} has no finished run of {missing}; scripts/reproduce.sh makes them")
+        raise ValueError(f"{folder} has no finished run of {missing}; run scripts/reproduce.sh first")
     if missing:
-        print(f"{folder} has no finished run of {missing}: they are left out", file=sys.stderr, flush=True)
+        print(f"{folder} has no finished run of {missing}; they are left out", file=sys.stderr, flush=True)
     return found
 
 
-MEASURED = {  # the probe that keeps its numbers, how they are measured, and how they are drawn
+MEASURED = {  # the probe of the numbers, the function that measures them, and the one that draws them
     "positions": ("positions", probes.loss_by_position, draw_positions),
     "receptive-field": ("attention", probes.receptive_field, draw_receptive_field),
 }
 
 
 def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
-    """The figures of args.names, or all, and their names, each as soon as it is drawn.
+    """Yields the figures of args.names (default: all), with their names, each as soon as it is drawn.
 
-    Raises ValueError for what is not there.
+    Raises ValueError if what a figure needs does not exist.
     """
     if args.path:
         row = args.folder.name
@@ -255,7 +254,7 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
             shown = cells if panel == "inference" else cells[cells.inference == "full"]
             yield name, draw_perplexity(shown, panel, curve)
         elif name in args.names:
-            raise ValueError(f"{args.folder} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
+            raise ValueError(f"{args.folder} has no {table}.tidy.csv; run scripts/reproduce.sh {table} first")
     if not set(names) <= set(PERPLEXITY):
         preset = preset_of(args.preset)
         runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
@@ -265,9 +264,9 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
 def draw_checkpoints(
     args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
-    """Those of the figures `names` that need checkpoints, which `runs` gives for the names of rows."""
+    """Yields those of the figures `names` that need checkpoints; `runs` maps row names to checkpoints."""
     commands.require_fairseq()
-    from ...plugin.checkpoint import open_checkpoint  # here, for the other figures need no fairseq
+    from ...plugin.checkpoint import open_checkpoint  # here, because the other figures need no fairseq
 
     opened = functools.partial(
         open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
@@ -290,7 +289,7 @@ def draw_checkpoints(
 def draw_map_of_row(
     row: str, scorer: FairseqScorer, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
 ) -> Figure:
-    """`draw_attention_map` of a checkpoint's first and last layer, over `text` or the validation set's beginning."""
+    """`draw_attention_map` of a checkpoint's first and last layer, over `text` or the start of the validation set."""
     dictionary = scorer.task.dictionary
     tokens = encode(text, dictionary, data) if text else inputs_of(stream, scorer.bos)[: 2 * scorer.l_train]
     layers = scorer.attention_inputs(tokens)
