@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Judges the paper's statements (configs/claims.yaml) on the tables of a preset: RESULTS/PRESET/claims.md and claims.json.
+# Judges the paper's statements (configs/claims.yaml) on a preset's tables: RESULTS/PRESET/claims.md and claims.json.
 #
 #   scripts/claims.sh --preset PRESET [--results DIR]      scripts/claims.sh --preset wikitext2-cpu
 #
-#   --preset P       wikitext103-512, wikitext2-cpu ..., or paper: the paper's own tables
-#   --results DIR    where the tables are (default: results)
+#   --preset P       wikitext103-512, wikitext2-cpu ..., or paper for the paper's own tables
+#   --results DIR    folder of the tables (default: results)
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq claims "$@"

@@ -1,12 +1,12 @@
-# Each script begins with it: bash, its errors, its help, where the project is (ROOT), which Python runs it (PYTHON, unless
-# it is given), and how the environment .venv is made. Up to the exec it is any shell's, for "sh scripts/train.sh".
+# Each script sources this file. It sets up bash and its error handling, prints the help, sets ROOT (the project) and
+# PYTHON (unless it is given), and makes .venv. Any shell can run it up to the exec, for "sh scripts/train.sh".
 # shellcheck shell=bash
 [ -n "${BASH_VERSION:-}" ] || exec bash "${ZSH_ARGZERO:-$0}" "$@"
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case $ROOT in
 *:*)
-    echo "error: $ROOT has a colon in it, at which Python divides PYTHONPATH; move the project elsewhere" >&2
+    echo "error: $ROOT contains a colon, which separates the folders of PYTHONPATH; move the project elsewhere" >&2
     exit 2
     ;;
 esac
@@ -32,7 +32,7 @@ no_arguments() {
     fi
 }
 
-# The first Python found for which there is a fairseq.
+# The first Python found that fairseq supports.
 supported_python() {
     for python in python3 python3.11 python3.12 python3.8; do
         if "$python" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 8), (3, 11), (3, 12)])' 2>/dev/null; then
@@ -40,7 +40,7 @@ supported_python() {
             return
         fi
     done
-    echo "error: fairseq needs Python 3.11, 3.12 or 3.8, and none of them is on the PATH" >&2
+    echo "error: fairseq needs Python 3.11, 3.12 or 3.8, but none of them is on the PATH" >&2
     return 1
 }
 
@@ -48,18 +48,18 @@ venv_is_whole() {
     [ "$ROOT/.venv/installed" -nt "$ROOT/setup.py" ] && [ "$ROOT/.venv/installed" -nt "$ROOT/constraints.txt" ]
 }
 
-# Makes .venv with the tested versions of everything, unless it is there and no older than setup.py.
+# Makes .venv with the tested versions of everything, unless it exists and is newer than setup.py and constraints.txt.
 ensure_venv() {
     PYTHON=$ROOT/.venv/bin/python
     venv_is_whole || make_venv 9>"$ROOT/.venv.lock" || exit 1
 }
 
-# One script at a time. A new .venv is marked as unfinished until it is whole; what a killed script left of it is made
-# anew. In any other, which may be the user's own, nothing is removed.
+# One script at a time. A new .venv is marked as unfinished until it is whole; one that a killed script left unfinished
+# is made anew. Nothing is removed from any other .venv, which may be the user's own.
 make_venv() {
     python=$(supported_python) || return
     "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || return
-    if venv_is_whole; then return; fi # made by the script that had the lock
+    if venv_is_whole; then return; fi # another script made it while it held the lock
     echo "== installing into .venv (a minute or two; the log is .venv/install.log)"
     if [ -z "$(ls -A "$ROOT/.venv" 2>/dev/null)" ]; then
         mkdir -p "$ROOT/.venv" && touch "$ROOT/.venv/unfinished" || return
@@ -69,7 +69,7 @@ make_venv() {
         "$python" -m venv "$ROOT/.venv" || return
     fi
     if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-        echo "error: $ROOT/.venv is no environment with a working pip; remove it, and it is made anew" >&2
+        echo "error: $ROOT/.venv has no working pip; remove it, and this script makes a new one" >&2
         return 1
     fi
     "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {

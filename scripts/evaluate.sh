@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Evaluates what scripts/train.sh trained, at the preset's lengths and in both inferences. Same arguments as train.sh.
+# Evaluates a run of scripts/train.sh at the preset's lengths, in both inferences. The arguments are those of train.sh.
 #
 #   scripts/evaluate.sh PRESET ROW                scripts/evaluate.sh wikitext103-512 ricker
 #   scripts/evaluate.sh PRESET --OPTION ...       scripts/evaluate.sh demo --position-encoding rope --rope-theta 1e6
 #
-# The result is RUNS/PRESET/ROW/evaluation.json. For any other checkpoint, length or split:
+# The result is RUNS/PRESET/ROW/evaluation.json. For any other checkpoint, length or split, use
 #
 #   python -m wavepos_fairseq.evaluation DATA_BIN --path CHECKPOINT --lengths 128,256,512,1012 --output FILE.json
 . "$(dirname "$(readlink -f "$0")")/env.sh"

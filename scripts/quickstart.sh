@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything once, small: installs into .venv, prepares the demo corpus, reproduces Table 1 on it and prints the table.
-# Needs Python 3.11 (3.12 and 3.8 have a fairseq, too), a package index, and at most ten minutes on two cores.
+# Runs everything once, at a small size: installs into .venv, prepares the demo corpus, reproduces Table 1 on it and
+# prints the table. Needs Python 3.11 (or 3.12 or 3.8), a package index, and at most ten minutes on two cores.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 no_arguments "$@"
 cd "$ROOT"
 
 ensure_venv
-echo "== preparing the demo corpus: prose that every Python carries"
+echo "== preparing the demo corpus: Python's own documentation"
 "$PYTHON" -m wavepos_fairseq prepare demo
 echo "== reproducing Table 1 on it: twelve small models, trained and evaluated"
 "$PYTHON" -m wavepos_fairseq reproduce table1 --preset demo --data data/demo --jobs "$(nproc)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs ruff, mypy and pytest; makes .venv where needed. Arguments go to pytest: scripts/test.sh -k alibi
+# Runs ruff, mypy and pytest; makes .venv if needed. Arguments go to pytest: scripts/test.sh -k alibi
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 cd "$ROOT"
 
@@ -9,6 +9,6 @@ echo "== ruff"
 echo "== mypy"
 "$PYTHON" -m mypy
 echo "== pytest"
-workers=$(($(nproc) + 1)) # one more than cores, for many tests wait; asked before the next line, which nproc heeds too
+workers=$(($(nproc) + 1)) # one more than cores, because many tests wait; before the next line, which changes nproc
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"

@@ -191,7 +191,7 @@ def test_an_environment_of_the_users_own_is_installed_into_or_refused_but_never_
     process = quickstart()
     _, said = process.communicate()
     assert process.returncode == 1 and said.startswith("error: ") and said.count("\n") == 1
-    assert f"{quickstart.venv} is no environment with a working pip; remove it" in said
+    assert f"{quickstart.venv} has no working pip; remove it" in said
     for name in ("python", "pip"):
         shutil.copy(str(quickstart.venv.parents[1] / "bin/python3"), str(quickstart.venv / "bin" / name))
     process = quickstart()
@@ -211,7 +211,7 @@ def test_two_quickstarts_at_once_install_once(quickstart):
 def test_a_project_in_a_folder_with_a_colon_says_so(tmp_path):
     project = project_with(tmp_path / "a:b", "exit 0")
     done = run(project / "scripts/status.sh", "table1", "--preset", "demo", cwd=tmp_path)
-    assert done.returncode == 2 and "a:b has a colon in it" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "a:b contains a colon" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_the_scripts_make_of_the_papers_tables_is_not_the_projects(tmp_path):

@@ -63,7 +63,7 @@ def test_without_slurm_the_launcher_says_so_before_the_data_are_made(monkeypatch
     (tmp_path / "squeue").write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")
     for name in ("sbatch", "squeue"):
         (tmp_path / name).chmod(0o755)
-    for path, said in (("empty", "there is no sbatch on the PATH"), ("", "squeue fails: no controller")):
+    for path, said in (("empty", "sbatch is not on the PATH"), ("", "squeue fails: no controller")):
         monkeypatch.setenv("PATH", str(tmp_path / path))
         assert experiments.main(words) == 2
         assert f"error: --launcher slurm: {said}" in capsys.readouterr().err.splitlines()[-1]

@@ -92,7 +92,7 @@ def _claim(name: str, entry: Any) -> Claim:
     _are("over: ", over, {"rows": list})
     bounds = [entry[key] for key in ("at_least", "at_most") if key in entry]
     if not bounds or not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in bounds):
-        raise ValueError("at_least or at_most must be given, as a number")
+        raise ValueError("at_least, at_most or both must be given, as numbers")
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
     _accept("inference", [entry.get("inference", "full")], INFERENCES)
     _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
@@ -228,8 +228,8 @@ def markdown(judged: List[Dict[str, Any]], title: str) -> str:
         f"# {title}",
         "",
         ", ".join(shown) + ".",
-        "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, the farthest",
-        "on its wrong side. They end with how many of the comparisons agree (claims.json lists all). ± is the",
+        "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, farthest on",
+        "the wrong side of it. They end with how many of the comparisons agree (claims.json lists all). ± is the",
         "spread: two standard deviations over the seeds, or the bootstrap's. If neither is known, the two numbers",
         "decide, however close they are.",
         "",
