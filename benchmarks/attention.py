@@ -1,10 +1,10 @@
-"""The attention operator with each representation, beside PyTorch's causal attention without position (ratio 1).
+"""Compares the attention operator with each representation to PyTorch's causal attention without position (ratio 1).
 
     python benchmarks/attention.py [--quick] [--sizes 512x2,2512x1] [--device cuda --dtype bfloat16]
 
-All contestants of a size take turns, round by round; a ratio is that of one round, and the table has its median and
-quartiles. Besides the representations there are the plain definition, the paper's second tip (appendix A.6) with
-torch.scatter, and ALiBi as a ready additive mask; on a GPU also FlexAttention with the same bias.
+All contestants of a size take turns, round by round. Each round gives a ratio; the table has the median and quartiles.
+The other contestants are the plain definition, the paper's second tip (appendix A.6) with torch.scatter, ALiBi as a
+precomputed additive mask and, on a GPU, FlexAttention with the same bias.
 """
 
 import itertools
@@ -23,21 +23,21 @@ BASELINE = "no position (SDPA)"
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 SIZES = "128x32,256x4,512x2,1024x1,2512x1,5024x1,8192x1"
 TIP_2, DEFINITION = "Ricker, tip 2 (scatter)", "Ricker, the definition"
-LARGEST = 4 * 2**30  # bytes of the definition's tensor of L x S x d, and of four of tip 2's of B x H x L x S
+LARGEST = 4 * 2**30  # bytes allowed for the definition's tensor (L, S, d), and for four of tip 2's (B, H, L, S)
 
 
 def scatter_attention(query, key, value, position):
     """Appendix A.6, tip 2: q . p over all lags as one product, then torch.scatter to the keys, then softmax."""
     num_keys, lags = key.size(-2), torch.arange(key.size(-2), device=query.device)
     scores = query @ position.relative(num_keys, like=query).T  # (B, H, L, lags)
-    index = (lags[:, None] - lags).expand_as(scores)  # the key that lag t of query m belongs to; negative: none
+    index = (lags[:, None] - lags).expand_as(scores)  # the key at lag t of query m; negative: none
     mask = torch.full((*scores.shape[:-1], num_keys + 1), -math.inf, dtype=query.dtype, device=query.device)
     mask = mask.scatter(-1, index.where(index >= 0, num_keys), scores / math.sqrt(query.size(-1)))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[..., :num_keys])
 
 
 def definition(query, key, value, position):
-    """`reference_attention` of as many queries at a time as LARGEST allows, each time with the keys up to their end."""
+    """`reference_attention` of as many queries at a time as LARGEST allows, with the keys up to the last of them."""
     pieces = query.split(LARGEST // (key[0, 0].numel() * key.element_size()), dim=2)
     stops = itertools.accumulate(piece.size(2) for piece in pieces)
     attended = (
@@ -57,7 +57,7 @@ def alibi_mask(position, num_keys, like):
 
 
 def flex_attention_of(position, num_keys, like):
-    """FlexAttention with the position term as a score_mod over lags, computed before: (B, H, L, lags)."""
+    """FlexAttention whose score_mod adds the position term, precomputed over lags: (B, H, L, lags)."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     compiled = torch.compile(flex_attention)
@@ -115,7 +115,7 @@ def measure(length, batch, args):
 
     for mode, step in (("forward", forward), ("forward + backward", both)):
         if mode != "forward" and length * length * args.head_dim * like.element_size() > LARGEST:
-            del attentions[DEFINITION]  # which keeps all its vectors for the backward pass
+            del attentions[DEFINITION]  # it keeps all its vectors for the backward pass
         runs = {name: (lambda step=step, attend=attend: step(attend)) for name, attend in attentions.items()}
         found = ratios(by_turns(runs, args.rounds, args.device), BASELINE)
         for name, run in runs.items():
@@ -127,7 +127,7 @@ def measure(length, batch, args):
 
 def main():
     parser = commands.parser(__doc__)
-    parser.add_argument("--sizes", default=SIZES, help=f"lengths of sequences, times how many (default: {SIZES})")
+    parser.add_argument("--sizes", default=SIZES, help=f"LENGTHxBATCH, ... (default: {SIZES})")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)

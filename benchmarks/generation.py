@@ -1,10 +1,10 @@
-"""Tokens a second of generation with a cache, beside fairseq's own transformer_lm of the same size.
+"""Measures generation with a cache in tokens per second, beside fairseq's own transformer_lm of the same size.
 
     python benchmarks/generation.py [--quick] [--sizes wikitext2-cpu,512x512] [--device cuda --fp16]
 
-Every model generates 1,000 tokens greedily, again and again, taking turns after every 100; the table has the first and
-the last 100 of them. A ratio is of tokens a second in one turn, fairseq's transformer_lm with its sinusoidal positions
-being 1.
+Every model generates 1,000 tokens greedily, again and again; the models take turns after every 100. The table has the
+first and the last 100 tokens. A ratio compares the tokens per second of one turn to those of fairseq's transformer_lm
+with its sinusoidal positions.
 """
 
 import logging
@@ -24,7 +24,7 @@ EOS = 2
 
 
 class Writer:
-    """A model and the text that it is writing, which starts anew after NEW_TOKENS."""
+    """A model and the text that it writes; the text starts anew after NEW_TOKENS."""
 
     def __init__(self, model):
         self.model = model.eval()
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/generation-DEVICE.csv)")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    warnings.simplefilter("ignore")  # fairseq makes hydra warn
     rows = []
     for size in args.sizes.split(",")[: 1 if args.quick else None]:
         archs = {BASELINE: "--arch transformer_lm"}
@@ -64,7 +64,7 @@ def main():
         writers = {name: Writer(Trainee(arch, size, args.device, args.fp16).model) for name, arch in archs.items()}
         runs = {name: writer.turn for name, writer in writers.items()}
         seconds = by_turns(runs, TURNS * (1 if args.quick else args.rounds), args.device)
-        # The first turn of all warms up and is not in there.
+        # `by_turns` leaves out the first turn, a warm-up.
         for part, start in (("first", TURNS - 1), ("last", TURNS - 2)):
             found = ratios({name: times[start::TURNS] for name, times in seconds.items()}, BASELINE)
             for name, row in found.items():
@@ -76,7 +76,7 @@ def main():
                 }
                 rows.append({"size": size, "tokens": f"{part} {TURN}", "model": name, **speed, **fraction})
                 rows[-1]["rounds"] = row["rounds"]
-    title = f"Tokens a second of {NEW_TOKENS} generated; {machine(args.device)}"
+    title = f"Tokens per second of {NEW_TOKENS} generated; {machine(args.device)}"
     report(title, rows, args.output or RESULTS / f"generation-{args.device}.csv")
 
 

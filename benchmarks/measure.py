@@ -1,4 +1,4 @@
-"""Timing by turns, peak memory, and what the benchmarks print and write."""
+"""Timing by turns, peak memory, and the benchmarks' output."""
 
 import csv
 import os
@@ -14,9 +14,9 @@ Row = Dict[str, Any]
 
 
 def by_turns(contestants: Dict[str, Callable[[], Any]], rounds: int, device: str) -> Dict[str, List[float]]:
-    """Seconds of each contestant in each round; in a round all take their turn, so that all see the same machine."""
+    """Seconds of each contestant in each round; all take a turn per round, so that they see the same machine."""
     seconds: Dict[str, List[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):  # the first is to warm up
+    for number in range(rounds + 1):  # the first round warms up
         for name, run in contestants.items():
             _wait(device)
             started = time.perf_counter()
@@ -33,7 +33,7 @@ def _wait(device: str) -> None:
 
 
 def ratios(seconds: Dict[str, List[float]], baseline: str) -> Dict[str, Row]:
-    """Of each contestant: its median time, and median and quartiles of its ratio to the baseline in the same round."""
+    """Each contestant's median time, and the median and quartiles of its ratio to the baseline in the same round."""
     rows = {}
     for name, times in seconds.items():
         ratio = [one / other for one, other in zip(times, seconds[baseline])]
@@ -49,7 +49,7 @@ def ratios(seconds: Dict[str, List[float]], baseline: str) -> Dict[str, Row]:
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """The most memory that the tensors made while it runs, its result among them, take at a time."""
+    """The peak memory of the tensors made during the run, its result included (bytes)."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

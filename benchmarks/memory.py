@@ -1,9 +1,9 @@
-"""Memory for one long sequence through the layers of a model, which is to grow with its length and not with its square.
+"""Measures the memory of a model's layers for one long sequence, which should grow linearly with its length.
 
     python benchmarks/memory.py [--quick] [--lengths 8192,16384,32768] [--device cuda --fp16]
 
-The model is of the size of wikitext2-cpu, in evaluation, without the softmax over the words. A growth is the peak at a
-length over that at the length before. Lengths are left out that would take more than 4 GiB if it grew with the square.
+The model has the size of wikitext2-cpu, in evaluation, without the softmax over the words. The growth is the peak at a
+length divided by the peak at the previous length. A length is skipped if quadratic growth would take more than 4 GiB.
 """
 
 import functools
@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/memory-DEVICE.csv)")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    warnings.simplefilter("ignore")  # fairseq makes hydra warn
     lengths = [int(length) for length in ("1024,2048" if args.quick else args.lengths).split(",")]
     archs = {name: f"--arch transformer_lm_wavelet --position-encoding {name}" for name in position_names()}
     rows = []
@@ -48,7 +48,7 @@ def main():
             rows.append({"model": name, "length": length, "peak_mib": round(peak / 2**20, 1), "growth": growth})
             before = length, peak
         print(f"{name} done", flush=True)
-    title = f"Peak memory, weights not counted; {machine(args.device)}"
+    title = f"Peak memory without the weights; {machine(args.device)}"
     report(title, rows, args.output or RESULTS / f"memory-{args.device}.csv")
 
 

@@ -1,13 +1,13 @@
-"""Training in fp16 and bf16 beside fp32: whether it stays finite, and the loss that it ends with (fp32's is 1).
+"""Compares training in fp16 and bf16 to fp32: whether it stays finite, and the ratio of its final loss to fp32's.
 
     python benchmarks/precision.py [DATA_BIN] [--quick] [--device cuda]
 
 fairseq-train trains the demo preset's model for 1,000 updates of 256 tokens, with each representation in each precision
-and the same batches in all; the checkpoint's loss on the validation set is evaluated in fp32. A run that was finished
-before, in the folder --runs, is not trained again.
+on the same batches. The checkpoint's loss on the validation set is evaluated in fp32. Finished runs in the folder
+--runs are not trained again.
 
-fairseq's own --fp16 and --bf16 do not run on a CPU: it flattens the gradients of fp16 and sees to its overflows with
-functions for CUDA, and reads --bf16 as a TPU. `train` has it do the same without.
+fairseq's own --fp16 and --bf16 do not run on a CPU: fairseq flattens fp16 gradients and handles overflows with CUDA
+functions, and takes --bf16 for a TPU. `train` does the same without CUDA.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ PRESET = dataclasses.replace(load_preset("demo"), tokens_per_update=256)
 
 
 class Log(logging.Handler):
-    """What fairseq logs of each update, by name, and how many updates it left out because a gradient overflowed."""
+    """The values that fairseq logs for each update, by name, and the number of updates skipped after an overflow."""
 
     def __init__(self):
         super().__init__(logging.INFO)
@@ -65,7 +65,7 @@ class Log(logging.Handler):
 
 
 def train(words, precision):
-    """The log of fairseq-train with these arguments, in fp32, fp16 or bf16."""
+    """Runs fairseq-train with these arguments in fp32, fp16 or bf16; returns its log."""
     config = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
     config.common.fp16, config.common.bf16 = precision == "fp16", precision == "bf16"
     config.common.fp16_no_flatten_grads = config.common.cpu
@@ -78,9 +78,9 @@ def train(words, precision):
 
 
 def measure(name, precision, args):
-    """The row of one run."""
+    """Trains and evaluates one run; returns its row."""
     folder = args.runs / f"{name}-{precision}"
-    shutil.rmtree(str(folder), ignore_errors=True)  # what was interrupted begins anew
+    shutil.rmtree(str(folder), ignore_errors=True)  # an interrupted run starts again
     run = Run(PRESET, Row(name, {}, {"name": name}), args.data, folder, int(args.device == "cuda"), 1)
     words = [*run.training_arguments(), "--max-update", str(args.updates), "--log-interval", "1"]
     log = train(words, precision)
@@ -108,8 +108,8 @@ def main():
     args = parser.parse_args()
     output = (args.output or RESULTS / f"precision-{args.device}.csv").resolve()
     args.data, args.runs = args.data.resolve(), args.runs.resolve()
-    warnings.simplefilter("ignore")  # what fairseq sets off in hydra and PyTorch
-    os.chdir(str(ROOT))  # where --user-dir is found
+    warnings.simplefilter("ignore")  # fairseq makes hydra and PyTorch warn
+    os.chdir(str(ROOT))  # --user-dir is relative to it
     if args.quick:
         args.updates = 30
     args.runs /= f"{args.device}-{args.updates}"

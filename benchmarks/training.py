@@ -1,10 +1,10 @@
-"""Tokens a second of whole training steps and of evaluation, beside fairseq's own transformer_lm of the same size.
+"""Measures training and evaluation in tokens per second, beside fairseq's own transformer_lm of the same size.
 
     python benchmarks/training.py [--quick] [--sizes wikitext2-cpu,512x512] [--device cuda --fp16]
 
 A step is what fairseq-train does for an update: forward with the adaptive loss, backward, clipping, Adam. The models
-take turns on the same random tokens; a ratio is of tokens a second in one round, fairseq's transformer_lm with its
-sinusoidal positions being 1.
+take turns on the same random tokens. A ratio compares the tokens per second of one round to those of fairseq's
+transformer_lm with its sinusoidal positions.
 """
 
 import logging
@@ -60,7 +60,7 @@ class Trainee:
         self.model = task.build_model(config.model).to(device, torch.float16 if fp16 else torch.float32)
         self.criterion = criterions.build_criterion(config.criterion, task)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
-        # Words as frequent as WikiText's: the n-th in proportion to 1 / n.
+        # Word frequencies like WikiText's: the n-th word in proportion to 1 / n.
         chosen = torch.multinomial(1 / torch.arange(1, VOCABULARY - 3).double(), sequences * (length + 1), True) + 4
         tokens = chosen.view(sequences, length + 1).to(device)
         self.sample = {
@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--output", type=Path, help="CSV (default: results/benchmarks/training-DEVICE.csv)")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # what fairseq sets off in hydra
+    warnings.simplefilter("ignore")  # fairseq makes hydra warn
     rows = []
     for size in args.sizes.split(",")[: 1 if args.quick else None]:
         models = {BASELINE: Trainee("--arch transformer_lm", size, args.device, args.fp16)}
@@ -113,7 +113,7 @@ def main():
                     "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
                 }
                 rows.append({"size": size, "mode": mode, "model": name, **speed, **fraction, "rounds": row["rounds"]})
-    report(f"Tokens a second; {machine(args.device)}", rows, args.output or RESULTS / f"training-{args.device}.csv")
+    report(f"Tokens per second; {machine(args.device)}", rows, args.output or RESULTS / f"training-{args.device}.csv")
 
 
 if __name__ == "__main__":

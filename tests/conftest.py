@@ -1,4 +1,4 @@
-"""Shared by the tests: a tiny data-bin, fairseq's command line run inside this process, a probe for large tensors."""
+"""Shared by the tests: a tiny data-bin, fairseq's command line in this process, and a probe for large tensors."""
 
 import contextlib
 import copy
@@ -16,11 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported; test_triton.py needs it without a GPU
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it on import; test_triton.py needs it without a GPU
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "wavepos_fairseq"
 L_TRAIN = 32
-TINY = {  # two layers of two heads, 16 wide; 64 types in three clusters, so that every cluster is met
+TINY = {  # two layers of two heads of width 16; 64 types in three clusters, so that every cluster occurs
     "--arch": "transformer_lm_wavelet",
     "--decoder-layers": "2",
     "--decoder-attention-heads": "2",
@@ -47,7 +47,7 @@ needs_fp16 = pytest.mark.skipif(PYTORCH < (2, 1), reason="PyTorch 2.0 has no fp1
 
 
 def skip_where_plain_attention_is_old(position):
-    """Without p and b the operator is PyTorch's own attention, which before 2.2 is not ours to test."""
+    """Skips the test if the operator is PyTorch's own attention (no p, no b) from before 2.2, which is not ours."""
     if PYTORCH < (2, 2) and position.relative(1, torch.empty(0)) is None and position.bias(1, torch.empty(0)) is None:
         pytest.skip("PyTorch's own attention forms all scores on CPUs before 2.2, and NaN of a masked key gets through")
 
@@ -59,11 +59,11 @@ LONGEST = [f"test_{name}.py" for name in ("package", "runs", "triton", "experime
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))  # first: all workers end together
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))  # so that all workers end together
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records how many bytes the largest storage has that any operation gives back."""
+    """Records the bytes of the largest storage that any operation returns."""
 
     nbytes = 0
 
@@ -76,7 +76,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def synthetic_text(lines, seed):
-    """Sentences in which a word mostly follows from the one before; every fifth type is subword-nmt's first half."""
+    """Sentences in which most words follow from the previous word; every fifth type ends with subword-nmt's @@."""
     rng = random.Random(seed)
     text = ""
     for _ in range(lines):
@@ -90,7 +90,7 @@ def synthetic_text(lines, seed):
 
 
 def preprocess(folder, *words, **texts):
-    """What fairseq-preprocess makes of the text files given by split, in `folder`; words: its other options."""
+    """Runs fairseq-preprocess on the text files, given by split, into `folder`; words: its other options."""
     from fairseq import options
     from fairseq_cli import preprocess
 
@@ -102,7 +102,7 @@ def preprocess(folder, *words, **texts):
 
 @pytest.fixture(scope="session")
 def data_bin(tmp_path_factory):
-    """A data-bin folder of 300 and 60 lines, the latter also as text in valid.txt."""
+    """A data-bin folder with 300 lines for training and 60 for validation; the latter are also in valid.txt."""
     text = tmp_path_factory.mktemp("text")
     (text / "train.txt").write_text(synthetic_text(300, seed=1))
     (text / "valid.txt").write_text(synthetic_text(60, seed=2))
@@ -112,7 +112,7 @@ def data_bin(tmp_path_factory):
 
 
 def command_line(options):
-    """Options by name as words; None leaves an option out, True makes it a switch."""
+    """Options by name, as words; None omits an option, True makes it a switch."""
     words = []
     for name, value in options.items():
         if value is not None:
@@ -121,7 +121,7 @@ def command_line(options):
 
 
 def parse(data, *words):
-    """fairseq-train's arguments, with the plugin's architectures and its task, unless the words name another."""
+    """fairseq-train's arguments, with the plugin's architectures and, unless the words name another, its task."""
     from fairseq import options
 
     import wavepos_fairseq.models  # noqa: F401
@@ -132,7 +132,7 @@ def parse(data, *words):
 
 @pytest.fixture(scope="session")
 def build(data_bin):
-    """build(changes to TINY, seed): an untrained model in evaluation mode, built as fairseq-train does."""
+    """build(changes to TINY, seed): an untrained model in evaluation mode, built as by fairseq-train."""
     from fairseq import tasks, utils
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -184,7 +184,7 @@ class _Losses(logging.Handler):
 
 @pytest.fixture(scope="session")
 def train(data_bin):
-    """train(save_dir, changes to TINY and TRAINING, data): fairseq-train; gives the logged losses by update."""
+    """train(save_dir, changes to TINY and TRAINING, data): runs fairseq-train; returns the logged losses by update."""
     import fairseq_cli.train
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.logging import progress_bar
@@ -205,7 +205,7 @@ def train(data_bin):
 
 @pytest.fixture(scope="session")
 def trained(train, tmp_path_factory):
-    """trained(position encoding, changes): the path of a checkpoint after 20 updates; each is trained once."""
+    """trained(position encoding, changes): a checkpoint's path after 20 updates; each is trained once."""
     paths = {}
 
     def path(encoding, changes=None):
@@ -220,7 +220,7 @@ def trained(train, tmp_path_factory):
 
 
 def sound_result(run):
-    """What the result.json of a run holds that is complete; its numbers are made up."""
+    """The content of a complete run's result.json; its numbers are made up."""
     cell = {"l_train": run.preset.l_train, "tokens": 100, "nll": 3.0, "perplexity": 20.1, "seconds": 0.5}
     return {
         "row": run.row.name,
@@ -242,7 +242,7 @@ def sound_result(run):
 
 
 def run_module(module, *words, cwd):
-    """`python -m module words` somewhere else, where only --user-dir can find the plugin."""
+    """Runs `python -m module words` in `cwd`, where only --user-dir can find the plugin."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, words)],
@@ -256,7 +256,7 @@ def run_module(module, *words, cwd):
 
 @pytest.fixture(scope="session")
 def slurm_cluster():
-    """A Slurm cluster of one node, which SLURM_CONF names; the test is skipped where there can be none."""
+    """A Slurm cluster of one node, named by SLURM_CONF; skips the test if none can be started."""
     from slurm_cluster import cluster
 
     with contextlib.ExitStack() as stack:
