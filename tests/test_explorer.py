@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from wavepos_fairseq.lab.figures.formulas import OKABE_ITO
+from wavepos_fairseq.lab.palette import COLOURS
 from wavepos_fairseq.positions import build_position
 from wavepos_fairseq.positions.low_rank import low_rank
 from wavepos_fairseq.wavelets import (
@@ -209,9 +209,9 @@ def test_the_page_is_small_and_loads_nothing():
     assert not re.search(r"https?://|url\(|@import|fetch\(|import\(", SOURCE)
 
 
-def test_the_curves_have_the_colours_of_the_figures_and_ink_for_black():
+def test_the_curves_have_the_colours_of_the_figures_and_ink_for_grey():
     colours = re.findall(r'"([^"]+)"', re.search(r"const COLOURS = \[(.*)\]", SOURCE).group(1))
-    assert set(OKABE_ITO) - {"#000000"} < set(colours) and "var(--ink)" in colours
+    assert set(COLOURS) - {"#8C8C8C"} < set(colours) and "var(--ink)" in colours
     assert len(set(colours)) == len(colours)
 
 

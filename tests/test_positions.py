@@ -418,6 +418,12 @@ def test_bad_options_are_refused_by_name_and_value(name, options, message):
         build_position(name, head_dim=128, num_heads=8, **options)
 
 
+@pytest.mark.parametrize("wavelet, scales", [("ricker", "2.0..2.7"), ("db4", "1..8")])
+def test_a_head_that_the_default_scales_do_not_divide_is_told_them(wavelet, scales):
+    with pytest.raises(ValueError, match=f"^wavelet_scales='{scales}' by default: 8 scales x 1 shifts = 8 wavelets"):
+        build_position("wavelet", head_dim=12, num_heads=2, wavelet=wavelet)
+
+
 def test_rope_refuses_an_odd_head_width():
     with pytest.raises(ValueError, match="^head_dim=15: must be even; rope and rope-wavelet"):
         build_position("rope", head_dim=15, num_heads=2)

@@ -10,7 +10,7 @@ and have levels in place of scales: level l acts as the scale 2^l.
 import functools
 import math
 import re
-from typing import Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, NoReturn, Sequence
 
 import numpy as np
 import pywt
@@ -62,7 +62,7 @@ def parse_numbers(text: str, name: str) -> List[float]:
     Raises ValueError for anything else; `name` is the parameter that the message names.
     """
 
-    def refuse(reason: str):
+    def refuse(reason: str) -> NoReturn:
         raise ValueError(f"{name}={text!r}: {reason}; accepted are {_GRAMMAR}")
 
     numbers: List[float] = []
@@ -116,7 +116,7 @@ def wavelet_basis(
     Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU. Row t is the lag t = m - n; column j is a pair (a, b)
     of scale and shift, the scales running fastest, as in Eq. 4.
     """
-    fp64 = {"dtype": torch.float64, "device": "cpu"}
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     shift = torch.tensor(shifts, **fp64)
     lag = torch.arange(num_lags, **fp64)[:, None]
     time = lag - shift if direction == "past" else lag + shift  # (num_lags, shifts)

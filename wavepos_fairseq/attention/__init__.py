@@ -83,7 +83,9 @@ def _choose(implementation: str, query: Tensor) -> str:
     return implementation
 
 
-def _fast_attention(query, key, value, position, dropout_p, use_triton, allow_sdpa, recompute) -> Tensor:
+def _fast_attention(
+    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p, use_triton, allow_sdpa, recompute
+) -> Tensor:
     """allow_sdpa: whether PyTorch's own attention may be used where it can."""
     num_queries, num_keys, head_dim = check_tensors(query, key, value, position)
     shape, dtype = query.shape, query.dtype
@@ -93,12 +95,13 @@ def _fast_attention(query, key, value, position, dropout_p, use_triton, allow_sd
     factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
     if allow_sdpa and factors is None and bias is None and sdpa_is_fast:
-        return F.scaled_dot_product_attention(*position.rotate(query, key), value, None, dropout_p, is_causal=True)
+        rotated_query, rotated_key = position.rotate(query, key)
+        return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, is_causal=True)
     if not use_triton and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
         factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     rotated_query, rotated_key = position.rotate(query, key)
-    projected_query = basis = None
+    projected_query = basis = None  # slot p is empty
     if factors is not None:
         projection, rows = factors
         scale, projected_query = 1 / math.sqrt(head_dim), position.relative_query(query)
@@ -110,18 +113,18 @@ def _fast_attention(query, key, value, position, dropout_p, use_triton, allow_sd
     if allow_sdpa and num_queries == 1 and not use_triton:
         mask = _mask_of_one_query(projected_query, basis, bias, num_keys)
         return F.scaled_dot_product_attention(rotated_query, rotated_key, value, mask, dropout_p).to(dtype)
-    if basis is not None:
+    if projected_query is not None and basis is not None:
         projected_query = projected_query.flatten(0, 1)  # (B, H, L, r) -> (N, L, r)
         basis = basis if basis.dim() == 3 else basis[None]  # (H, r, T), or (r, T) -> (1, r, T)
-    heads = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))  # (B, H, L, d) -> (N, L, d)
+    query, key, value = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))  # -> (N, L, d)
     seed = int(torch.randint(2**31, (), device="cpu")) if dropout_p else 0
-    slots = projected_query, basis, bias
+    tensors = query, key, value, projected_query, basis, bias
     if use_triton:
         from .triton import triton_attention
 
-        attended = triton_attention(*heads, *slots, dropout_p, seed)
+        attended = triton_attention(*tensors, dropout_p, seed)
     else:
-        attended = blockwise_attention(*heads, *slots, dropout_p, seed, needs_grad, recompute)
+        attended = blockwise_attention(*tensors, dropout_p, seed, needs_grad, recompute)
     return attended.view(shape).to(dtype)  # (N, L, d) -> (B, H, L, d)
 
 

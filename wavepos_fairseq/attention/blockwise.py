@@ -100,7 +100,7 @@ class _Blockwise(torch.autograd.Function):
             d_scores = d_weights.sub_(mean_d_weight[heads, queries]).mul_(weights)  # (h, m, n)
             d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, queries], alpha=scale)  # -> (h, n, d)
             d_query[heads, queries] = (d_scores @ key[heads, keys]).mul_(scale)  # (h, n, d) -> (h, m, d)
-            if projected_query is not None:
+            if d_projected_query is not None:
                 basis_part = _slot_of_block(basis, block)  # (g, r, u)
                 d_lag_scores = _copy_by_lags(_by_slot(d_scores, basis_part)[..., -basis_part.size(-1) :])
                 d_part = _grouped_matmul(d_lag_scores, basis_part.transpose(1, 2))  # (g, h / g, m, u) -> (.., m, r)

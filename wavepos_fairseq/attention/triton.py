@@ -75,7 +75,7 @@ def triton_attention(
         query, key, value = (tensor.float() for tensor in (query, key, value))
     # Widths of tiles are powers of two, at least 16. Zeros change no product.
     query, key, value = (_padded(tensor) for tensor in (query, key, value))  # (N, L, d) -> (N, L, D)
-    if projected_query is not None:
+    if projected_query is not None and basis is not None:
         projected_query = _padded(projected_query.to(query.dtype))  # (N, L, r) -> (N, L, R)
         basis = _padded(basis.transpose(1, 2).to(query.dtype))  # (G, r, T) -> (G, T, R)
     if bias is not None:
@@ -128,10 +128,10 @@ class _Attention(torch.autograd.Function):
             torch.zeros_like(tensor, dtype=torch.float32) if needed else None
             for tensor, needed in zip((basis, bias), ctx.needs_input_grad[4:6])
         )
-        outputs = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias
-        _launch(_backward_queries, query.size(1), inputs, outputs, *ctx.constants)
-        outputs = logsumexp, d_output, mean_d_weight, d_key, d_value
-        _launch(_backward_keys, key.size(1), inputs, outputs, *ctx.constants)
+        of_queries = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias
+        _launch(_backward_queries, query.size(1), inputs, of_queries, *ctx.constants)
+        of_keys = logsumexp, d_output, mean_d_weight, d_key, d_value
+        _launch(_backward_keys, key.size(1), inputs, of_keys, *ctx.constants)
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
         return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None
 

@@ -88,7 +88,7 @@ def main(arguments=None) -> int:
     output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
     options = ["--output", str(output), "--lengths", ",".join(map(str, preset.lengths)), *options]
     evaluating = evaluation.parser()
-    evaluating.error = parser.error
+    evaluating.error = parser.error  # type: ignore[method-assign]
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refused before downloads
     commands.require_fairseq()
     try:

@@ -17,7 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..common import commands
 from ..common.errors import prefixing_errors
@@ -108,7 +108,7 @@ def _are(where: str, given: Mapping[str, Any], kinds: Mapping[str, type]) -> Non
             raise ValueError(f"{where}{key}: expected is a {kind.__name__}, not {given[key]!r}")
 
 
-def _accept(what: str, given: Sequence[str], accepted: Sequence[str]) -> None:
+def _accept(what: str, given: Iterable[str], accepted: Sequence[str]) -> None:
     unknown = [word for word in given if word not in accepted]
     if unknown:
         raise ValueError(f"{what} {unknown[0]!r} is unknown; accepted are {', '.join(accepted)}")

@@ -79,8 +79,8 @@ def read_yaml(path: Path) -> Dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        why = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        why = f"line {mark.line + 1}: {problem}" if mark else first_line(error)
         raise ValueError(f"{shown_path(path)} cannot be read: {why}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{shown_path(path)}: expected is a mapping, not {type(content).__name__}")

@@ -149,8 +149,8 @@ def refuse_evaluation(run: Run) -> None:
                 args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
-        ours = {"path": shown_path(run.checkpoint), "lengths": run.preset.lengths, "position_encoding": None}
-        ours["output"] = Path(shown_path(run.folder / "evaluation.json"))
+        ours: Dict[str, Any] = {"path": shown_path(run.checkpoint), "lengths": run.preset.lengths}
+        ours.update(position_encoding=None, output=Path(shown_path(run.folder / "evaluation.json")))
         for name, value in ours.items():
             if getattr(args, name) != value:
                 raise ValueError(f"--{name.replace('_', '-')} is not among what can be given here")
@@ -226,7 +226,11 @@ def _seed(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = commands.parser(__doc__, prog="wavepos")
     added = parser.add_subparsers(dest="command", required=True)
-    seed = {"type": _seed, "default": 1, "help": "seed of initialisation, order and dropout (default: 1)"}
+    seed: Dict[str, Any] = {
+        "type": _seed,
+        "default": 1,
+        "help": "seed of initialisation, order and dropout (default: 1)",
+    }
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, help="data-bin folder, or the corpus's text (default: data/CORPUS)")
     common.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs live (default: runs)")

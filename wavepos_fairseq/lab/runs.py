@@ -465,7 +465,7 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
         "evaluation_command": shlex.join(run.evaluation_command()),
         "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
         "threads": started and started.get("threads"),
-        **evaluated,
+        **(evaluated or {}),
     }
     write_json(run.folder / "result.json", result)
     return result
@@ -483,7 +483,7 @@ def _logged(line: str) -> Dict[str, Any]:
 
 
 def _follow(
-    start: Callable[[Any], "subprocess.Popen[bytes]"], log: Path, on_line: Callable[[str], None], stop: threading.Event
+    start: Callable[..., "subprocess.Popen[bytes]"], log: Path, on_line: Callable[[str], None], stop: threading.Event
 ) -> None:
     """Starts a process that writes to the end of `log`, and hands its lines on until it ends.
 

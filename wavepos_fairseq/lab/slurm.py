@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 if TYPE_CHECKING:
     import submitit
 
 Task = Callable[[], Any]
 SECONDS_BETWEEN_QUERIES = 10
-_RESOURCES = ("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb", "partition", "account", "qos", "constraint")
-_RESOURCES += ("nodelist", "exclude", "exclusive", "gres", "array_parallelism", "signal_delay_s", "max_num_timeout")
-_RESOURCES += ("setup", "srun_args", "comment", "additional_parameters")
+_RESOURCES = [
+    *("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb", "partition", "account", "qos", "constraint"),
+    *("nodelist", "exclude", "exclusive", "gres", "array_parallelism", "signal_delay_s", "max_num_timeout"),
+    *("setup", "srun_args", "comment", "additional_parameters"),
+]
 
 
 def refuse_without_cluster() -> None:
@@ -55,7 +57,7 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
     from submitit.core.utils import FailedJobError
 
     refuse_resources(resources)
-    queued = [submitit.SlurmJob(folder, job_id) for job_id in _states(name)]
+    queued: List[Any] = [submitit.SlurmJob(folder, job_id) for job_id in _states(name)]
     jobs = {job.submission().function.name: job for job in queued if job.paths.submitted_pickle.exists()}
     new = [_Resumable(task_name, task) for task_name, task in tasks.items() if task_name not in jobs]
     if new:
@@ -118,7 +120,8 @@ def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Op
 
     Prints every change of a job's state, and when interrupted, how to come back: the jobs go on.
     """
-    waiting, shown = dict(jobs), {}
+    waiting = dict(jobs)
+    shown: Dict[str, str] = {}
     try:
         while waiting:
             for task_name, state in _states_of(waiting, name).items():
@@ -148,4 +151,4 @@ def _failure(job: submitit.Job) -> Optional[str]:
     if not job.paths.result_pickle.exists():
         return f"it ended without a result, as by scancel or for want of memory; its log is {job.paths.stdout}"
     error = job.exception()
-    return error and str(error)
+    return None if error is None else str(error)

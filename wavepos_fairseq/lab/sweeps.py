@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import replace
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from .configs import Row, load_table, names
 
@@ -62,11 +62,12 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
     return rows
 
 
-def _wavelets(row: Row, head_dim: int) -> Tuple:
+def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
     """Mother wavelet, scales, shifts and direction of a row of wavelets; ValueError where they do not fit the head."""
-    from ..positions import build_position  # here, for PyTorch takes a second to import
+    from ..positions.wavelet import WaveletPosition  # here, because PyTorch takes a second to import
 
-    return build_position(**row.position, head_dim=head_dim, num_heads=1).head
+    options = {name: value for name, value in row.position.items() if name != "name"}
+    return WaveletPosition(head_dim, 1, **options).head
 
 
 def _by_axes(error: str) -> str:

@@ -38,7 +38,7 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
             cells = [] if isinstance(row.cells, str) else row.cells
             found = {cell["sequence_length"]: cell for cell in cells if cell["inference"] == inference}
             for length in lengths:
-                numbers = [found.get(length, {}).get(key, float("nan")) for key in map(_IN_RESULT.get, NUMBERS)]
+                numbers = [found.get(length, {}).get(key, float("nan")) for key in _IN_RESULT.values()]
                 lines.append((*row.labels.values(), row.seed, inference, l_train, length, *numbers))
     return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *CELL, *NUMBERS])
 

@@ -32,7 +32,7 @@ from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import Position, build_position, position_class, position_names, position_options
 
 if not hasattr(numpy, "compat"):  # gone from NumPy 2, but fairseq cuts prompts into batches with numpy.compat.long
-    numpy.compat = SimpleNamespace(long=int)
+    numpy.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
 
 
 def _option_field(option):

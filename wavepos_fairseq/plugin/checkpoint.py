@@ -77,7 +77,7 @@ class FairseqScorer:
             )
         seen: List[AttentionInputs] = []
 
-        def see(layer: PositionalSelfAttention, _: Tuple[Any, ...], given: Dict[str, Any]) -> None:
+        def see(layer: PositionalSelfAttention, args: Tuple[Any, ...], given: Dict[str, Any]) -> None:
             query, key, _ = layer.project(given["query"])
             seen.append((query, key, layer.position))
 

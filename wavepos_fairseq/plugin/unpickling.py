@@ -20,7 +20,7 @@ import re
 import types
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Union
+from typing import Any, Dict, Iterable, List, Mapping, Set, Union
 
 import numpy as np
 import torch
@@ -103,7 +103,10 @@ def _is_allowed(module: str, name: str) -> bool:
     return name in ALLOWED.get(module, "").split()
 
 
-class Unpickler(pickle._Unpickler):
+_PythonsOwn: Any = pickle._Unpickler  # of which typeshed says that it is the one in C
+
+
+class Unpickler(_PythonsOwn):
     """Python's own, in Python: the one in C does not ask before it sets an object's attributes."""
 
     file_size = math.inf  # in bytes, of the whole checkpoint: so much, at the most, its storages have together
@@ -111,7 +114,8 @@ class Unpickler(pickle._Unpickler):
 
     def __init__(self, file: Any, **options: Any) -> None:
         super().__init__(file, **options)
-        self._left, self._keys = FOR_OPTIONS, set()
+        self._left = FOR_OPTIONS
+        self._keys: Set[str] = set()
         self._file_read = lambda size: self._spend(file.read(min(size, self._left + 1)))
         self._file_readline = lambda: self._spend(file.readline(self._left + 1))
 
@@ -199,7 +203,7 @@ class Unpickler(pickle._Unpickler):
         super().load_binpersid()
 
     dispatch = {
-        **pickle._Unpickler.dispatch,
+        **_PythonsOwn.dispatch,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_newobj,
         pickle.BUILD[0]: load_build,

@@ -1,6 +1,6 @@
 """RoPE: queries and keys rotated by their absolute position (Su et al., 2021; Eq. 6 of Oka et al., 2025)."""
 
-from typing import Tuple
+from typing import Any, Dict, Tuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .tracing import is_traced
 @cached_rows
 def _rotations(num_positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """cos and sin of m theta_i, theta_i = theta^(-2(i-1)/d): (num_positions, d / 2, 2), rounded from fp64."""
-    fp64 = {"dtype": torch.float64, "device": "cpu"}
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     frequency = theta ** (-torch.arange(0, head_dim, 2, **fp64) / head_dim)  # (d / 2,)
     angle = torch.arange(num_positions, **fp64)[:, None] * frequency  # (num_positions, d / 2)
     return torch.stack((angle.cos(), angle.sin()), dim=-1).to(device, dtype)

@@ -6,7 +6,7 @@ r is the sinusoid of the lag, as wide as the model. The memory of earlier segmen
 part of this. The row that the paper's table calls Trans-XL is `trans-xl`.
 """
 
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class TransformerXLPosition(Position):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
         self.table = (sine_waves, (num_heads * head_dim,))  # r
-        self._kept = None, None, None  # (lags, dtype, device), the W_R used, and W_R r(t)
+        self._kept: Tuple[Any, ...] = (None, None, None)  # (lags, dtype, device), the W_R used, and W_R r(t)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         return query + self.content_bias.to(query), key

@@ -74,7 +74,8 @@ class WaveletPosition(FixedRelativePosition):
         if 0 in scales:
             raise ValueError(f"{as_given}: a scale must be > 0, 2^0..2^7 for example")
         if len(scales) * len(shifts) != head_dim:
-            num_scales, default = math.gcd(_DEFAULT_NUM_SCALES, head_dim), "wavelet_scales='2^0..2^7' by default"
+            num_scales = math.gcd(_DEFAULT_NUM_SCALES, head_dim)
+            default = f"wavelet_scales={('1..8' if discrete else '2^0..2^7')!r} by default"
             fitting = f"1..{num_scales}" if discrete else f"2^0..2^{num_scales - 1}"
             raise ValueError(
                 f"{as_given or default}: {len(scales)} scales x {len(shifts)} shifts = "
@@ -83,7 +84,7 @@ class WaveletPosition(FixedRelativePosition):
                 f"wavelet_shifts='0..{head_dim // num_scales - 1}'"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
-        far = [2.0**24 + shift for shift in shifts]  # |x| = |t - b| / a grows with the lag; this lag exceeds all
+        far = [2.0**24 + shift for shift in shifts]  # |x| = |t - b| / a grows with the lag; no lag is larger
         if not without_modes(lambda: bool(wavelet_basis(wavelet, scales, far, "future", 1).isfinite().all())):
             raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)

@@ -85,11 +85,11 @@ def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     for library in ("fairseq", "matplotlib"):  # the first one turns on what all have to say
         logging.getLogger(library).setLevel(logging.WARNING)
     from ...positions import position_names
-    from .trained import draw
+    from .trained import draw_figures
 
     if args.position_encoding not in (None, *position_names()):
         parser.error(f"--position-encoding {args.position_encoding}: accepted are {', '.join(position_names())}")
-    return _save(draw(args), args.folder / "figures")
+    return _save(draw_figures(args), args.folder / "figures")
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, names: Sequence[str], accepted: Sequence[str]) -> None:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Callable, Dict, Mapping, Sequence, Tuple
 import numpy as np
 import torch
 
-from ...positions import Position, build_position, position_names
+from ...positions import FixedRelativePosition
+from ...positions.trans_xl import SineWavePosition
+from ...positions.wavelet import WaveletPosition
 from ...wavelets import DISCRETE_WAVELETS, MOTHER_WAVELETS, discrete_wavelet
 from .style import in_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURE_9 = ("db2", "db4", "db8", "db16", "db32", "sym2", "sym4", "sym8")
-FIGURE_9 += ("coif1", "coif2", "coif4", "coif8", "coif16", "dmey")
-FIGURE_10 = ("bior1.3", "bior2.2", "bior2.6", "bior3.1", "bior3.5", "bior3.9", "bior4.4", "bior5.5", "bior6.8")
-FIGURE_10 += ("rbio1.1", "rbio1.3", "rbio2.2", "rbio2.6")
+FIGURE_9 = "db2 db4 db8 db16 db32 sym2 sym4 sym8 coif1 coif2 coif4 coif8 coif16 dmey".split()
+FIGURE_10 = "bior1.3 bior2.2 bior2.6 bior3.1 bior3.5 bior3.9 bior4.4 bior5.5 bior6.8".split()
+FIGURE_10 += "rbio1.1 rbio1.3 rbio2.2 rbio2.6".split()
 LEVEL = 10  # of Figures 9 and 10: samples to the unit of time, as a power of two
 BASES = ("ricker", "gaussian", "morlet", "haar", "db4")
 
@@ -97,13 +98,12 @@ def discrete_families(wavelets: Sequence[str]) -> Figure:
     return figure
 
 
-def _position(name: str) -> Position:
+def _position(name: str) -> FixedRelativePosition:
     """The representation of a head as in Table 1; a wavelet goes by its own name."""
-    options = {"name": name} if name in position_names() else {"name": "wavelet", "wavelet": name}
-    return build_position(**options, head_dim=128, num_heads=8)
+    return SineWavePosition(128, 8) if name == "trans-xl" else WaveletPosition(128, 8, name)
 
 
-def _basis(position: Position, num_lags: int) -> torch.Tensor:
+def _basis(position: FixedRelativePosition, num_lags: int) -> torch.Tensor:
     """What the dimensions of a head are at each lag: fp64 (num_lags, d)."""
     return position.relative(num_lags, like=torch.empty(0, dtype=torch.float64))
 
@@ -114,7 +114,7 @@ def basis(wavelet: str, num_lags: int) -> Figure:
 
     In the basis itself the scales run fastest (Eq. 4): dimension j has scale j mod 8 and shift j // 8.
     """
-    position = _position(wavelet)
+    position = WaveletPosition(128, 8, wavelet)
     _, scales, shifts, _ = position.head
     rows = _basis(position, num_lags).T.unflatten(0, (len(shifts), len(scales))).transpose(0, 1).flatten(0, 1).numpy()
     figure = new_figure(4.4)
@@ -127,7 +127,7 @@ def basis(wavelet: str, num_lags: int) -> Figure:
     axes.hlines(group[1:] - 0.5, -0.5, num_lags - 0.5, color="0.6", linewidth=0.6)
     axes.set_xscale("symlog", base=2, linthresh=len(shifts), linscale=0.5 / math.log(2))  # no kink at the threshold
     powers = [2**exponent for exponent in range(3, (num_lags - 1).bit_length())]
-    axes.set_xticks([0, *powers], [0, *powers])
+    axes.set_xticks([0, *powers], list(map(str, [0, *powers])))
     axes.set_yticks(group + (len(shifts) - 1) / 2, [f"{scale:g}" for scale in scales])
     axes.tick_params(axis="y", length=0)
     axes.set(title=wavelet, xlim=(-0.5, num_lags - 0.5), ylim=(rows.shape[0] - 0.5, -0.5))

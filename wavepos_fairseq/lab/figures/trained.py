@@ -1,6 +1,6 @@
 """The figures of what was trained: perplexities of a preset's tables, and curves and attention maps of its checkpoints.
 
-Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `figures`:
+Into RESULTS/PRESET/figures, as SVG and PNG, in the style of `style`:
 
 - perplexity, perplexity-table3: over the evaluated length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv; the
   mean over the seeds, and a band of the standard deviation to either side where there are several;
@@ -66,7 +66,7 @@ def _legend(figure: Figure, title: Optional[str] = None) -> None:
 
 
 @in_style
-def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
+def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     """Perplexity over the length of the sequence: a panel for each value of the column `panel` and L_train.
 
     cells: a table's tidy CSV, or lines of it. A panel ends at BROKEN times what the best method has where even that is
@@ -108,10 +108,10 @@ def perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
 
 
 @in_style
-def positions(losses: pd.DataFrame) -> Figure:
+def draw_positions(losses: pd.DataFrame) -> Figure:
     """The loss over the position in a sequence, from the lines of positions.csv.
 
-    The panel ends, as those of `perplexity`, at log BROKEN above the best method's highest loss.
+    The panel ends, as those of `draw_perplexity`, at log BROKEN above the best method's highest loss.
     """
     figure = new_figure(5.0)
     axes = figure.subplots()
@@ -124,7 +124,7 @@ def positions(losses: pd.DataFrame) -> Figure:
     l_train, length = losses.l_train[0], losses.sequence_length[0]
     _mark_l_train(axes, l_train)
     ticks = range(0, length + 1, l_train)
-    axes.set_xticks(ticks, [f"{tick}\n= {L_TRAIN}" if tick == l_train else tick for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick}\n= {L_TRAIN}" if tick == l_train else str(tick) for tick in ticks])
     axes.set(xlabel="position in the sequence (tokens)", ylabel="loss (nats per token)")
     axes.set(xlim=(0, length), ylim=(losses.nll.min() - 0.05, highest))
     _legend(figure)
@@ -132,7 +132,7 @@ def positions(losses: pd.DataFrame) -> Figure:
 
 
 @in_style
-def receptive_field(heads: pd.DataFrame) -> Figure:
+def draw_receptive_field(heads: pd.DataFrame) -> Figure:
     """How far each head looks, from the lines of attention.csv: a number for each head, layers below one another."""
     from matplotlib.ticker import NullLocator
 
@@ -164,7 +164,7 @@ def receptive_field(heads: pd.DataFrame) -> Figure:
 
 
 @in_style
-def attention_map(
+def draw_attention_map(
     weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
 ) -> Figure:
     """Which weights are at least `threshold` (black) or below (yellow), a panel for each head: queries by keys.
@@ -231,12 +231,12 @@ def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -
 
 
 MEASURED = {  # the probe that keeps its numbers, how they are measured, and how they are drawn
-    "positions": ("positions", probes.loss_by_position, positions),
-    "receptive-field": ("attention", probes.receptive_field, receptive_field),
+    "positions": ("positions", probes.loss_by_position, draw_positions),
+    "receptive-field": ("attention", probes.receptive_field, draw_receptive_field),
 }
 
 
-def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
+def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     """The figures of args.names, or all, and their names, each as soon as it is drawn.
 
     Raises ValueError for what is not there.
@@ -252,7 +252,8 @@ def draw(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     for name, (table, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
-            yield name, perplexity(cells if panel == "inference" else cells[cells.inference == "full"], panel, curve)
+            shown = cells if panel == "inference" else cells[cells.inference == "full"]
+            yield name, draw_perplexity(shown, panel, curve)
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; scripts/reproduce.sh {table} makes it")
     if not set(names) <= set(PERPLEXITY):
@@ -274,22 +275,22 @@ def draw_checkpoints(
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
-        probe, measure, figure = MEASURED[name]
+        probe, measure, draw_lines = MEASURED[name]
         refuse_unwritable(results.probe_file(args.folder, probe))
         lines = probes.table(measure, checkpoints, opened)
         results.write_probe(args.folder, probe, lines)
-        yield name, figure(lines)
+        yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
         for row, path in runs(rows).items():
-            figure = row_map(row, *opened(path), data, args.text, args.threshold)
+            figure = draw_map_of_row(row, *opened(path), data, args.text, args.threshold)
             yield MAP + row + ("-text" if args.text else ""), figure
 
 
-def row_map(
+def draw_map_of_row(
     row: str, scorer: FairseqScorer, stream: Tensor, data: Path, text: Optional[str], threshold: Optional[float]
 ) -> Figure:
-    """`attention_map` of a checkpoint's first and last layer, over `text` or what the validation set begins with."""
+    """`draw_attention_map` of a checkpoint's first and last layer, over `text` or the validation set's beginning."""
     dictionary = scorer.task.dictionary
     tokens = encode(text, dictionary, data) if text else inputs_of(stream, scorer.bos)[: 2 * scorer.l_train]
     layers = scorer.attention_inputs(tokens)
@@ -297,4 +298,4 @@ def row_map(
         number + 1: probes.attention_map(*layers[number]).cpu().numpy() for number in sorted({0, len(layers) - 1})
     }
     names = [dictionary[token] for token in tokens] if text and len(tokens) <= MOST_TOKENS else None
-    return attention_map(weights, threshold or 1 / len(tokens), scorer.l_train, methods().get(row, row), names)
+    return draw_attention_map(weights, threshold or 1 / len(tokens), scorer.l_train, methods().get(row, row), names)

@@ -1,4 +1,4 @@
-"""The claims of wavepos_fairseq/curves.py: what its figures show, read off the figures, and what is written."""
+"""The claims of lab/figures/trained.py: what its figures show, read off the figures, and what is written."""
 
 import argparse
 import functools
@@ -35,7 +35,7 @@ def titled(figure):
 
 
 paper_perplexity = functools.lru_cache(maxsize=None)(
-    lambda: curves.perplexity(pd.read_csv(PAPER / "table1.csv"), "inference", "method")
+    lambda: curves.draw_perplexity(pd.read_csv(PAPER / "table1.csv"), "inference", "method")
 )
 
 
@@ -106,7 +106,7 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
         {**base, "method": "NoPE", "seed": 1, "sequence_length": n, "perplexity": p}
         for n, p in [(32, 20.0), (64, float("nan"))]
     ]
-    (axes,) = curves.perplexity(pd.DataFrame(cells), "inference", "method").axes
+    (axes,) = curves.draw_perplexity(pd.DataFrame(cells), "inference", "method").axes
     assert list(lines_of(axes)["ALiBi"].get_ydata()) == [12, 8]
     assert list(lines_of(axes)["NoPE"].get_ydata()) == [20]  # no cell, no point
     (band,) = axes.collections
@@ -117,7 +117,7 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
 def test_a_method_that_table_1_has_no_longer_is_drawn_too():
     line = {"inference": "full", "method": "Mine", "l_train": 64, "sequence_length": 64, "perplexity": 8.0}
     cells = pd.DataFrame([line])
-    (axes,) = curves.perplexity(cells, "inference", "method").axes
+    (axes,) = curves.draw_perplexity(cells, "inference", "method").axes
     assert list(lines_of(axes)["Mine"].get_ydata()) == [8]
 
 
@@ -126,7 +126,7 @@ def test_a_curve_that_would_be_of_two_rows_is_refused():
     cells = pd.DataFrame([{**line, "position": position, "seed": 1} for position in ("abs", "rel")])
     for columns in (cells, cells.drop(columns="seed")):
         with pytest.raises(ValueError, match="two rows have the inference full and the method ALiBi"):
-            curves.perplexity(columns, "inference", "method")
+            curves.draw_perplexity(columns, "inference", "method")
 
 
 def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
@@ -134,7 +134,7 @@ def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
     asked = argparse.Namespace(
         path=None, preset="wikitext2-cpu", folder=results / "wikitext2-cpu", names=["perplexity-table3"]
     )
-    ((_, figure),) = curves.draw(asked)
+    ((_, figure),) = curves.draw_figures(asked)
     panels = titled(figure)
     cells = pd.read_csv(results / "wikitext2-cpu" / "table3.tidy.csv").query("inference == 'full'")
     assert list(panels) == [f"{wavelet}, $L_{{train}}$ = 128" for wavelet in cells.wavelet.unique()]
@@ -158,7 +158,7 @@ def test_positions_are_drawn_at_the_middle_of_their_bins_and_l_train_is_marked()
         [("nope", 8, 40, start, start + 1, 3.0 + start / 40) for start in range(40)],
         columns=["row", "l_train", "sequence_length", "start", "stop", "nll"],
     )
-    (axes,) = curves.positions(table).axes
+    (axes,) = curves.draw_positions(table).axes
     line = lines_of(axes)["NoPE"]
     assert list(line.get_xdata()) == [start + 0.5 for start in range(40)] and list(line.get_ydata()) == list(table.nll)
     (mark,) = [line for line in axes.get_lines() if line.get_label().startswith("_")]
@@ -175,7 +175,7 @@ def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
         ],
         columns="row l_train sequence_length layer head mean_lag lag95 beyond".split(),
     )
-    figure = curves.receptive_field(heads)
+    figure = curves.draw_receptive_field(heads)
     for axes, expected in zip(figure.axes, (heads.lag95, heads.beyond)):
         points = np.concatenate([scatter.get_offsets() for scatter in axes.collections])
         assert list(points[:, 0]) == list(expected)
@@ -188,7 +188,7 @@ def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
 
 def test_a_map_is_black_at_the_threshold_or_more_yellow_below_and_empty_in_the_future():
     weights = np.array([[[1.0, 0, 0], [0.01, 0.99, 0], [0.009, 0.001, 0.99]]])
-    figure = curves.attention_map({3: weights}, 0.01, 2, "Haar")
+    figure = curves.draw_attention_map({3: weights}, 0.01, 2, "Haar")
     (axes,) = figure.axes
     (image,) = axes.get_images()
     assert axes.get_title() == "layer 3, head 1" and "0.01 or more" in figure.texts[0].get_text()
@@ -202,7 +202,7 @@ def test_a_map_is_black_at_the_threshold_or_more_yellow_below_and_empty_in_the_f
 @pytest.mark.parametrize("heads, grid", [(1, (1, 1)), (3, (1, 3)), (6, (2, 4))])
 def test_every_head_of_every_layer_has_a_panel_four_in_a_row_at_most(heads, grid):
     weights = {layer: np.zeros((heads, 2, 2)) for layer in (1, 16)}
-    axes = curves.attention_map(weights, 0.5, 1, "").axes
+    axes = curves.draw_attention_map(weights, 0.5, 1, "").axes
     assert [panel.get_title() for panel in axes] == [
         f"layer {layer}, head {head + 1}" for layer in (1, 16) for head in range(heads)
     ]
@@ -228,7 +228,9 @@ def test_a_text_for_subwords_is_divided_by_the_codes_of_the_data_bin(tmp_path):
 
 @pytest.mark.parametrize("words, numbered", [(63, False), (64, True)])
 def test_the_tokens_of_a_text_are_numbered_where_no_axis_can_hold_them(trained, data_bin, words, numbered):
-    figure = curves.row_map("alibi", *open_checkpoint(trained("alibi"), data_bin), data_bin, "w3 " * words, None)
+    figure = curves.draw_map_of_row(
+        "alibi", *open_checkpoint(trained("alibi"), data_bin), data_bin, "w3 " * words, None
+    )
     ticks = [tick.get_text() for tick in figure.axes[-1].get_xticklabels()]
     assert ticks == (["0", str(L_TRAIN), "65"] if numbered else ["</s>", *["w3"] * 63])
 
@@ -313,7 +315,7 @@ def test_drawn_twice_the_bytes_are_the_same(drawn, folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "figure", [paper_perplexity, lambda: curves.attention_map({1: np.eye(9)[None]}, 0.1, 4, "", list("abcdefghi"))]
+    "figure", [paper_perplexity, lambda: curves.draw_attention_map({1: np.eye(9)[None]}, 0.1, 4, "", list("abcdefghi"))]
 )
 def test_no_text_is_smaller_than_11_points(figure):
     assert min(text.get_fontsize() for text in figure().findobj(Text) if text.get_text()) >= 11
