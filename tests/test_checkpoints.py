@@ -173,6 +173,22 @@ def test_a_torchscript_archive_is_refused(tmp_path):
         unpickling.load(tmp_path / "script.pt")
 
 
+def test_torchscript_that_the_directory_of_the_zip_does_not_show_is_refused(tmp_path, monkeypatch):
+    """By the list of PyTorch's own reader, which torch.load goes by."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
+    monkeypatch.setattr(unpickling, "sound_records", lambda path: {"data.pkl": 1})
+    with pytest.raises(unpickling.Refused, match="TorchScript"):
+        unpickling.load(tmp_path / "script.pt")
+
+
+def test_an_archive_of_nothing_is_refused(tmp_path):
+    with zipfile.ZipFile(str(tmp_path / "empty.pt"), "w"):
+        pass
+    local = b"PK\3\4" + bytes(26)  # a record that the directory does not have
+    (tmp_path / "empty.pt").write_bytes(local + (tmp_path / "empty.pt").read_bytes())
+    assert refusal(tmp_path / "empty.pt")
+
+
 def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
     private = tmp_path / "private"
     private.write_text("")
