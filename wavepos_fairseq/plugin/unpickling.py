@@ -224,7 +224,7 @@ class Unpickler(_PythonsOwn):
 
 
 class _NoDescriptor(io.FileIO):
-    """A file that shows no descriptor, which PyTorch does not read as its first format: a tar, which sets modes of files."""
+    """A file without a descriptor. PyTorch does not try whether it is a tar, its first format, which sets files' modes."""
 
     def fileno(self):
         raise io.UnsupportedOperation("fileno")
