@@ -224,7 +224,7 @@ class Unpickler(_PythonsOwn):
 
 
 class _NoDescriptor(io.FileIO):
-    """A file without a descriptor. PyTorch does not try whether it is a tar, its first format, which sets files' modes."""
+    """A file without a descriptor: PyTorch does not try whether it is a tar, its first format, which sets modes."""
 
     def fileno(self):
         raise io.UnsupportedOperation("fileno")
