@@ -224,7 +224,7 @@ class Unpickler(_PythonsOwn):
 
 
 class _NoDescriptor(io.FileIO):
-    """A file that shows no descriptor: PyTorch then does not try its first format, a tar, which sets files' modes."""
+    """A file without a descriptor: PyTorch does not try whether it is a tar, its first format, which sets modes."""
 
     def fileno(self):
         raise io.UnsupportedOperation("fileno")
