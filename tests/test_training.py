@@ -91,7 +91,7 @@ def data_of(num_shards, data_bin, shards):
 
 
 def test_fairseqs_own_task_is_left_as_it_is_and_gives_the_same_model(train, tmp_path, data_bin):
-    """The two draw the same batches, until a training is resumed in a later epoch, where fairseq 0.12.3 draws others."""
+    """The two draw the same batches, until one resumes in a later epoch, where fairseq 0.12.3 draws others."""
     changes = {**DROPOUT, "--max-update": "24"}
     losses = train(tmp_path / "ours", changes)
     assert train(tmp_path / "theirs", {**changes, "--task": "language_modeling"}) == losses
