@@ -400,6 +400,12 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
     assert not (tmp_path / "result.json").exists()
 
 
+def test_options_that_are_kept_as_a_namespace_and_are_not_the_models_do_not_matter(trained, data_bin, tmp_path):
+    state = unpickling.load(trained("alibi"))
+    state["cfg"]["optimizer"] = argparse.Namespace(_name="sgd", momentum=0.9)
+    assert run(data_bin, save(state, tmp_path / "state.pt")) == 0
+
+
 def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained, data_bin, tmp_path):
     state = unpickling.load(trained("alibi"))
     state["cfg"]["task"]["seed"] = "${common.seed}"
