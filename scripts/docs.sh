@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the documentation as a site, which loads nothing from a network: site/index.html.
+# Builds the documentation as a site that needs no network: site/index.html.
 #
 #   scripts/docs.sh [--site-dir DIR]      (default: site)
 #
-# A warning fails it: a link or an anchor that is not there, say. The pages can be read as files; their search needs a
+# Any warning fails the build, a broken link for example. The pages can be read as files; only their search needs a
 # server (python -m http.server -d site).
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 

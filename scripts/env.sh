@@ -1,5 +1,5 @@
-# Each script begins with it: bash, its errors, its help, where the project is (ROOT), which Python runs it (PYTHON, unless
-# it is given), and how the environment .venv is made. Up to the exec it is any shell's, for "sh scripts/train.sh".
+# Every script sources this first. It runs the script in bash, prints its help, finds the project (ROOT) and the Python
+# (PYTHON, unless it is set), and can make the environment .venv. Up to the exec any shell can read it: sh scripts/train.sh
 # shellcheck shell=bash
 [ -n "${BASH_VERSION:-}" ] || exec bash "${ZSH_ARGZERO:-$0}" "$@"
 set -euo pipefail

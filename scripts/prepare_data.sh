@@ -5,9 +5,9 @@
 #
 #   wikitext-103, wikitext-2  downloaded; or --from a folder with wiki.{train,valid,test}.tokens, a zip or its URL
 #   demo                      the documentation of Python's standard library; needs no network
-#   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised as WikiText is; --bpe N: subwords
+#   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
 #
-# The data-bin becomes DIR/NAME (default: data/NAME in the project). It appears whole or not at all.
+# The data-bin is DIR/NAME (default: data/NAME in the project). It is written completely or not at all.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq prepare "$@"

@@ -1,9 +1,9 @@
-"""A Python module as a process that ends when the one that started it does, however that ends.
+"""Runs a Python module in a process that ends with its parent, however that ends.
 
     python wavepos_fairseq/common/child.py PID MODULE [ARGUMENT ...]
 
-PID is the process that starts it. What the module sees is what ``python -m MODULE ARGUMENT ...`` gives it. Run as a
-file, for as ``-m wavepos_fairseq.common.child`` it would import the package before fairseq's --user-dir does.
+PID is the parent. The module runs as under ``python -m MODULE ARGUMENT ...``. This file is run by its path, because
+``-m wavepos_fairseq.common.child`` would import the package before fairseq's --user-dir does.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with(parent: int) -> None:
-    """Kills this process once `parent`, the one that started it, has ended.
+    """Kills this process once its parent has ended.
 
-    Linux does that at once; elsewhere a thread looks every second, as long as Python lets it.
+    Linux does so at once. Elsewhere a thread checks every second, as long as Python lets it run.
     """
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(1, signal.SIGKILL):  # PR_SET_PDEATHSIG; 0 where it is set
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

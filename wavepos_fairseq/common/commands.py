@@ -1,4 +1,4 @@
-"""What the commands have in common: a parser, one line where there is no fairseq, and work that needs no reader."""
+"""What the commands share: parsers, one-line errors for missing packages, and output that may fail."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, NoReturn, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
-    """A parser that says the first line of a module's docstring, where ``python -OO`` has left one."""
+    """A parser with the first line of a module's docstring, if ``python -OO`` has not removed it."""
     return argparse.ArgumentParser(description=doc and doc.splitlines()[0], **options)
 
 
@@ -29,7 +29,7 @@ def parse_lengths(text: str) -> List[int]:
 
 
 def require_fairseq() -> None:
-    """Ends a command with status 2 and one line where there is no fairseq."""
+    """Ends a command with status 2 and one line if fairseq is not installed."""
     if _is_missing("fairseq"):
         _end(
             f"this needs fairseq, which this Python {platform.python_version()} does not have; pip installs one with "
@@ -38,7 +38,7 @@ def require_fairseq() -> None:
 
 
 def require_lab(*modules: str) -> None:
-    """Ends a command with status 2 and one line where a module is missing that comes with the extra ``lab``."""
+    """Ends a command with status 2 and one line if a module of the extra ``lab`` is missing."""
     for module in modules:
         if _is_missing(module):
             _end(f'this needs {module}: pip install "wavepos-fairseq[lab]"')
@@ -55,7 +55,7 @@ def _end(why: str) -> NoReturn:
 
 
 class _Unfailing:
-    """A stream to which printing never fails: it may be closed, its reader gone or its disk full."""
+    """A stream to which printing never fails, even if it is closed, its reader is gone or its disk is full."""
 
     def __init__(self, stream):
         self.stream = stream  # None where the process was started without it
@@ -75,7 +75,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def progress_fails_nothing() -> Iterator[None]:
-    """Within, what cannot be printed is left out, and the work goes on."""
+    """Within, output that cannot be printed is dropped, and the work goes on."""
     streams = (sys.stdout, sys.stderr)
     try:
         with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):

@@ -6,7 +6,7 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def prefixing_errors(what: str) -> Iterator[None]:
-    """Whatever is raised within (fairseq's errors are of any kind) becomes a ValueError of one line, `what` first."""
+    """Turns any error raised within (fairseq's have any type) into a ValueError of one line that begins with `what`."""
     try:
         yield
     except (Exception, SystemExit) as error:  # the latter where options are checked as they are parsed

@@ -1,4 +1,4 @@
-"""Where files lie, how their paths are shown, and how they are read and written: whole or not at all."""
+"""Where files are, how their paths are shown, and how they are read and written: completely or not at all."""
 
 import contextlib
 import errno
@@ -21,16 +21,16 @@ _SECONDS_TO_WRITE = 3600  # the most that any writer takes, on whatever machine 
 
 
 def shown_path(path: Path) -> str:
-    """`path` seen from the project's root where it lies below: what is recorded names no folder of this machine."""
+    """`path` relative to the project's root if it is inside, so that records name no folder of this machine."""
     path = path.resolve()
     return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
 def write_whole(path: Path, content: Union[str, bytes]) -> None:
-    """Writes a whole file or none: under another name first, then renamed. What killed writers left is removed.
+    """Writes a file completely or not at all: under another name, then renamed. Removes what killed writers left.
 
-    A symbolic link stays, and the file that it leads to is written; a file that is there keeps its mode. What is no
-    regular file, a device or a pipe, is written to where it stands, and so is what this process prints to.
+    A symbolic link stays, and its target is written. An existing file keeps its mode. A device, a pipe and the file
+    that this process prints to are written directly.
     """
     data = content.encode() if isinstance(content, str) else content
     with _naming(path):
@@ -46,7 +46,7 @@ def write_whole(path: Path, content: Union[str, bytes]) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """OSError where the file, and the folders to it, could not be made, as far as that can be told; makes nothing."""
+    """Raises OSError if the file or its folders could not be created, as far as is known. Creates nothing."""
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -58,7 +58,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Optional[Any]:
-    """What the file holds, None where there is none; ValueError where it is no JSON, or no object with these keys."""
+    """The file's content, None if there is no file. Raises ValueError unless it is JSON, an object with these keys."""
     if not path.is_file():
         return None
     try:
@@ -72,7 +72,7 @@ def read_json(path: Path, *keys: str) -> Optional[Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a whole file or none (see `write_whole`), in a folder that is made where there is none."""
+    """Writes a file completely or not at all (see `write_whole`). Creates its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
 

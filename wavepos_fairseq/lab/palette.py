@@ -1,7 +1,7 @@
 """How a curve looks, the same in every figure, page and plot: a colour, a dash and a marker by its name.
 
-The colours are Okabe and Ito's, but those that cannot be seen on white or on black. Curves can be told apart without
-colour, too.
+The colours are Okabe and Ito's, without those that are invisible on white or on black. Curves also differ without
+colour.
 """
 
 from typing import Dict, Iterable, NamedTuple, Tuple
@@ -27,7 +27,7 @@ def methods() -> Dict[str, str]:
 
 
 def looks(names: Iterable[str]) -> Dict[str, Look]:
-    """Each name's look: up to 28, any two of colour, dash and marker tell all of them apart."""
+    """Each name's look. Up to 28 names differ in any two of colour, dash and marker."""
     return {
         name: Look(COLOURS[number % 7], DASHES[(number + number // 7) % 7], MARKERS[number // 7 % 4])
         for number, name in enumerate(dict.fromkeys(names))
@@ -35,5 +35,5 @@ def looks(names: Iterable[str]) -> Dict[str, Look]:
 
 
 def looks_of_methods(others: Iterable[str] = ()) -> Dict[str, Look]:
-    """The looks of Table 1's methods, whatever others there are besides."""
+    """The looks of Table 1's methods, which do not depend on the others."""
     return looks([*methods().values(), *others])

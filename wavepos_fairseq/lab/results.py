@@ -22,11 +22,11 @@ PROBES = {"attention": ATTENTION, "positions": POSITIONS}
 _NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
 _WHILE_MADE = ["seed", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
-"""What no label may be called: the columns that stand beside the labels."""
+"""Names that no label may have: the columns beside the labels."""
 
 
 def refuse_table_name(what: str, name: str) -> None:
-    """ValueError unless the files of a table called `name` are its own in a results folder."""
+    """Raises ValueError if a table called `name` would share its files with something else in a results folder."""
     if name in (*PROBES, "claims") or name.endswith((".tidy", ".manifest")):
         raise ValueError(f"{what} {name!r}: its files in a results folder would be those of something else")
 
@@ -54,15 +54,15 @@ def write_table(
 
 
 def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
-    """What a table was made from; empty where that is not there."""
+    """How a table was made; empty if that is not recorded."""
     return read_json(table_files(folder, table)[3]) or {}
 
 
 def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
     """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high.
 
-    labels: columns that must be there besides. Older tables lack a seed, which is 1, or the 95% interval, which is NaN.
-    None where there is no such table; ValueError where a column is missing or a cell is there twice.
+    labels: further required columns. Older tables lack the seed, which is 1, or the 95% interval, which is NaN. Returns
+    None if there is no such table. Raises ValueError if a column is missing or a cell appears twice.
     """
     folders = [folder, PAPER] if folder.name == PAPER.name else [folder]
     paths = [place / f"{table}{ending}" for place in folders for ending in (".tidy.csv", ".csv")]
@@ -96,9 +96,9 @@ def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perple
 
 
 def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
-    """The lines of ``attention`` or ``positions``; None where there are none.
+    """The lines of ``attention`` or ``positions``, None if they were not measured.
 
-    columns: those that must be there (default: all of the probe's); ValueError where one is missing.
+    columns: the required ones (default: all of the probe's). Raises ValueError if one is missing.
     """
     path = probe_file(folder, probe)
     return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
@@ -114,7 +114,7 @@ def probe_file(folder: Path, probe: str) -> Path:
 
 
 def read_claims(folder: Path) -> List[Dict[str, Any]]:
-    """The judged claims; none where they were not judged."""
+    """The judged claims, none if there are none yet."""
     return read_json(folder / "claims.json") or []
 
 
@@ -124,7 +124,7 @@ def write_claims(folder: Path, judged: List[Dict[str, Any]], markdown: str) -> N
 
 
 def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
-    """A CSV with these columns, texts as they stand and numbers as numbers; ValueError where it is none."""
+    """A CSV with these columns; texts stay unchanged, numbers become numbers. Raises ValueError if it is invalid."""
     import pandas as pd
 
     try:

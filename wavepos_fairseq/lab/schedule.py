@@ -1,4 +1,4 @@
-"""Several runs, made side by side here or as jobs of Slurm; what came of each."""
+"""Makes several runs side by side, here or as jobs of Slurm, and collects their outcomes."""
 
 import functools
 import math
@@ -17,9 +17,9 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """A line every few seconds: which run, how far it is, its loss, and the time left for all.
+    """Prints a line every few seconds: a run, its update and loss, and the time left for all runs.
 
-    max_updates: the last update of each run that is to be made.
+    max_updates: the last update of each run.
     """
 
     def __init__(self, max_updates: Dict[str, int]):
@@ -54,9 +54,9 @@ Outcome = Union[Dict[str, Any], str]
 
 
 def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
-    """What came of each run, made where it was not done yet, `jobs` at a time; "failed" where it failed.
+    """Makes the runs that are not done, `jobs` at a time. Returns the outcome of each; "failed" if it failed.
 
-    refused: why rows are not run, by their names (see `refusals`).
+    refused: the rows that are not run, by name, with the reasons (see `experiments.refusals`).
     """
     outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
@@ -98,9 +98,9 @@ def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outco
 
 
 def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
-    """For each of the jobs that run side by side, the environment that gives it threads and GPUs of its own.
+    """For each of the jobs side by side, the environment with its share of threads and GPUs.
 
-    Raises ValueError where there are fewer than jobs x gpus GPUs that this process sees.
+    Raises ValueError if this process sees fewer than jobs x gpus GPUs.
     """
     shares = [{"OMP_NUM_THREADS": str(threads_of(jobs * processes))} for _ in range(jobs)]
     if gpus and jobs > 1:
@@ -154,9 +154,9 @@ def _print_failure(label: str, why: Any) -> None:
 
 
 def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
-    """What is known of each run, and printed, before any is made; "failed" for those that are to be made.
+    """Prints and returns what is known of each run beforehand; "failed" stands for those that must be made.
 
-    One of whose files is not sound is "broken", and stays as it is; ValueError for one trained with other options.
+    A run with an invalid file is "broken" and stays as it is. Raises ValueError if one was trained with other options.
     """
     outcomes: List[Outcome] = []
     for number, run in enumerate(runs, 1):

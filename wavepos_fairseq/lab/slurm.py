@@ -1,7 +1,7 @@
 """Tasks as one job array of Slurm, through submitit.
 
-A task is a callable that trains and evaluates one run; called again, it goes on from its last checkpoint. A job that is
-preempted, requeued or at its time limit is stopped with all its processes, and its task called again.
+A task is a callable that trains and evaluates one run. Called again, it continues from its last checkpoint. When a job
+is preempted, requeued or at its time limit, all its processes are stopped and its task is called again.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _RESOURCES = [
 
 
 def refuse_without_cluster() -> None:
-    """ValueError unless Slurm is here and answers."""
+    """Raises ValueError unless Slurm is installed and answers."""
     if shutil.which("sbatch") is None:
         raise ValueError("--launcher slurm: there is no sbatch on the PATH here; accepted is --launcher local")
     _states("")
 
 
 def refuse_resources(resources: Mapping[str, Any]) -> None:
-    """ValueError unless these are parameters that `submit` knows, and timeout_min is among them."""
+    """Raises ValueError unless `submit` knows these parameters and timeout_min is among them."""
     unknown = sorted(set(resources) - set(_RESOURCES))
     if unknown:
         raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
@@ -46,12 +46,12 @@ def refuse_resources(resources: Mapping[str, Any]) -> None:
 
 
 def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mapping[str, Any]) -> Dict[str, submitit.Job]:
-    """Submits the tasks as one job array called `name`, and gives their jobs by the tasks' names.
+    """Submits the tasks as one job array called `name`. Returns their jobs by the tasks' names.
 
-    Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: where
-    submitit keeps its pickles and logs, on a disk that all nodes see. resources: submitit's parameters for Slurm, say
+    Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: submitit's
+    pickles and logs, on a disk that all nodes share. resources: submitit's parameters for Slurm, for example
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
-    Raises ValueError for others, and where Slurm refuses (see `refuse_without_cluster`).
+    Raises ValueError for unknown parameters, and if Slurm refuses (see `refuse_without_cluster`).
     """
     import submitit
     from submitit.core.utils import FailedJobError
@@ -73,7 +73,7 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
 
 
 def _states(name: str) -> Dict[str, str]:
-    """Slurm's word for the state of each of the user's jobs called `name` that has not ended, by its id."""
+    """Slurm's states of the user's jobs called `name` that have not ended, by their ids."""
     command = ["squeue", "--me", "--name", name, "--array", "--noheader", "--format=%i %T"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -91,8 +91,8 @@ class _Resumable:
     def __call__(self) -> Any:
         """The task's result.
 
-        Slurm signals all processes of a job, so that the task fails with the training that it started. Such a failure
-        is none: it must not end the job, which Slurm is about to requeue or to kill.
+        Slurm signals all processes of a job, so the task fails together with its training. That failure must not end
+        the job, which Slurm is about to requeue or to kill.
         """
         ending = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ending.set())
@@ -104,7 +104,7 @@ class _Resumable:
             raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit requeues on its signal, USR2: the same task, once the processes that it started have ended."""
+        """What submitit requeues on its signal, USR2: the same task, after the processes that it started have ended."""
         from submitit.helpers import DelayedSubmission
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -116,9 +116,9 @@ class _Resumable:
 
 
 def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Optional[str]]]:
-    """Waits for the jobs that `submit` gave under `name`: each task's name as it ends, and why it failed, or None.
+    """Waits for the jobs that `submit` returned. Yields each task's name as it ends, and why it failed, or None.
 
-    Prints every change of a job's state, and when interrupted, how to come back: the jobs go on.
+    Prints every change of a job's state. When interrupted, the jobs go on, and it prints how to come back.
     """
     waiting = dict(jobs)
     shown: Dict[str, str] = {}
@@ -139,7 +139,7 @@ def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Op
 
 
 def _states_of(jobs: Mapping[str, submitit.Job], name: str) -> Dict[str, str]:
-    """By the tasks' names; none where Slurm is too busy to answer."""
+    """The jobs' states by the tasks' names; none if Slurm is too busy to answer."""
     try:
         states = _states(name)
     except ValueError:
