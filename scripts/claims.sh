@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Judges the paper's statements (configs/claims.yaml) on a preset's tables: RESULTS/PRESET/claims.md and claims.json.
+# Judges the paper's statements (configs/claims.yaml) on the tables of a preset: RESULTS/PRESET/claims.md and
+# claims.json.
 #
 #   scripts/claims.sh --preset PRESET [--results DIR]      scripts/claims.sh --preset wikitext2-cpu
 #

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the documentation as a site that loads nothing from a network: site/index.html.
+# Builds the documentation as a site that needs no network: site/index.html.
 #
 #   scripts/docs.sh [--site-dir DIR]      (default: site)
 #
-# Any warning fails the build, for example a broken link or anchor. The pages can be opened as files, but their search
-# needs a server (python -m http.server -d site).
+# Any warning fails the build, a broken link for example. The pages can be read as files; only their search needs a
+# server (python -m http.server -d site).
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 export NO_MKDOCS_2_WARNING=1 # the theme warns about a later mkdocs than the pinned one

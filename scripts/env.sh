@@ -1,5 +1,5 @@
-# Each script sources this file. It sets up bash and its error handling, prints the help, sets ROOT (the project) and
-# PYTHON (unless it is given), and makes .venv. Any shell can run it up to the exec, for "sh scripts/train.sh".
+# Every script sources this first. It runs the script in bash, prints its help, finds the project (ROOT) and the Python
+# (PYTHON, unless it is set), and can make the environment .venv. Up to the exec any shell can read it: sh scripts/train.sh
 # shellcheck shell=bash
 [ -n "${BASH_VERSION:-}" ] || exec bash "${ZSH_ARGZERO:-$0}" "$@"
 set -euo pipefail

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Draws figures as SVG and PNG: of formulas or, with --preset or --path, of trained models.
+# Draws figures as SVG and PNG: of the formulas, or with --preset or --path of trained models.
 #
 #   scripts/figures.sh [--output DIR] [NAME ...]                  scripts/figures.sh figure4 basis-ricker
 #   scripts/figures.sh --preset PRESET [NAME ...]                 scripts/figures.sh --preset wikitext2-cpu positions
 #   scripts/figures.sh --path CHECKPOINT --data DIR [NAME ...]    any checkpoint that the evaluation takes
 #
-#   --output DIR    folder of the formulas' figures (default: results/figures)
+#   --output DIR    where the formulas' figures go (default: results/figures)
 #
-# Without a NAME, all figures of formulas are drawn: figure4, figure5, figure6, figure9, figure10, basis-ricker,
-# basis-gaussian, basis-morlet, basis-haar, basis-db4, singular-values. Each call gives the same bytes.
+# Without a NAME it draws all of them: figure4, figure5, figure6, figure9, figure10, basis-ricker, basis-gaussian,
+# basis-morlet, basis-haar, basis-db4, singular-values. The files are the same bytes every time.
 #
-#   --preset PRESET    preset whose tables and finished runs are drawn; paper: the paper's own tables
-#   --runs DIR         folder of the runs (default: runs)
-#   --results DIR      folder of the tables (default: results); the figures go to RESULTS/PRESET/figures
+#   --preset PRESET    draws this preset's tables and finished runs; paper: the paper's own tables
+#   --runs DIR         where the runs are (default: runs)
+#   --results DIR      where the tables are (default: results); the figures go to RESULTS/PRESET/figures
 #   --data DIR         data-bin folder (default: data/CORPUS)
-#   --path CHECKPOINT  one model: a row named after the checkpoint's folder, with the results folder RESULTS/ROW
-#   --position-encoding, --trust-checkpoint    as for python -m wavepos_fairseq.evaluation
-#   --text TEXT        attention-ROW shows this text instead of the start of the validation set
+#   --path CHECKPOINT  draws one model; its row has the name of the checkpoint's folder, its figures go to RESULTS/ROW
+#   --position-encoding, --trust-checkpoint    as in python -m wavepos_fairseq.evaluation
+#   --text TEXT        attention-ROW shows this text instead of the validation set's beginning
 #   --threshold W      attention-ROW is black at weights of W or more (default: 1 / number of tokens)
 #
-# Without a NAME, all figures of the preset are drawn: perplexity and perplexity-table3 from the tables; positions and
-# receptive-field from Table 1's finished runs (their numbers go to RESULTS/PRESET/positions.csv and attention.csv); and
-# attention-ROW for alibi, ricker, rope-10k and nope.
+# Without a NAME it draws perplexity and perplexity-table3 from the tables, positions and receptive-field from Table 1's
+# finished runs (their numbers go to RESULTS/PRESET/positions.csv and attention.csv), and attention-ROW for alibi,
+# ricker, rope-10k and nope.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq figures "$@"

@@ -7,7 +7,7 @@
 #   demo                      the documentation of Python's standard library; needs no network
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
 #
-# The data-bin folder is DIR/NAME (default: data/NAME in the project). It appears whole or not at all.
+# The data-bin is DIR/NAME (default: data/NAME in the project). It is written completely or not at all.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq prepare "$@"

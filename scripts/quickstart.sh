@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs everything once, at a small size: installs into .venv, prepares the demo corpus, reproduces Table 1 on it and
-# prints the table. Needs Python 3.11 (or 3.12 or 3.8), a package index, and at most ten minutes on two cores.
+# Does everything once, at a small size: installs into .venv, prepares the demo corpus, reproduces Table 1 and prints
+# it. It needs Python 3.11, 3.12 or 3.8, a package index, and at most ten minutes on two cores.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 no_arguments "$@"
 cd "$ROOT"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Writes a preset's results as one HTML page: curves, tables, figures, claims, and how they were made.
+# Writes one HTML page with a preset's curves, tables, figures and claims, and how they were made.
 #
 #   scripts/report.sh --preset PRESET [options]       scripts/report.sh --preset wikitext2-cpu
 #
-#   --results DIR    folder of the results, with a folder for each preset (default: results)
-#   --output FILE    the page (default: report.html in the preset's results)
+#   --results DIR    the preset's results are in DIR/PRESET (default: results)
+#   --output FILE    where the page goes (default: report.html in that folder)
 #
-# The page leaves out missing parts and says which command makes them. It needs no network.
+# The page leaves out what does not exist yet, and names the command that makes it. It needs no network.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq report "$@"

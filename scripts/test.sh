@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs ruff, mypy and pytest; makes .venv if needed. Arguments go to pytest: scripts/test.sh -k alibi
+# Runs ruff, mypy and pytest, in a .venv that it makes if needed. Arguments go to pytest: scripts/test.sh -k alibi
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 cd "$ROOT"
 

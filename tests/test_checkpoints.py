@@ -173,6 +173,22 @@ def test_a_torchscript_archive_is_refused(tmp_path):
         unpickling.load(tmp_path / "script.pt")
 
 
+def test_torchscript_that_the_directory_of_the_zip_does_not_show_is_refused(tmp_path, monkeypatch):
+    """By the list of PyTorch's own reader, which torch.load goes by."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
+    monkeypatch.setattr(unpickling, "sound_records", lambda path: {"data.pkl": 1})
+    with pytest.raises(unpickling.Refused, match="TorchScript"):
+        unpickling.load(tmp_path / "script.pt")
+
+
+def test_an_archive_of_nothing_is_refused(tmp_path):
+    with zipfile.ZipFile(str(tmp_path / "empty.pt"), "w"):
+        pass
+    local = b"PK\3\4" + bytes(26)  # a record that the directory does not have
+    (tmp_path / "empty.pt").write_bytes(local + (tmp_path / "empty.pt").read_bytes())
+    assert refusal(tmp_path / "empty.pt")
+
+
 def test_an_archive_of_pytorchs_first_format_changes_no_file(tmp_path):
     private = tmp_path / "private"
     private.write_text("")
@@ -382,6 +398,12 @@ def test_what_omegaconf_would_look_up_elsewhere_is_refused(
     said = capsys.readouterr()
     assert "asks for the interpolation " + text in said.err and "hunter2" not in said.err + said.out
     assert not (tmp_path / "result.json").exists()
+
+
+def test_options_that_are_kept_as_a_namespace_and_are_not_the_models_do_not_matter(trained, data_bin, tmp_path):
+    state = unpickling.load(trained("alibi"))
+    state["cfg"]["optimizer"] = argparse.Namespace(_name="sgd", momentum=0.9)
+    assert run(data_bin, save(state, tmp_path / "state.pt")) == 0
 
 
 def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained, data_bin, tmp_path):

@@ -1029,4 +1029,4 @@ def test_script_passes_its_arguments_on_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=str(tmp_path), env=environment, stdout=subprocess.PIPE, check=True)
     where, *arguments = done.stdout.decode().splitlines()
     assert where == str(tmp_path)
-    assert arguments == ["-m", "wavepos_fairseq.data", "--dest", f"{project}/data", *command[2:]]
+    assert arguments == ["-m", "wavepos_fairseq", "prepare", *command[2:]]

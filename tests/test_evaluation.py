@@ -234,7 +234,7 @@ def test_other_options_are_those_of_fairseq_eval_lms_model_overrides_and_recorde
         ),
         ("{'_name': 'transformer_lm'}", "--model-overrides: _name is no option of a transformer_lm_wavelet"),
         ("{'rope_theta': 'many'}", "--model-overrides: rope_theta: Value 'many'"),
-        ("{'wavelet': 'haar'}", "--wavelet is given, but --position-encoding rope does not read it"),
+        ("{'wavelet': 'haar'}", "--wavelet 'haar' is given, but --position-encoding 'rope' does not read it"),
         ("{'decoder_layers': 3}", "Missing key(s) in state_dict"),
         ("{'rope_theta': [1]}", "argument --model-overrides: \"{'rope_theta': [1]}\" is no dict of options"),
         ("rope_theta=1", "argument --model-overrides: 'rope_theta=1' is no dict of options"),

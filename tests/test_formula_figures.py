@@ -1,4 +1,4 @@
-"""The claims of wavepos_fairseq/figures.py: what each curve and cell shows, spelled again with numpy and PyWavelets."""
+"""The claims of lab/figures/formulas.py: what each curve and cell shows, spelled again with numpy and PyWavelets."""
 
 import functools
 import os

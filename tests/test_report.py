@@ -1,4 +1,4 @@
-"""The page of wavepos_fairseq/report.py, read back: every number against the CSVs, and what a browser makes of it."""
+"""The page of lab/report.py, read back: every number against the CSVs, and what a browser makes of it."""
 
 import base64
 import html.parser

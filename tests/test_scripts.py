@@ -235,14 +235,15 @@ def test_an_unknown_option_is_status_2_and_named_in_the_last_line(tmp_path):
 def test_all_scripts_work_in_folders_with_spaces_and_other_letters_and_take_paths_from_where_one_stands(tmp_path):
     pytest.importorskip("fairseq")
     project = project_with(tmp_path / "my projéct, ü=1", f'exec {sys.executable} "$@"')
-    for name in ("wavepos_fairseq", "configs"):
-        shutil.copytree(str(ROOT / name), str(project / name), ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("wavepos_fairseq", "configs", "results/paper"):
+        left_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(str(ROOT / name), str(project / name), symlinks=True, ignore=left_out)
     preset = yaml.safe_load((ROOT / "configs/presets/demo.yaml").read_text(encoding="utf-8"))
     preset.update(corpus="text", l_train=32, lengths=[32, 64], tokens_per_update=64, tokens_per_device=64)
     preset["train"].update({"max-update": 2, "warmup-updates": 1, "log-interval": 1})
     preset["train"].update({"adaptive-softmax-cutoff": "10,20", "adaptive-input-cutoff": "10,20"})
     (project / "configs/presets/tiny.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
-    rows = {"ricker": {"method": "Wavelet Ricker", "options": "--position-encoding wavelet --wavelet ricker"}}
+    rows = {"ricker": {"labels": {"method": "Wavelet Ricker"}, "position": {"name": "wavelet", "wavelet": "ricker"}}}
     (project / "configs/tables/tiny.yaml").write_text(yaml.safe_dump({"title": "Tiny", "rows": rows}), encoding="utf-8")
     here = tmp_path / "où l'on est"
     (here / "mon texte").mkdir(parents=True)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 
+import fairseq
 import pytest
 import torch
 from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, preprocess, run_module, synthetic_text
@@ -90,7 +91,7 @@ def data_of(num_shards, data_bin, shards):
 
 
 def test_fairseqs_own_task_is_left_as_it_is_and_gives_the_same_model(train, tmp_path, data_bin):
-    """The two draw the same batches, until a training is resumed in a later epoch: there ours go on as before."""
+    """The two draw the same batches, until one resumes in a later epoch, where fairseq 0.12.3 draws others."""
     changes = {**DROPOUT, "--max-update": "24"}
     losses = train(tmp_path / "ours", changes)
     assert train(tmp_path / "theirs", {**changes, "--task": "language_modeling"}) == losses
@@ -99,7 +100,8 @@ def test_fairseqs_own_task_is_left_as_it_is_and_gives_the_same_model(train, tmp_
     for name, task in (("ours", "language_modeling_wavepos"), ("theirs", "language_modeling")):
         resumed = train(tmp_path / name, {**changes, "--max-update": "30", "--task": task})
         assert min(resumed) == 25
-        assert (resumed == {update: whole[update] for update in resumed}) == (name == "ours")
+        goes_on = name == "ours" or fairseq.__version__ == "0.12.2"
+        assert (resumed == {update: whole[update] for update in resumed}) == goes_on
 
 
 @pytest.mark.parametrize("case", EPOCHS)

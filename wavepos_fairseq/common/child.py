@@ -1,8 +1,8 @@
-"""Runs a Python module as a process that ends when its parent ends, however the parent ends.
+"""Runs a Python module in a process that ends with its parent, however that ends.
 
     python wavepos_fairseq/common/child.py PID MODULE [ARGUMENT ...]
 
-PID is the parent process. The module sees what ``python -m MODULE ARGUMENT ...`` would give it. This is run as a file:
+PID is the parent. The module runs as under ``python -m MODULE ARGUMENT ...``. This file is run by its path, because
 ``-m wavepos_fairseq.common.child`` would import the package before fairseq's --user-dir does.
 """
 
@@ -18,9 +18,9 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with(parent: int) -> None:
-    """Kills this process once its parent process `parent` has ended.
+    """Kills this process once its parent has ended.
 
-    Linux kills it at once. Elsewhere a thread checks every second, as long as Python lets it run.
+    Linux does so at once. Elsewhere a thread checks every second, as long as Python lets it run.
     """
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(1, signal.SIGKILL):  # PR_SET_PDEATHSIG; 0 if set
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

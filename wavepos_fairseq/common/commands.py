@@ -1,4 +1,4 @@
-"""Shared by the commands: a parser, one-line errors for missing packages, and output that may fail without harm."""
+"""What the commands share: parsers, one-line errors for missing packages, and output that may fail."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, NoReturn, Optional
 
 
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
-    """A parser that shows the first line of a module's docstring (``python -OO`` strips docstrings)."""
+    """A parser with the first line of a module's docstring, if ``python -OO`` has not removed it."""
     return argparse.ArgumentParser(description=doc and doc.splitlines()[0], **options)
 
 
@@ -75,7 +75,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def progress_fails_nothing() -> Iterator[None]:
-    """Inside this context, output that cannot be printed is dropped and the work goes on."""
+    """Within, output that cannot be printed is dropped, and the work goes on."""
     streams = (sys.stdout, sys.stderr)
     try:
         with contextlib.redirect_stdout(_Unfailing(sys.stdout)), contextlib.redirect_stderr(_Unfailing(sys.stderr)):

@@ -6,7 +6,7 @@ from typing import Iterator
 
 @contextlib.contextmanager
 def prefixing_errors(what: str) -> Iterator[None]:
-    """Turns any error raised inside (fairseq raises all kinds) into a one-line ValueError that begins with `what`."""
+    """Turns any error raised within (fairseq's have any type) into a ValueError of one line that begins with `what`."""
     try:
         yield
     except (Exception, SystemExit) as error:  # SystemExit: argparse checks options as it parses

@@ -1,4 +1,4 @@
-"""Where files are, how their paths are shown, and how they are read and written: whole or not at all."""
+"""Where files are, how their paths are shown, and how they are read and written: completely or not at all."""
 
 import contextlib
 import errno
@@ -21,16 +21,16 @@ _SECONDS_TO_WRITE = 3600  # an upper bound for any writer, on any machine that s
 
 
 def shown_path(path: Path) -> str:
-    """`path` relative to the project's root if it is below it, so that records name no folder of this machine."""
+    """`path` relative to the project's root if it is inside, so that records name no folder of this machine."""
     path = path.resolve()
     return str(path.relative_to(ROOT)) if ROOT in path.parents else str(path)
 
 
 def write_whole(path: Path, content: Union[str, bytes]) -> None:
-    """Writes the whole file or nothing: writes another file, then renames it. Removes what killed writers left.
+    """Writes a file completely or not at all: under another name, then renamed. Removes what killed writers left.
 
-    A symbolic link stays, and its target is written. An existing file keeps its mode. Devices, pipes and the file that
-    this process prints to are written in place.
+    A symbolic link stays, and its target is written. An existing file keeps its mode. A device, a pipe and the file
+    that this process prints to are written directly.
     """
     data = content.encode() if isinstance(content, str) else content
     with _naming(path):
@@ -46,7 +46,7 @@ def write_whole(path: Path, content: Union[str, bytes]) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raises OSError if the file or its folders could not be made, as far as can be told; makes nothing."""
+    """Raises OSError if the file or its folders could not be created, as far as is known. Creates nothing."""
     with _naming(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -58,7 +58,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Optional[Any]:
-    """The file's content, None if it does not exist; raises ValueError unless it is JSON, an object with these keys."""
+    """The file's content, None if there is no file. Raises ValueError unless it is JSON, an object with these keys."""
     if not path.is_file():
         return None
     try:
@@ -72,7 +72,7 @@ def read_json(path: Path, *keys: str) -> Optional[Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes the whole file or nothing (see `write_whole`); makes its folder."""
+    """Writes a file completely or not at all (see `write_whole`). Creates its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Schemas of data files: each key with what it accepts, in words for the user and as a test."""
+"""Checks of mappings that were read from files: the keys, and what each accepts, in words and as a test."""
 
 import contextlib
 import shlex

@@ -2,8 +2,8 @@
 
     python -m wavepos_fairseq.lab.alibi_release 512
 
-Press et al. (2022) trained them with the hyperparameters of the paper's rows. The release gives no checksums, so only
-the file's length and, in PyTorch's newer format, the checksums inside show that it is whole. Its SHA-256 is printed.
+Press et al. (2022) trained them with the hyperparameters of the paper's rows. The release gives no checksums. The
+file's length, and the checksums inside PyTorch's newer format, show that it is complete; its SHA-256 is printed.
 """
 
 import json
@@ -30,7 +30,7 @@ CELL = ["inference", "l_train", "sequence_length"]
 
 
 def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
-    """The model trained at `l_train`: the local copy or a download from `MIRRORS`; raises DataError without either."""
+    """The model trained at `l_train`: the local copy, or a download from `MIRRORS`. DataError if neither exists."""
     name = f"alibi_wt103_L{l_train}.pt"
     if copy is None:
         urls = [f"{mirror}{name}" for mirror in MIRRORS]
@@ -49,7 +49,7 @@ def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
 
 
 def check_format(path: Path) -> None:
-    """Raises DataError unless torch.save wrote the file, in its format or that before 1.6; unpickles nothing."""
+    """DataError unless torch.save wrote the file, in its format or the one before 1.6. Nothing is unpickled."""
     magic = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
     with path.open("rb") as file:
         if file.read(len(magic)) == magic:

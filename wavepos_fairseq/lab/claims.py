@@ -2,13 +2,12 @@
 
     wavepos claims --preset wikitext2-cpu
 
-A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another is at most, or
-at least, a number. The verdict is "holds", "does not hold", "within the spread", or "not judged" if a table or a row is
-missing. The spread is the chance variation of the ratio: two standard deviations over the seeds or, with one seed, what
-the bootstrap intervals of both perplexities allow if they are independent (they share their sequences, so this is an
-upper bound). The spread is 0 if neither is known; an interval without width comes from one sequence and says nothing.
-This module trains and evaluates nothing, and does not compare with the paper's numbers, which are a results folder too
-(``--preset paper``).
+A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another one is at
+most, or at least, a number. It holds, does not hold, or lies within the spread. The spread is how far the ratio moves
+by chance: two standard deviations over the seeds. With one seed it comes from the bootstrap intervals of both
+perplexities, as if they were independent (they share their text, so the true spread is smaller). If neither is known,
+it is 0. A claim whose table or row is missing is not judged. Nothing is trained or evaluated here, and nothing is
+compared with the paper's numbers: the paper is a results folder, too (``--preset paper``).
 """
 
 import math
@@ -59,7 +58,7 @@ class Claim:
 
 
 class Cell(NamedTuple):
-    """A number of one seed and its 95% bootstrap interval (NaN if unknown)."""
+    """A number of one seed and its 95% bootstrap interval, NaN if unknown."""
 
     value: float
     low: float
@@ -70,7 +69,7 @@ Cells = Dict[Tuple[int, str, str, int], Dict[int, Cell]]  # by L_train, inferenc
 
 
 def load_claims(path: Path) -> List[Claim]:
-    """The claims of a YAML file; raises ValueError if it is invalid or names something that does not exist."""
+    """The claims of a YAML file. Raises ValueError if it is invalid or names something that does not exist."""
     claims = []
     for name, entry in read_yaml(path).items():
         with prefixing_errors(f"{shown_path(path)}, claim {name}"):
@@ -119,7 +118,7 @@ def _rows(table: str) -> List[Row]:
 
 
 def load_cells(folder: Path, table: str) -> Cells:
-    """The numbers of a results folder's table, empty if it is missing; raises ValueError if a column is missing."""
+    """The numbers of a table in a results folder, none if it is missing. ValueError if a column is missing."""
     rows = _rows(table)
     if table == ATTENTION:
         keys = ["row", "l_train", "sequence_length"]
@@ -147,7 +146,7 @@ def load_cells(folder: Path, table: str) -> Cells:
 
 
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
-    """The verdict and its numbers, the deciding ones first; or why the claim is not judged."""
+    """The verdict and its numbers, the deciding comparison first; or the reason why the claim is not judged."""
     lengths = sorted({length for trained, _, _, length in cells if trained == l_train})
     over = claim.over
     pairs = [
@@ -174,7 +173,7 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
 
 
 def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[str, Any]:
-    """The mean ratio over the seeds, its spread, its margin to the claim's bounds (>= 0: holds), and the verdict."""
+    """The mean ratio over the seeds, its spread, its margin to the claim's bounds, and the verdict."""
     divisors = over or dict.fromkeys(of, Cell(1.0, 1.0, 1.0))
     seeds = sorted(of.keys() & divisors.keys())
     ratios = [of[seed].value / divisors[seed].value for seed in seeds]
@@ -202,7 +201,7 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
 
 
 def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
-    """The claims judged on a results folder, once for each L_train of their table (the paper's has two)."""
+    """The claims, judged on a results folder once for each L_train of their table (the paper's have two)."""
     cells = {table: load_cells(folder, table) for table in {claim.table for claim in claims}}
     judged = []
     for claim in claims:

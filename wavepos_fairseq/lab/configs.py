@@ -1,7 +1,7 @@
 """Presets (configs/presets) and the rows of tables (configs/tables), checked as they are read.
 
-A preset sets the model, the corpus and the length of the training. A row sets the position representation, as
-`positions.build_position` takes it. Nothing here depends on how a model is trained.
+A preset says what is trained, on what and for how long. A row names a position representation, in the words of
+`positions.build_position`. This module does not know how training works.
 """
 
 import re
@@ -23,9 +23,9 @@ _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 class Preset:
     """configs/presets/NAME.yaml.
 
-    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder).
-    tokens_per_update counts all devices. tokens_per_device is the most that one device takes at a time (fairseq's
-    --max-tokens). slurm: the resources that a run requests from a cluster besides its GPUs (see `slurm.submit`).
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
+    tokens_per_update counts all devices; tokens_per_device is the most that one device takes at a time (fairseq's
+    --max-tokens). slurm: the resources of a run on a cluster, besides its GPUs (see `slurm.submit`).
     """
 
     name: str
@@ -45,8 +45,8 @@ class Preset:
 class Row:
     """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and its position representation.
 
-    position: ``name`` and the options of `positions.build_position`. arguments: fairseq-train's options from the
-    command line. Rows with the same name, position and arguments are one run, whichever tables they are in.
+    position: ``name`` and the options of `positions.build_position`. arguments: further arguments of fairseq-train,
+    from the command line. Rows with the same name, position and arguments are one run, even in different tables.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Row:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases, a few lines of which can expand beyond any memory, and keys that repeat or are not text."""
+    """Refuses aliases, a few lines of which can exceed any memory, and keys that are repeated or not text."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Dict[str, Any]:
-    """The mapping in a YAML file; raises ValueError, with the line, if there is none or it has aliases."""
+    """The mapping in a YAML file. Raises ValueError with the line if it is invalid or has aliases."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -123,7 +123,7 @@ _ROW: Dict[str, Accepted] = {
 
 
 def load_preset(name: str) -> Preset:
-    """The preset `name`; raises ValueError if it does not exist, is invalid, or is not evaluated at L_train."""
+    """The preset `name`. Raises ValueError if it does not exist, is invalid or does not evaluate at L_train."""
     if name not in names("presets"):
         raise ValueError(f"preset {name!r} is unknown; accepted are {', '.join(names('presets'))}")
     if re.search(_OTHER_SEED, name):
@@ -146,12 +146,12 @@ def load_preset(name: str) -> Preset:
 
 
 def preset_of(folder: str) -> Preset:
-    """The preset whose runs and results are in folders of this name: PRESET, or PRESET-seed2 for another seed."""
+    """The preset of a folder of runs or results: PRESET, or PRESET-seed2 for a single other seed."""
     return load_preset(re.sub(_OTHER_SEED, "", folder))
 
 
 def load_table(name: str) -> Tuple[str, List[Row]]:
-    """Title and rows of the table `name`; raises ValueError if it does not exist or is invalid."""
+    """Title and rows of the table `name`. Raises ValueError if it does not exist or is invalid."""
     if name not in names("tables"):
         raise ValueError(f"table {name!r} is unknown; accepted are {', '.join(names('tables'))}")
     refuse_table_name("table", name)
@@ -182,7 +182,7 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
 
 
 def refuse_alike(rows: List[Row]) -> None:
-    """Raises ValueError if two rows have the same labels: the table could not distinguish them."""
+    """Raises ValueError if two rows have the same labels."""
     seen: Dict[Tuple[str, ...], str] = {}
     for row in rows:
         first = seen.setdefault(tuple(row.labels.values()), row.name)
@@ -191,13 +191,13 @@ def refuse_alike(rows: List[Row]) -> None:
 
 
 def refuse_path(what: str, name: str) -> None:
-    """Raises ValueError unless the name can name a folder; a path could lead out of the parent folder."""
+    """Raises ValueError unless the name can be a folder's name; a path could leave its parent folder."""
     if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"{what} {name!r} names a folder: it must not be empty, '.' or '..', or contain /")
 
 
 def find_row(name: str) -> Row:
-    """The row `name` of any table; raises ValueError if there is none."""
+    """The row `name` of any table. Raises ValueError if there is none."""
     rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
     if name not in rows:
         raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")

@@ -6,8 +6,8 @@
     wavepos status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     wavepos train wikitext103-512 ricker --gpus 4 --dry-run
 
-Runs (see `runs`) with seed 1 are in RUNS/PRESET/ROW, those with seed 2 in RUNS/PRESET-seed2/ROW. A run with a result is
-not made again. If another process holds a run, this one waits for it.
+The run (see `runs`) of a row is the folder RUNS/PRESET/ROW, or RUNS/PRESET-seed2/ROW for seed 2. A run with a result is
+not made again. A run that another process is making is waited for.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def write_table(
 
 
 def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) -> Dict[str, Any]:
-    """What a table was made from: the machine and, for each run, commit, versions, commands and seconds, or why not."""
+    """How a table was made: the machine and, for each run, commit, versions, commands and seconds, or its failure."""
     kept = ("commit", "seed", "training_command", "evaluation_command", "parameters", "device", "versions", "threads")
     return {
         "preset": runs[0].preset.name,
@@ -92,9 +92,9 @@ def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, int], flo
 
 
 def print_status(runs: List[Run]) -> None:
-    """Prints a line for each run: its state, updates, time left and perplexities so far.
+    """Prints a line for each run: its state, its updates, the time left and its perplexities.
 
-    This reads the runs' files only. Whether a row fits the model is checked when it is to be trained.
+    It reads only the runs' files. Training shows which rows do not fit the preset.
     """
     lines = []
     for run in runs:
@@ -119,7 +119,7 @@ def print_status(runs: List[Run]) -> None:
 
 
 def refusals(runs: List[Run]) -> Dict[str, str]:
-    """The rows, by name, whose options the model refuses under this preset, and why."""
+    """The rows whose options the model refuses with this preset, by name, and the reasons."""
     refused = {}
     for run in runs:
         try:
@@ -137,7 +137,7 @@ def head_dim_of(preset: Preset) -> int:
 
 
 def refuse_evaluation(run: Run) -> None:
-    """Raises ValueError if the evaluation, hours later, would refuse its options or evaluate something else."""
+    """Raises ValueError if the evaluation would later refuse its options or evaluate something else."""
     from ..plugin import evaluate as evaluation
 
     parser = evaluation.parser()
@@ -157,7 +157,7 @@ def refuse_evaluation(run: Run) -> None:
 
 
 def _refuse_no_checkpoint(run: Run) -> None:
-    """Raises ValueError if fairseq would not write the checkpoint that is to be evaluated."""
+    """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""
     options, name = fairseq_options(run), run.preset.checkpoint
     without = {"no_save": True, "no_last_checkpoints": name == "checkpoint_last.pt"}
     without["disable_validation"] = name == "checkpoint_best.pt"
@@ -167,7 +167,7 @@ def _refuse_no_checkpoint(run: Run) -> None:
 
 
 def refuse_data(runs: List[Run]) -> None:
-    """Raises ValueError if the data-bin lacks something that the runs read at their start or hours later."""
+    """Raises ValueError if the data-bin lacks what the runs read at their start or hours later."""
     from ..models.transformer_lm_wavelet import refuse_cutoffs
     from ..plugin.streams import load_dictionary, load_stream
 
@@ -181,9 +181,9 @@ def refuse_data(runs: List[Run]) -> None:
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
-    """The rows with their labels ``d/N`` turned into numbers, where d is the width of a head.
+    """The rows with numbers for their labels ``d/N``, d being the width of a head.
 
-    Raises ValueError if this gives two rows the same labels.
+    Raises ValueError if two rows become the same.
     """
 
     def number(label: str) -> str:
@@ -197,7 +197,7 @@ def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
 
 
 def _data_bin(data: Optional[Path], preset: Preset) -> Path:
-    """The data-bin folder; text, or the preset's corpus by default, is prepared first (see `data`)."""
+    """The data-bin folder. A folder of text, or None, is prepared first (see `data`)."""
     if data is not None and not data.exists():
         raise ValueError(f"--data {data} does not exist")
     if data is not None and (data / "dict.txt").is_file():
@@ -206,7 +206,7 @@ def _data_bin(data: Optional[Path], preset: Preset) -> Path:
 
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
-    """Raises ValueError if the data-bin is of another corpus than the preset's, which the table names."""
+    """Raises ValueError if the data-bin was made from another corpus than the one that the table names."""
     provenance = read_json(data / "provenance.json", "name")
     if provenance and provenance["name"] != preset.corpus:
         raise ValueError(f"--data {data} holds {provenance['name']}, but preset {preset.name} is for {preset.corpus}")
@@ -385,7 +385,7 @@ def _until_it_ends(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _refuse_table_name(name: str) -> None:
-    """Raises ValueError unless a sweep's table has a name of its own that suits its files."""
+    """Raises ValueError unless a sweep's table can have this name, which its files get, too."""
     if not re.fullmatch(r"\w[\w.-]*", name) or name in names("tables"):
         raise ValueError(
             f"--name {name!r}: accepted are letters, digits and . _ - (scales-1, for example), but not the tables "
@@ -395,7 +395,7 @@ def _refuse_table_name(name: str) -> None:
 
 
 def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
-    """The row named by the first word, if one is, with the options after it; raises ValueError for no words."""
+    """The row that the words begin with, and the options after it. Raises ValueError if there is neither."""
     if not words:
         raise ValueError("give a row or options: the position representation to train")
     row, arguments = (Row("", {}, {}), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])

@@ -1,6 +1,7 @@
 """Each curve's colour, dash and marker, by its name, the same in every figure, page and plot.
 
-The colours are Okabe and Ito's without those that are invisible on white or black. Curves also differ without colour.
+The colours are Okabe and Ito's, without those that are invisible on white or on black. Curves also differ without
+colour.
 """
 
 from typing import Dict, Iterable, NamedTuple, Tuple
@@ -26,7 +27,7 @@ def methods() -> Dict[str, str]:
 
 
 def looks(names: Iterable[str]) -> Dict[str, Look]:
-    """Each name's look; up to 28 names differ in any two of colour, dash and marker."""
+    """Each name's look. Up to 28 names differ in any two of colour, dash and marker."""
     return {
         name: Look(COLOURS[number % 7], DASHES[(number + number // 7) % 7], MARKERS[number // 7 % 4])
         for number, name in enumerate(dict.fromkeys(names))
@@ -34,5 +35,5 @@ def looks(names: Iterable[str]) -> Dict[str, Look]:
 
 
 def looks_of_methods(others: Iterable[str] = ()) -> Dict[str, Look]:
-    """The looks of Table 1's methods and of the others, which do not change the methods' looks."""
+    """The looks of Table 1's methods, which do not depend on the others."""
     return looks([*methods().values(), *others])

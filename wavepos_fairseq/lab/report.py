@@ -1,10 +1,10 @@
-"""Writes a preset's results folder as one HTML page: curves, tables, figures, claims, and how they were made.
+"""One HTML page of a preset's results: curves, tables, figures, claims, and how they were made.
 
     wavepos report --preset wikitext2-cpu
 
-Each number is shown beside the paper's, for the same labels and the same length in units of L_train. The page loads
-nothing from a network: it contains the figures and plotly's JavaScript, which draws the curves. The same folder gives
-the same bytes. The Jinja template report.html sets the page's look.
+Beside each number is the paper's, from the row with the same labels at the same multiple of L_train. The page needs no
+network: plotly's JavaScript and the figures are inside. The same folder gives the same bytes. The template is
+report.html (Jinja).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Plot = Dict[str, Any]  # what Plotly.newPlot takes
 
 
 class Cell(NamedTuple):
-    """Mean perplexity over the seeds, standard deviation and the paper's number (NaN: none), and details in words."""
+    """Mean perplexity of the seeds, their standard deviation, the paper's number (NaN: none), and details in words."""
 
     mean: float
     spread: float
@@ -53,7 +53,7 @@ _NO_CELL = Cell(math.nan, math.nan, math.nan, "")
 
 @dataclass
 class Table:
-    """blocks: by inference and row labels, a cell for each length. runs: by row labels, its name and outcome."""
+    """blocks: by inference and labels, a cell for each length. runs: by labels, the row's name and its outcome."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ class Table:
 
 
 def _paper(name: str, multiples: Set[float]) -> Optional[pd.DataFrame]:
-    """The paper's cells of this table, for the L_train whose lengths share most of these multiples of L_train."""
+    """The paper's cells of that table, at the L_train for which most of its lengths are these multiples."""
     cells = results.read_cells(PAPER, name)
     if cells is None:
         return None
@@ -87,7 +87,7 @@ def _multiples(cells: pd.DataFrame) -> Set[float]:
 
 
 def _key(cell: Dict[Hashable, Any], label_names: List[str]) -> Tuple[Any, ...]:
-    """What a cell shares with the paper's; num_shifts is left out: it follows from the scales and the head's width."""
+    """What a cell shares with the paper's. The number of shifts follows from the scales and the head's width."""
     shared = [cell[label] for label in label_names if label != "num_shifts"]
     return (*shared, cell["inference"], cell["sequence_length"] / cell["l_train"])
 
@@ -106,7 +106,7 @@ def _words(seeds: pd.DataFrame) -> str:
 def make_table(
     name: str, title: str, cells: pd.DataFrame, paper: Optional[pd.DataFrame], manifest: Dict[str, Any]
 ) -> Table:
-    """A table of cells (see `results.read_cells`) in their order; raises ValueError if the manifest has other rows."""
+    """A table of cells (see `results.read_cells`). Raises ValueError if the manifest has other rows."""
     label_names = results.labels_of(cells)
     published = [] if paper is None else paper.to_dict("records")
     beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
@@ -148,7 +148,7 @@ def known_tables() -> Dict[str, str]:
 
 
 def read_tables(folder: Path) -> List[Table]:
-    """All tables of the folder, those of configs/tables first; raises ValueError if one cannot be read."""
+    """Every table of the folder, those of configs/tables first. Raises ValueError if one cannot be read."""
     titles = known_tables()
     tables = []
     for name in sorted(results.table_names(folder), key=lambda name: (name not in titles, titles.get(name, name))):
@@ -159,7 +159,7 @@ def read_tables(folder: Path) -> List[Table]:
 
 
 def _about(run: Any) -> str:
-    """A run in one line: its row's options, seed and commit, or why there is no run."""
+    """A run in one line: its row's options, seed and commit, or why it has no numbers."""
     if isinstance(run, str):
         return run
     options = re.sub(r"^.* --seed \d+ ", "", run["training_command"])  # Run.training_command: the row's come last
@@ -167,7 +167,7 @@ def _about(run: Any) -> str:
 
 
 def _plot(traces: List[Dict[str, Any]], x_axis: Dict[str, Any], y_axes: List[Dict[str, Any]], l_train: int) -> Plot:
-    """Panels below one another with a common x axis and a mark at L_train; report.html adds the style."""
+    """Panels below one another over one x axis, with L_train marked. report.html styles them."""
     numbers = [str(number) if number > 1 else "" for number in range(1, len(y_axes) + 1)]
     layout = {
         "height": 200 + 240 * len(y_axes),
@@ -182,7 +182,7 @@ def _plot(traces: List[Dict[str, Any]], x_axis: Dict[str, Any], y_axes: List[Dic
 
 
 def perplexity_plot(table: Table, shown: Dict[str, Look]) -> Plot:
-    """Perplexity over length, a panel for each inference; the axis ends at twice the highest value at L_train."""
+    """Perplexity over length, a panel for each inference, up to twice the highest at L_train."""
     traces = []
     for number, block in enumerate(table.blocks.values(), 1):
         for labels, cells in block.items():

@@ -22,11 +22,11 @@ PROBES = {"attention": ATTENTION, "positions": POSITIONS}
 _NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
 _WHILE_MADE = ["seed", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
-"""The names of the columns beside the labels, which no label may have."""
+"""Names that no label may have: the columns beside the labels."""
 
 
 def refuse_table_name(what: str, name: str) -> None:
-    """Raises ValueError if the files of a table called `name` would be other files of a results folder."""
+    """Raises ValueError if a table called `name` would share its files with something else in a results folder."""
     if name in (*PROBES, "claims") or name.endswith((".tidy", ".manifest")):
         raise ValueError(f"{what} {name!r}: this name is taken by other files of a results folder")
 
@@ -54,15 +54,15 @@ def write_table(
 
 
 def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
-    """What a table was made from; empty if its manifest does not exist."""
+    """How a table was made; empty if that is not recorded."""
     return read_json(table_files(folder, table)[3]) or {}
 
 
 def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
     """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high.
 
-    labels: further columns that are required. Older tables may lack the seed, then 1, and the 95% interval, then NaN.
-    None if the table does not exist; raises ValueError if a column is missing or a cell appears twice.
+    labels: further required columns. Older tables lack the seed, which is 1, or the 95% interval, which is NaN. Returns
+    None if there is no such table. Raises ValueError if a column is missing or a cell appears twice.
     """
     folders = [folder, PAPER] if folder.name == PAPER.name else [folder]
     paths = [place / f"{table}{ending}" for place in folders for ending in (".tidy.csv", ".csv")]
@@ -96,9 +96,9 @@ def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perple
 
 
 def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
-    """The lines of ``attention`` or ``positions``; None if the file does not exist.
+    """The lines of ``attention`` or ``positions``, None if they were not measured.
 
-    columns: the required ones (default: all of the probe's); raises ValueError if one is missing.
+    columns: the required ones (default: all of the probe's). Raises ValueError if one is missing.
     """
     path = probe_file(folder, probe)
     return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
@@ -114,7 +114,7 @@ def probe_file(folder: Path, probe: str) -> Path:
 
 
 def read_claims(folder: Path) -> List[Dict[str, Any]]:
-    """The judged claims; empty if they were not judged."""
+    """The judged claims, none if there are none yet."""
     return read_json(folder / "claims.json") or []
 
 
@@ -124,7 +124,7 @@ def write_claims(folder: Path, judged: List[Dict[str, Any]], markdown: str) -> N
 
 
 def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
-    """A CSV with these columns, text unchanged and numbers parsed; raises ValueError if it is not one."""
+    """A CSV with these columns; texts stay unchanged, numbers become numbers. Raises ValueError if it is invalid."""
     import pandas as pd
 
     try:

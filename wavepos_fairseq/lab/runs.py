@@ -1,8 +1,7 @@
 """Preset x row x seed = run: a model trained and evaluated in its own folder.
 
-A preset (configs/presets) sets the model, the corpus and the length of the training. A row (configs/tables) sets the
-position representation. The run's folder holds checkpoints, logs and, once the run is complete, result.json. A run may
-be interrupted at any moment; it resumes from its last whole checkpoint.
+The run's folder holds checkpoints, logs and, once it is complete, result.json. A run that was interrupted at any moment
+continues from its last complete checkpoint.
 """
 
 import argparse
@@ -67,9 +66,9 @@ _CELL: Dict[str, Accepted] = {
 
 
 def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
-    """--max-tokens and --update-freq that keep tokens_per_update on these GPUs, or CPU processes (gpus = 0).
+    """--max-tokens and --update-freq that give tokens_per_update on these GPUs, or CPU processes (gpus = 0).
 
-    Raises ValueError if the update's sequences cannot be divided evenly over them.
+    Raises ValueError if the update's sequences do not divide evenly among them.
     """
     devices = gpus or processes
     if gpus and processes > 1:
@@ -93,7 +92,7 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One row trained and evaluated under a preset, in its own folder; commands run in the project's root."""
+    """One row, trained and evaluated with a preset in a folder of its own. Commands run in the project's root."""
 
     preset: Preset
     row: Row
@@ -154,8 +153,8 @@ class Run:
         ]
 
     def started(self) -> Optional[Dict[str, Any]]:
-        """The content of training.json, None before the training starts; raises Broken if it is invalid."""
-        remedy = f"what was trained here is unknown: remove {shown_path(self.folder)}, or give another --runs"
+        """The content of training.json, None before the training has started. Raises Broken if it is invalid."""
+        remedy = f"what was trained here is not known: remove {shown_path(self.folder)}, or give another --runs"
         return _read(self.folder / "training.json", _TRAINING, remedy)
 
     def refuse_other_options(self) -> None:
@@ -179,7 +178,7 @@ class Run:
     def result(self) -> Optional[Dict[str, Any]]:
         """The content of result.json if these commands made it; None until the run is complete.
 
-        Raises Broken if a file of the run is invalid, and ValueError as `refuse_other_options` does.
+        Raises Broken if a file of the run is invalid, and ValueError like `refuse_other_options`.
         """
         self.refuse_other_options()
         result = read_result(self.folder)
@@ -201,9 +200,9 @@ class Run:
         return result
 
     def resumed_at(self) -> int:
-        """The number of updates in the checkpoint from which training resumes; 0 without a checkpoint.
+        """The number of updates in the checkpoint that training continues from; 0 without a checkpoint.
 
-        If the last checkpoint is unreadable (its writing was cut off, or a bit has changed), the newest readable one
+        If the last checkpoint cannot be read, because it is incomplete or a bit has changed, the newest readable one
         replaces it. The unreadable one is kept as checkpoint_last.unreadable until training has written another.
         """
         from ..plugin import unpickling as checkpoints  # here, because PyTorch takes a second to import
@@ -236,18 +235,18 @@ class Run:
         return 0
 
     def is_trained(self) -> bool:
-        """Whether the last checkpoint has made the last update. Started again, fairseq would make one more."""
+        """Whether the last checkpoint has the last update. fairseq, started again, would make one more."""
         return self.resumed_at() >= self.max_update
 
     @property
     def max_update(self) -> int:
-        """The last update, read without fairseq, whose import takes seconds; `fairseq_options` checks it."""
+        """The last update. `fairseq_options` checks that fairseq, which takes seconds to import, reads the same."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--max-update")
         return int(parser.parse_known_args(self.training_arguments())[0].max_update)
 
     def last_logged(self) -> Dict[str, Any]:
-        """The last training update that fairseq logged; empty if there is none yet."""
+        """What fairseq logged last in training; empty if nothing yet."""
         log = self.folder / "train.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
         return next(filter(None, map(_logged, reversed(lines))), {})
@@ -267,10 +266,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, patience: float = 1.0, stop: Optional[threading.Event] = None) -> Iterator[int]:
-        """Locks the run for this process and for those that inherit the file descriptor, which it yields.
+        """Locks the run for this process and for those that inherit the file descriptor.
 
-        Raises InUse if another process holds the lock for `patience` seconds, and KeyboardInterrupt once `stop` is set.
-        An OSError raised inside, of a full disk for example, gets the folder's name if it names no file.
+        Raises InUse if another process holds it for `patience` seconds, and KeyboardInterrupt once `stop` is set. An
+        OSError within, from a full disk for example, gets the folder's name if it has none.
         """
         stop, ends = stop or threading.Event(), time.monotonic() + patience
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +296,7 @@ class Run:
             raise
 
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
-        """Starts fairseq-train, which resumes from its last checkpoint if there is one."""
+        """Starts fairseq-train, which continues from its last checkpoint if there is one."""
         command, threads = self.training_command(), self._threads(environment)
         started = {"command": shlex.join(command), "version": DIGITS, "threads": threads}
         write_json(self.folder / "training.json", started)
@@ -305,13 +304,13 @@ class Run:
         return _start([module, *command[1:]], lock, threads, environment, output)
 
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
-        """Starts the evaluation; raises ValueError if there is no checkpoint."""
+        """Starts the evaluation. Raises ValueError if there is no checkpoint."""
         if not self.checkpoint.is_file():
             raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
     def _threads(self, environment: Mapping[str, str]) -> int:
-        """Threads per process: as many as the run began with, because the last digits depend on them."""
+        """Threads of each process: as many as the run began with, because the last digits depend on them."""
         now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
         began_with = (self.started() or {}).get("threads") or now
         if began_with != now:
@@ -321,19 +320,19 @@ class Run:
 
 
 class Broken(ValueError):
-    """A file of a run is invalid; the message names it and says what to remove."""
+    """A file of a run is invalid. The message names it and says what to remove."""
 
 
 _EVALUATED_AGAIN = "remove the file to evaluate the run again"
 
 
 def read_result(folder: Path) -> Optional[Dict[str, Any]]:
-    """The content of a run's result.json, None if it does not exist; raises Broken if it is invalid."""
+    """The content of a run's result.json, None if it does not exist. Raises Broken if it is invalid."""
     return _read(folder / "result.json", _RESULT, _EVALUATED_AGAIN)
 
 
 def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Dict[str, Any]]:
-    """The content of one of a run's files, None if it does not exist; raises Broken if it is not accepted."""
+    """The content of one of a run's files, None if it does not exist. Raises Broken if it is invalid."""
     try:
         content = read_json(path, *(key for key, (_, accepts) in accepted.items() if not accepts(None)))
         if content is not None:
@@ -348,7 +347,7 @@ def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Di
 
 
 def _by_option(command: str) -> Dict[str, str]:
-    """A command's options that affect its numbers, with their values; ``data``: the words before the first."""
+    """The values of the options that a command's numbers depend on; ``data`` is what precedes the first option."""
     _, *words = shlex.split(command)
     given, option = {"data": "", "--processes": "1"}, "data"
     module = next((word for word in words if word.endswith(".parallel")), None)  # plugin.parallel since 0.3
@@ -366,8 +365,8 @@ def _by_option(command: str) -> Dict[str, str]:
 
 
 def cpu_count() -> int:
-    """The CPUs that this process may use, limited by its affinity and its control group's quota."""
-    import joblib  # here, because it imports NumPy
+    """The CPUs that this process may use, by its affinity and its control group's quota."""
+    import joblib  # which takes NumPy along
 
     return joblib.cpu_count()
 
@@ -375,7 +374,7 @@ def cpu_count() -> int:
 def threads_of(processes: int, cpus: Optional[int] = None) -> int:
     """Threads for each of these parallel processes: OMP_NUM_THREADS, or an even share of the CPUs.
 
-    cpus: CPUs to share (default: those this process may use). Raises ValueError if OMP_NUM_THREADS is not a number.
+    cpus: by default those that this process may use. Raises ValueError if OMP_NUM_THREADS is not a number.
     """
     given = os.environ.get("OMP_NUM_THREADS")
     if not given:
@@ -388,7 +387,7 @@ def threads_of(processes: int, cpus: Optional[int] = None) -> int:
 def _start(
     arguments: List[str], lock: int, threads: int, environment: Mapping[str, str], output
 ) -> "subprocess.Popen[bytes]":
-    """Starts a module with its arguments as a process with this many threads, which ends when this one does."""
+    """Starts a module with its arguments as a process with this many threads. It ends with this process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONUNBUFFERED"] = "1"  # SLURM_* is left out: fairseq would take another number of GPUs from it
     if ROOT == PACKAGE.parent:  # a checkout; Python finds an installed package by itself
@@ -411,7 +410,7 @@ class InUse(RuntimeError):
 
 
 class RunFailed(RuntimeError):
-    """A command of a run ended with a status other than 0; the message holds its last lines."""
+    """A command of a run failed. The message has its last lines."""
 
 
 def execute(
@@ -421,11 +420,11 @@ def execute(
     patience: float = 1.0,
     stop: Optional[threading.Event] = None,
 ) -> Dict[str, Any]:
-    """Trains and evaluates the run unless that is done, writes result.json and returns its content.
+    """Trains and evaluates what is not done yet. Returns the result, and writes it to result.json.
 
-    environment: variables added to this process's. progress(update, loss): called for each update that fairseq logs.
-    patience: seconds to wait for another process that holds the run. stop: when another thread sets it, this raises
-    KeyboardInterrupt. Raises InUse and RunFailed.
+    environment: added to that of its processes. progress(update, loss): called with what fairseq logs. patience:
+    seconds to wait for another process that has the run. stop: once another thread sets it, KeyboardInterrupt is
+    raised. Raises InUse and RunFailed.
     """
     stop, failed = stop or threading.Event(), run.folder / "failed"
     with run.locked(patience, stop) as lock:
@@ -472,7 +471,7 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
 
 
 def _logged(line: str) -> Dict[str, Any]:
-    """An update as fairseq logs it with --log-format json; empty unless the line is one, whole and valid."""
+    """What fairseq logged of an update with --log-format json; empty if the line is anything else or incomplete."""
     start = line.find('{"epoch"')
     with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
         logged = json.loads(line[start:]) if start >= 0 else {}
@@ -487,7 +486,7 @@ def _follow(
 ) -> None:
     """Starts a process that appends to `log`, and passes its lines on until it ends.
 
-    Raises RunFailed if it failed, and KeyboardInterrupt if Ctrl-C or `stop` ended it.
+    Raises RunFailed if it fails, KeyboardInterrupt if Ctrl-C or `stop` ends it.
     """
     last: Deque[str] = collections.deque(maxlen=10)
     with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as lines:
@@ -516,7 +515,7 @@ def _follow(
 
 
 def _why_full(folder: Path) -> str:
-    """Why the folder cannot be written to, if so; the log, which is in it too, cannot say it."""
+    """Why the folder cannot be written to, if so. The log cannot say it, because it is there, too."""
     try:
         with tempfile.TemporaryFile(dir=str(folder)) as file:
             file.write(bytes(2**20))
@@ -533,7 +532,7 @@ def _commit() -> str:
 
 
 def fairseq_options(run: Run) -> argparse.Namespace:
-    """The run's options as fairseq-train parses them, with the architecture's defaults.
+    """fairseq-train's reading of the run's options, with its architecture's defaults.
 
     Raises ValueError if fairseq, the representation or the model refuses them.
     """

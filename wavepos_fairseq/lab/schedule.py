@@ -1,4 +1,4 @@
-"""Makes several runs, in parallel on this machine or as Slurm jobs, and collects their outcomes."""
+"""Makes several runs side by side, here or as jobs of Slurm, and collects their outcomes."""
 
 import functools
 import math
@@ -17,9 +17,9 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Prints a line every few seconds: a run, its update, its loss, and the time left for all runs.
+    """Prints a line every few seconds: a run, its update and loss, and the time left for all runs.
 
-    max_updates: the last update of each run to be made.
+    max_updates: the last update of each run.
     """
 
     def __init__(self, max_updates: Dict[str, int]):
@@ -54,9 +54,9 @@ Outcome = Union[Dict[str, Any], str]
 
 
 def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outcome]:
-    """Makes the runs that are not done, `jobs` at a time; returns each run's outcome ("failed" if it failed).
+    """Makes the runs that are not done, `jobs` at a time. Returns the outcome of each; "failed" if it failed.
 
-    refused: why rows are not run, by row name (see `refusals`).
+    refused: the rows that are not run, by name, with the reasons (see `experiments.refusals`).
     """
     outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
@@ -98,7 +98,7 @@ def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outco
 
 
 def shares_of_the_machine(jobs: int, gpus: int, processes: int) -> List[Dict[str, str]]:
-    """The environment of each parallel job, which gives it its own threads and GPUs.
+    """For each of the jobs side by side, the environment with its share of threads and GPUs.
 
     Raises ValueError if this process sees fewer than jobs x gpus GPUs.
     """
@@ -154,9 +154,9 @@ def _print_failure(label: str, why: Any) -> None:
 
 
 def _so_far(runs: List[Run], refused: Dict[str, str]) -> List[Outcome]:
-    """Each run's outcome before any run is made, which it prints; "failed" marks the runs still to be made.
+    """Prints and returns what is known of each run beforehand; "failed" stands for those that must be made.
 
-    A run with an invalid file is "broken" and is left alone. Raises ValueError for a run trained with other options.
+    A run with an invalid file is "broken" and stays as it is. Raises ValueError if one was trained with other options.
     """
     outcomes: List[Outcome] = []
     for number, run in enumerate(runs, 1):

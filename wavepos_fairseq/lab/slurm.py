@@ -1,7 +1,7 @@
 """Runs tasks as one Slurm job array, through submitit.
 
-A task is a callable that trains and evaluates one run; called again, it resumes from its last checkpoint. A job that is
-preempted, requeued or at its time limit is stopped with all its processes, and its task is called again.
+A task is a callable that trains and evaluates one run. Called again, it continues from its last checkpoint. When a job
+is preempted, requeued or at its time limit, all its processes are stopped and its task is called again.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _RESOURCES = [
 
 
 def refuse_without_cluster() -> None:
-    """Raises ValueError unless Slurm is installed here and answers."""
+    """Raises ValueError unless Slurm is installed and answers."""
     if shutil.which("sbatch") is None:
         raise ValueError("--launcher slurm: sbatch is not on the PATH; use --launcher local")
     _states("")
 
 
 def refuse_resources(resources: Mapping[str, Any]) -> None:
-    """Raises ValueError unless these are parameters of `submit` and include timeout_min."""
+    """Raises ValueError unless `submit` knows these parameters and timeout_min is among them."""
     unknown = sorted(set(resources) - set(_RESOURCES))
     if unknown:
         raise ValueError(f"slurm: {', '.join(unknown)} is unknown; accepted are {', '.join(_RESOURCES)}")
@@ -46,12 +46,12 @@ def refuse_resources(resources: Mapping[str, Any]) -> None:
 
 
 def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mapping[str, Any]) -> Dict[str, submitit.Job]:
-    """Submits the tasks as one job array called `name`, and returns their jobs by task name.
+    """Submits the tasks as one job array called `name`. Returns their jobs by the tasks' names.
 
     Tasks that an earlier call with this name and folder left in the queue are not submitted again. folder: submitit's
     pickles and logs, on a disk that all nodes share. resources: submitit's parameters for Slurm, for example
     ``{"timeout_min": 600, "gpus_per_node": 8}``; a job is requeued after at most max_num_timeout (3) time limits.
-    Raises ValueError for other parameters, or if Slurm refuses the jobs (see `refuse_without_cluster`).
+    Raises ValueError for unknown parameters, and if Slurm refuses (see `refuse_without_cluster`).
     """
     import submitit
     from submitit.core.utils import FailedJobError
@@ -73,7 +73,7 @@ def submit(tasks: Mapping[str, Task], folder: Path, name: str, resources: Mappin
 
 
 def _states(name: str) -> Dict[str, str]:
-    """Slurm's word for the state of each unfinished job of the user called `name`, by job id."""
+    """Slurm's states of the user's jobs called `name` that have not ended, by their ids."""
     command = ["squeue", "--me", "--name", name, "--array", "--noheader", "--format=%i %T"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -91,8 +91,8 @@ class _Resumable:
     def __call__(self) -> Any:
         """The task's result.
 
-        Slurm signals all processes of a job, so the task fails when its training ends. That failure does not count: it
-        must not end the job, which Slurm is about to requeue or kill.
+        Slurm signals all processes of a job, so the task fails together with its training. That failure must not end
+        the job, which Slurm is about to requeue or to kill.
         """
         ending = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ending.set())
@@ -104,7 +104,7 @@ class _Resumable:
             raise
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit requeues on its signal USR2: the same task, after the processes it started have ended."""
+        """What submitit requeues on its signal, USR2: the same task, after the processes that it started have ended."""
         from submitit.helpers import DelayedSubmission
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -116,9 +116,9 @@ class _Resumable:
 
 
 def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Optional[str]]]:
-    """Waits for the jobs that `submit` returned for `name`; yields each ended task's name and its failure, or None.
+    """Waits for the jobs that `submit` returned. Yields each task's name as it ends, and why it failed, or None.
 
-    Prints every change of a job's state. The jobs continue when this is interrupted; it prints how to wait again.
+    Prints every change of a job's state. When interrupted, the jobs go on, and it prints how to come back.
     """
     waiting = dict(jobs)
     shown: Dict[str, str] = {}
@@ -139,7 +139,7 @@ def ended(jobs: Mapping[str, submitit.Job], name: str) -> Iterator[Tuple[str, Op
 
 
 def _states_of(jobs: Mapping[str, submitit.Job], name: str) -> Dict[str, str]:
-    """The states by task name; empty if Slurm is too busy to answer."""
+    """The jobs' states by the tasks' names; none if Slurm is too busy to answer."""
     try:
         states = _states(name)
     except ValueError:

@@ -22,10 +22,10 @@ EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0.
 
 
 def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
-    """A row for each combination of the grid's values; axes (keys of AXES) that are not given keep their default.
+    """A row for each combination of the grid's values. Its keys are those of AXES; other axes keep their default.
 
-    Combinations with the same wavelets are one row. A combination that is a row of a table shares that row's run.
-    Raises ValueError that lists all combinations that do not fit heads of this width.
+    Combinations that give the same wavelets are one row, and one that a table has is the table's run. Raises ValueError
+    with all combinations that do not fit heads of this width.
     """
     refuse_too_many(" x ".join(f"{len(values)} {axis}" for axis, values in grid.items()), *map(len, grid.values()))
     combinations = list(itertools.product(*grid.values()))
@@ -48,7 +48,7 @@ def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
 
 
 def refuse_too_many(what: str, *counts: int) -> None:
-    """Raises ValueError if the product of the counts is more than MOST_RUNS."""
+    """Raises ValueError if the product of the counts exceeds MOST_RUNS."""
     if math.prod(counts) > MOST_RUNS:
         raise ValueError(f"{what} = {math.prod(counts):,}; accepted are at most {MOST_RUNS:,} runs in a call")
 
@@ -63,7 +63,7 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
 
 
 def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
-    """Mother wavelet, scales, shifts and direction of a wavelet row; raises ValueError if they do not fit the head."""
+    """Mother wavelet, scales, shifts and direction of a row. Raises ValueError if they do not fit the head."""
     from ..positions.wavelet import WaveletPosition  # here, because PyTorch takes a second to import
 
     options = {name: value for name, value in row.position.items() if name != "name"}
@@ -71,7 +71,7 @@ def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
 
 
 def _by_axes(error: str) -> str:
-    """The position's error, with its options replaced by the user's axes."""
+    """The position's error, with the axes that the user gave in place of its options."""
     for axis, option in AXES.items():
         error = error.replace(f"{option}=", f"--{axis} ")
     return error

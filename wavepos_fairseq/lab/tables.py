@@ -1,7 +1,6 @@
-"""Turns runs into tables: wide like the paper's, tidy with the columns of the paper's CSV, and Markdown.
+"""Runs to tables: wide as the paper prints them, tidy with the columns of the paper's CSV, and Markdown.
 
-A run's result is the JSON that `evaluation` writes. A row's labels (method, or wavelet and scales) say what was run.
-With several seeds, the tidy table lists each; the others give mean and standard deviation.
+The tidy table has a line for each seed; the others show mean and standard deviation.
 """
 
 import math
@@ -20,7 +19,7 @@ _IN_RESULT = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perp
 
 
 class RowResult(NamedTuple):
-    """A table's row, by its labels, trained with one seed: its cells, or the word that replaces them ("failed")."""
+    """A table's row, by its labels, trained with a seed: its cells, or a word instead ("failed")."""
 
     labels: Dict[str, str]
     seed: int
@@ -28,9 +27,9 @@ class RowResult(NamedTuple):
 
 
 def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
-    """A line per seed and cell, with the columns of the paper's CSV and the 95% interval; NaN if a number is missing.
+    """A line per seed and cell: the columns of the paper's CSV and the 95% interval. Missing numbers are NaN.
 
-    See `evaluation.bootstrap_interval`.
+    See `evaluation.statistics.bootstrap_interval`.
     """
     lines = []
     for inference in _BLOCKS:
@@ -46,7 +45,7 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
     """A line per cell: mean and std of the perplexity, as text, and the number of seeds that have one.
 
-    If no seed has one, the mean is the row's word, if any. If only one seed was requested, std is None.
+    If no seed has one, the mean is the row's word, if any. If only one seed was asked for, std is None.
     """
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
@@ -63,7 +62,7 @@ def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.D
 def wide(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
     """A line per inference and row, a column per length, two decimals, like the paper's tables.
 
-    With several seeds, cells are means, and a column of standard deviations per length follows.
+    With several seeds it shows the mean, and a column of standard deviations for each length at the end.
     """
     cells = _over_seeds(rows, l_train, lengths)
     table = _side_by_side(cells, cells["mean"], rows)
@@ -84,7 +83,7 @@ def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowRe
 def markdown(
     rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[pd.DataFrame]
 ) -> str:
-    """The wide table as Markdown, a block per inference, with the paper's number of the same cell in brackets.
+    """The wide table as Markdown, a block per inference. The paper's number is in brackets if it has the same cell.
 
     paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus and all columns are.
     """

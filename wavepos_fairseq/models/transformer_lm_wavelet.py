@@ -66,7 +66,7 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
             bool,
             dataclasses.field(
                 default=False,
-                metadata={"help": "compute the attention weights anew in the backward pass and keep none of them"},
+                metadata={"help": "compute the attention weights again in the backward pass instead of keeping them"},
             ),
         ),
     ],
@@ -85,10 +85,10 @@ class PositionalSelfAttention(MultiheadAttention):
         self.attend = attend  # causal_attention, with the options of how it is computed
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
-        """query: (L, B, C). Returns (L, B, C) and None, for the attention weights are never formed.
+        """query: (L, B, C). Returns (L, B, C), and None in the place of the attention weights, which are never formed.
 
-        Causal whether or not a mask is given. Padding must lie on the right, where no real query sees it: ValueError
-        otherwise.
+        The attention is causal whether or not a mask is given. Padding must lie on the right, where no real query sees
+        it; ValueError otherwise.
         """
         if key_padding_mask is not None and incremental_state is None:
             _refuse_padding_on_the_left(key_padding_mask)

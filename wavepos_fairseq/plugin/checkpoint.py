@@ -179,9 +179,11 @@ def _up_to_date(content: Dict[str, Any]) -> Dict[str, Any]:
     options, those that are kept as a Namespace (an optimizer's) say nothing of the model and are left out.
     """
     config = content.get("cfg")
-    if config is not None and not isinstance(config, DictConfig):
-        parts = {name: part for name, part in config.items() if not isinstance(part, argparse.Namespace)}
-        content["cfg"] = OmegaConf.create(parts)
+    if config is not None:
+        if not isinstance(config, DictConfig):
+            config = {name: part for name, part in config.items() if not isinstance(part, argparse.Namespace)}
+        content["cfg"] = OmegaConf.create(config)
+        OmegaConf.set_struct(content["cfg"], True)  # otherwise an option that is missing is None, before omegaconf 2.1
     return checkpoint_utils._upgrade_state_dict(content)
 
 

@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--position-encoding",
         metavar="NAME",
-        help="representation of a checkpoint of fairseq's own transformer_lm, where its options do not tell: alibi ...",
+        help="representation of a checkpoint of fairseq's own transformer_lm, if its options do not tell: alibi ...",
     )
     parser.add_argument(
         "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"

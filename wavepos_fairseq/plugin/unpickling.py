@@ -1,12 +1,12 @@
 """fairseq's checkpoints, read without running code that they carry.
 
-A checkpoint is a pickle, which may call whatever can be imported. Here it names only what checkpoints of fairseq are
-made of: tensors, plain data, and the options as argparse and omegaconf keep them. PyTorch's ``weights_only`` is the
-same idea, but takes no such list before 2.5, and in the versions before 2.6 there is a way around it.
+A checkpoint is a pickle, and a pickle may call anything that can be imported. Here it may name only what fairseq's
+checkpoints are made of: tensors, plain data, and the options as argparse and omegaconf keep them. PyTorch's
+``weights_only`` is the same idea, but takes no such list before 2.5, and versions before 2.6 have a way around it.
 
-It may also ask for more memory than there is, or have bytes that are not those that were written. So nothing takes more
-than the file holds, and the zip's checksums are compared first, which PyTorch does not do. (PyTorch's format of before
-1.6 has none.)
+A checkpoint may also ask for more memory than there is, or be damaged. So nothing takes more memory than the file has
+bytes, and the checksums of the zip are compared first, which PyTorch does not do. PyTorch's format of before 1.6 has no
+checksums.
 """
 
 import argparse
@@ -224,7 +224,7 @@ class Unpickler(_PythonsOwn):
 
 
 class _NoDescriptor(io.FileIO):
-    """A file without a descriptor, of which PyTorch does not try whether it is a tar: that would set files' modes."""
+    """A file without a descriptor: PyTorch does not try whether it is a tar, its first format, which sets modes."""
 
     def fileno(self):
         raise io.UnsupportedOperation("fileno")
@@ -241,6 +241,8 @@ def sound_records(path: Union[str, Path]) -> Dict[str, int]:
         try:
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
+                if not records:
+                    raise pickle.UnpicklingError("it is an archive of nothing")
                 if any(record.filename.endswith("/constants.pkl") for record in records):
                     raise Refused("TorchScript")
                 if any(record.compress_type or record.file_size != record.compress_size for record in records):
@@ -257,7 +259,7 @@ def sound_records(path: Union[str, Path]) -> Dict[str, int]:
                 raise
             raise pickle.UnpicklingError(f"it is damaged, or cut off: {error}") from error
     if damaged is not None:
-        raise pickle.UnpicklingError(f"it is damaged: {damaged} in it has not the checksum that it was written with")
+        raise pickle.UnpicklingError(f"it is damaged: the checksum of {damaged} in it does not match")
     return sizes
 
 
@@ -294,10 +296,6 @@ def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
     if trust:
         return torch.load(str(path), map_location="cpu", weights_only=False)
 
-    # torch.load asks this list, too, and hands TorchScript on to torch.jit.load, which runs code whatever it is told.
-    if sizes and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
-        raise Refused("TorchScript")
-
     class Bounded(Unpickler):
         file_size = os.path.getsize(str(path))
         record_sizes = sizes
@@ -306,6 +304,10 @@ def load(path: Union[str, Path], trust: bool = False) -> Dict[str, Any]:
         __name__="pickle", Unpickler=Bounded, load=lambda file, **options: Bounded(file, **options).load()
     )
     with io.BufferedReader(_NoDescriptor(str(path))) as file:
+        # torch.load asks this list, too, and hands TorchScript to torch.jit.load, which runs code whatever it is told.
+        if sizes and "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
+            raise Refused("TorchScript")
+        file.seek(0)
         content = torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
     if isinstance(content, dict):
         for options in ("args", "cfg"):

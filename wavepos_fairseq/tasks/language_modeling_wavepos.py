@@ -1,9 +1,9 @@
 """fairseq's language_modeling, with one difference: a resumed training draws the batches of the uninterrupted one.
 
-fairseq draws which sequences make a batch once, from the seed and the epoch in which the process starts, and in each
-epoch their order. So a training that is resumed in a later epoch goes on with other batches. This task always draws
-them as the first epoch does. Where fairseq draws batches anew in each epoch (sharded data, --update-epoch-batch-itr), a
-resumed training has the same ones already, and nothing is changed.
+fairseq draws once which sequences make a batch, and in each epoch the order of the batches. This depends on the
+seed and, in fairseq 0.12.3, on the epoch in which the process starts: a training that is resumed in a later epoch goes
+on with other batches. This task always draws as in the first epoch. Where fairseq draws batches anew in each epoch, of
+sharded data or with --update-epoch-batch-itr, a resumed training has the same ones already, and nothing is changed.
 
 The options, the data, the model and the losses are language_modeling's; checkpoints of either are read alike.
 """
