@@ -416,7 +416,7 @@ def test_options_that_refer_to_each_other_are_read_as_fairseq_wrote_them(trained
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"decoder_layers": 10**7}, "a larger model than that of which it has the weights"),
+        ({"decoder_layers": 10**7}, "a larger model than its weights fit"),
         ({"decoder_layers_to_keep": "0," * 10**5 + "1"}, "a larger model than"),
         ({"decoder_embed_dim": 2**30}, "1073741824 wide (decoder_embed_dim); its weights are not"),
         ({"decoder_ffn_embed_dim": 2**40}, "a larger model than"),
@@ -541,7 +541,7 @@ def test_options_that_fairseq_evaluates_are_numbers_and_no_code(trained, data_bi
     state["cfg"]["model"].update({**reached, option: f"__import__('os').system('touch {tmp_path}/marker')"})
     assert run(data_bin, save(state, tmp_path / "code.pt")) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: --path {tmp_path}/code.pt: {option}=") and "is no literal" in error
+    assert error.startswith(f"error: --path {tmp_path}/code.pt: {option}=") and "is not a literal" in error
     assert not (tmp_path / "marker").exists()
 
 

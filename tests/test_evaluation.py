@@ -236,9 +236,9 @@ def test_other_options_are_those_of_fairseq_eval_lms_model_overrides_and_recorde
         ("{'rope_theta': 'many'}", "--model-overrides: rope_theta: Value 'many'"),
         ("{'wavelet': 'haar'}", "--wavelet 'haar' is given, but --position-encoding 'rope' does not read it"),
         ("{'decoder_layers': 3}", "Missing key(s) in state_dict"),
-        ("{'rope_theta': [1]}", "argument --model-overrides: \"{'rope_theta': [1]}\" is no dict of options"),
-        ("rope_theta=1", "argument --model-overrides: 'rope_theta=1' is no dict of options"),
-        ("{'rope_theta': __import__('os').getpid()}", "is no dict of options"),
+        ("{'rope_theta': [1]}", "argument --model-overrides: \"{'rope_theta': [1]}\" is not a dict of options"),
+        ("rope_theta=1", "argument --model-overrides: 'rope_theta=1' is not a dict of options"),
+        ("{'rope_theta': __import__('os').getpid()}", "is not a dict of options"),
     ],
 )
 def test_options_that_a_model_has_not_or_cannot_have_are_refused(refuses, trained, data_bin, overrides, message):

@@ -1,4 +1,4 @@
-"""The ways in which a text is scored. Importing this module imports nothing that takes a while."""
+"""The ways to score a text. Importing this module is fast."""
 
 import argparse
 from typing import List
@@ -7,7 +7,7 @@ INFERENCES = ("full", "non-overlapping")
 
 
 def parse_inferences(text: str) -> List[str]:
-    """``full,non-overlapping`` as a list; argparse's error otherwise."""
+    """``full,non-overlapping`` as a list; raises argparse's error otherwise."""
     inferences = text.split(",")
     if not set(inferences) <= set(INFERENCES):
         raise argparse.ArgumentTypeError(f"{text!r}: accepted are {','.join(INFERENCES)} or one of them")

@@ -8,7 +8,7 @@ so the first input of a sequence is the last target of the one before.
 - ``non-overlapping``: each sequence is divided into pieces of L_train inputs, the last one shorter, and each piece is
   scored on its own. Up to L_train the two are the same.
 
-The model is whatever can score, see `Scorer`. This module knows no fairseq.
+The model can be anything that scores (see `Scorer`). This module does not depend on fairseq.
 """
 
 import time
@@ -28,7 +28,7 @@ class Scorer(Protocol):
 
     @property
     def l_train(self) -> int:
-        """L_train: the number of tokens in a sequence that it was trained on."""
+        """L_train: the number of tokens in a training sequence."""
 
     @property
     def bos(self) -> int:
@@ -36,19 +36,19 @@ class Scorer(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it takes its inputs."""
+        """The device of its inputs."""
 
     def score(self, source: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihoods in nats, fp32 (B, L), of the targets (B, L) after the inputs (B, L)."""
 
 
 def inputs_of(stream: Tensor, bos: int) -> Tensor:
-    """The token before each of the stream's, `bos` before the first: int64 (tokens,)."""
+    """The token before each token of the stream, with `bos` before the first: int64 (tokens,)."""
     return torch.cat((stream.new_tensor([bos]), stream[:-1]))
 
 
 def pieces(num_tokens: int, sequence_length: int, piece_length: int) -> List[Tuple[int, int]]:
-    """Where a stream is cut: (start, stop) of the pieces of each sequence of `sequence_length`, in order."""
+    """The cuts of a stream: (start, stop) of the pieces of each sequence of `sequence_length`, in order."""
     cuts = []
     for start in range(0, num_tokens, sequence_length):
         end = min(start + sequence_length, num_tokens)
@@ -86,7 +86,7 @@ def evaluate(
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
     stream: int64 (tokens,). nll is the mean in nats over all targets, perplexity its exponential, perplexity_low and
-    perplexity_high its `bootstrap_interval`, or None. Raises ValueError where one is not finite.
+    perplexity_high its `bootstrap_interval`, or None. Raises ValueError if one is not finite.
     """
     source = inputs_of(stream, scorer.bos)
     cells: List[Dict[str, Any]] = []
@@ -94,7 +94,7 @@ def evaluate(
         for inference in inferences:
             started = time.perf_counter()
             twin = [cell for cell in cells if cell["sequence_length"] == length <= scorer.l_train]
-            if twin:  # the two inferences cut such sequences alike
+            if twin:  # both inferences cut such sequences the same way
                 cells.append({**twin[0], "inference": inference})
             else:
                 piece_length = length if inference == "full" else min(length, scorer.l_train)

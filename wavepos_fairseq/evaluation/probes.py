@@ -31,14 +31,14 @@ AttentionInputs = Tuple[Tensor, Tensor, Position]
 
 
 class AttentionScorer(Scorer, Protocol):
-    """A scorer that shows its attention."""
+    """A scorer that exposes its attention."""
 
     def attention_inputs(self, tokens: Tensor) -> List[AttentionInputs]:
-        """What the attention of each layer, from the first on, is given when the model reads the tokens (L,)."""
+        """The attention inputs of each layer, from the first on, when the model reads the tokens (L,)."""
 
 
 def _rows(query: Tensor, key: Tensor, position: Position, first: int = 0) -> Iterator[Tuple[int, Tensor]]:
-    """Of each block, from the query `first` on: its start, and its weights (H, queries, keys up to its end)."""
+    """The start and the weights (H, queries, keys up to its end) of each block, from the query `first` on."""
     for start in range(first, query.size(2), BLOCK):
         stop = min(start + BLOCK, query.size(2))
         yield start, attention_weights(query[:, :, start:stop], key[:, :, :stop], position)[0]
@@ -60,7 +60,7 @@ def weight_by_lag(query: Tensor, key: Tensor, position: Position, first: int) ->
     for start, weights in _rows(query, key, position, first):
         _, rows, columns = weights.shape
         lag = torch.arange(start, start + rows)[:, None] - torch.arange(columns)
-        lag = lag.clamp(min=0).flatten().to(query.device)  # the future weighs nothing
+        lag = lag.clamp(min=0).flatten().to(query.device)  # future keys have weight 0
         by_lag.index_add_(1, lag, weights.flatten(1).double())
     return by_lag / (length - first)
 
@@ -82,7 +82,7 @@ def spread(by_lag: Tensor, l_train: int) -> Dict[str, Tensor]:
 def receptive_field(scorer: AttentionScorer, stream: Tensor) -> List[Dict[str, Any]]:
     """A line for each layer and head, both counted from 1: `spread` of the queries at positions >= L_train.
 
-    Raises ValueError where the stream is shorter than one sequence.
+    Raises ValueError if the stream is shorter than one sequence.
     """
     length = REACH * scorer.l_train
     if len(stream) < length:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def perplexity_of(nll: float) -> float:
-    """exp of a mean loss in nats; ValueError where that is no finite number."""
-    if not nll < math.log(sys.float_info.max):  # as NaN is not
+    """exp of a mean loss in nats; raises ValueError if that is not finite."""
+    if not nll < math.log(sys.float_info.max):  # true for NaN, too
         raise ValueError(f"the perplexity of a mean loss of {nll:.4g} nats is not finite")
     return math.exp(nll)
 

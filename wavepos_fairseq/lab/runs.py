@@ -154,7 +154,7 @@ class Run:
 
     def started(self) -> Optional[Dict[str, Any]]:
         """The content of training.json, None before the training has started. Raises Broken if it is invalid."""
-        remedy = f"what was trained here is not known: remove {shown_path(self.folder)}, or give another --runs"
+        remedy = f"what was trained here is unknown: remove {shown_path(self.folder)}, or give another --runs"
         return _read(self.folder / "training.json", _TRAINING, remedy)
 
     def refuse_other_options(self) -> None:

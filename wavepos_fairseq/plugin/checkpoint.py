@@ -1,4 +1,4 @@
-"""A fairseq checkpoint as a scorer, for `evaluation`: read without running what it carries, see `unpickling`."""
+"""A fairseq checkpoint as a scorer for `evaluation`, read without running code that it carries (see `unpickling`)."""
 
 import argparse
 import ast
@@ -29,9 +29,9 @@ from ..positions import position_class
 from . import unpickling
 from .streams import first_folder, load_dictionary, load_stream
 
-TASKS = ("language_modeling", "language_modeling_wavepos")  # whose models and losses are the same
+TASKS = ("language_modeling", "language_modeling_wavepos")  # their models and losses are the same
 _EMBEDDED = re.compile(r"decoder\.embed_tokens\.(embeddings\.\d+\.0\.)?weight")
-# Options of a model that fairseq runs as Python. Here they are numbers, texts, lists and dicts, and no code.
+# Options of a model that fairseq runs as Python. Only numbers, text, lists and dicts are accepted here, no code.
 RUN_BY_FAIRSEQ = (
     "adaptive_input_cutoff",
     "adaptive_softmax_cutoff",
@@ -48,11 +48,11 @@ class FairseqScorer:
     task: tasks.FairseqTask
     l_train: int
     options: Dict[str, Any]
-    """The options of the model, as JSON has them."""
+    """The options of the model, as JSON values."""
 
     @property
     def bos(self) -> int:
-        """``</s>``, which is before the first token of fairseq's texts, too."""
+        """``</s>``, which fairseq, too, puts before the first token of a text."""
         return self.task.dictionary.eos()
 
     @property
@@ -65,9 +65,9 @@ class FairseqScorer:
 
     @torch.no_grad()
     def attention_inputs(self, tokens: Tensor) -> List[AttentionInputs]:
-        """What the attention of each layer, from the first on, is given when the model reads the tokens (L,).
+        """The attention inputs of each layer, from the first on, when the model reads the tokens (L,).
 
-        Raises ValueError for a model without this package's attention, which fairseq's own transformer_lm is.
+        Raises ValueError for a model without this package's attention, such as fairseq's own transformer_lm.
         """
         layers = [module for module in self.model.modules() if isinstance(module, PositionalSelfAttention)]
         if not layers:
@@ -98,12 +98,12 @@ def load_checkpoint(
 ) -> FairseqScorer:
     """The language model in the fairseq checkpoint `path`, for the dictionary of the data-bin folder `data`.
 
-    position_encoding: what a checkpoint of fairseq's own transformer_lm has, where its options do not tell. trust: run
-    code that the checkpoint carries (see `unpickling`). overrides: options of the model instead of those that it was
-    trained with. ema: its averaged weights, which fairseq-train keeps with --store-ema.
+    position_encoding: the representation of a checkpoint of fairseq's own transformer_lm, if its options do not tell.
+    trust: run code that the checkpoint carries (see `unpickling`). overrides: options that replace the model's own.
+    ema: use the averaged weights, which fairseq-train keeps with --store-ema.
 
-    Raises ValueError where either does not exist or cannot be used, the file is no checkpoint of a language model or is
-    damaged, the dictionary is not the model's, or its options do not tell the representation.
+    Raises ValueError if either does not exist or cannot be used, the file is damaged or not a checkpoint of a language
+    model, the dictionary is not the model's, or its options do not tell the representation.
     """
     data = first_folder(data)
     dictionary = Path(data, "dict.txt")
@@ -126,7 +126,7 @@ def load_checkpoint(
         types = sum(len(weight) for name, weight in weights.items() if _EMBEDDED.fullmatch(name))
     except unpickling.Refused as error:
         raise ValueError(f"--path {path} {error}") from error
-    except Exception as error:  # whatever torch and fairseq raise on a file that is something else
+    except Exception as error:  # torch and fairseq raise any kind on another file
         raise ValueError(f"--path {path} is no fairseq checkpoint: {first_line(error)}") from error
     if ema and not weights:
         raise ValueError(f"--ema: --path {path} has no averaged weights, which fairseq-train keeps with --store-ema")
@@ -137,10 +137,10 @@ def load_checkpoint(
     if config.task.get("add_bos_token"):
         raise ValueError(f"--path {path} was trained with --add-bos-token, which is not evaluated here")
     said = config.task.get("output_dictionary_size", -1)
-    if said in range(known):  # fairseq's own makes rare inputs <unk>, too, where a sequence does not begin with a line
+    if said in range(known):  # fairseq also maps rare inputs to <unk> if a sequence does not begin with a line
         raise ValueError(f"--path {path} was trained with --output-dictionary-size {said}, which is not evaluated here")
     if type(l_train) is not int or l_train < 1:
-        raise ValueError(f"--path {path}: its tokens_per_sample is {l_train!r}, no whole number > 0")
+        raise ValueError(f"--path {path}: its tokens_per_sample is {l_train!r}, not a whole number > 0")
     if trained_on.is_file() and trained_on.read_bytes() != dictionary.read_bytes():
         raise ValueError(f"--path {path} was trained with another dictionary ({trained_on}) than {dictionary}")
     if types != known:
@@ -166,7 +166,7 @@ def load_checkpoint(
 def open_checkpoint(
     path: Union[str, Path], data: Union[str, Path], position_encoding: Optional[str] = None, trust: bool = False
 ) -> Tuple[FairseqScorer, Tensor]:
-    """`load_checkpoint`, on the GPU where there is one, and the validation set."""
+    """`load_checkpoint`, on the GPU if there is one, and the validation set."""
     scorer = load_checkpoint(str(path), str(data), position_encoding, trust)
     scorer.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return scorer, load_stream(str(data), "valid", scorer.task.dictionary)
@@ -175,40 +175,40 @@ def open_checkpoint(
 def _up_to_date(content: Dict[str, Any]) -> Dict[str, Any]:
     """A checkpoint of any version of fairseq with the options of this one, in ``cfg``.
 
-    As fairseq's load_checkpoint_to_cpu, which would read the file itself, and run what it carries. Of the parts of the
-    options, those that are kept as a Namespace (an optimizer's) say nothing of the model and are left out.
+    Like fairseq's load_checkpoint_to_cpu, which would read the file itself and run code that it carries. Parts of the
+    options kept as a Namespace (an optimizer's) do not describe the model and are left out.
     """
     config = content.get("cfg")
     if config is not None:
         if not isinstance(config, DictConfig):
             config = {name: part for name, part in config.items() if not isinstance(part, argparse.Namespace)}
         content["cfg"] = OmegaConf.create(config)
-        OmegaConf.set_struct(content["cfg"], True)  # otherwise an option that is missing is None, before omegaconf 2.1
+        OmegaConf.set_struct(content["cfg"], True)  # before omegaconf 2.1, a missing option is None otherwise
     return checkpoint_utils._upgrade_state_dict(content)
 
 
 def _refuse_code(options: Mapping[str, Any]) -> None:
-    """ValueError where an option that fairseq runs as Python is more than a literal."""
+    """Raises ValueError if an option that fairseq runs as Python is not a literal."""
     for name in RUN_BY_FAIRSEQ:
         try:
             ast.literal_eval(str(options.get(name)))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise ValueError(f"{name}={options[name]!r} is no literal, and fairseq would run it as Python") from None
+            raise ValueError(f"{name}={options[name]!r} is not a literal, and fairseq would run it as Python") from None
 
 
 class _MadeFor(TorchFunctionMode):
-    """Within it a model is built, if that takes no more memory than its weights do, to which numbers are added.
+    """Lets a model be built inside only if that takes not much more memory than its weights.
 
-    The options say how many layers there are, and how wide; a file may have any. What is not in the weights is small:
-    tables of sine waves, and what is tied afterwards, which doubles an embedding.
+    A file's options may claim any number and width of layers. Memory beyond the weights is small: tables of sine waves,
+    and parameters that are tied afterwards, which double an embedding.
     """
 
-    overhead = 2**13  # what a tensor and its module take besides, in numbers
+    overhead = 2**13  # of a tensor and its module, counted in numbers
     factories = (torch.empty, torch.zeros, torch.ones, torch.full, torch.arange)
 
     def __init__(self, weights: Mapping[str, Tensor], options):
         super().__init__()
-        self.width = options.get("decoder_embed_dim", 2**12)  # where it is the architecture's, that is enough
+        self.width = options.get("decoder_embed_dim", 2**12)  # enough for the default of any architecture
         if "decoder_embed_dim" in options and not any(self.width in weight.shape for weight in weights.values()):
             raise ValueError(f"its options say that it is {self.width} wide (decoder_embed_dim); its weights are not")
         storages = {
@@ -221,15 +221,15 @@ class _MadeFor(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in self.factories:
             numbers = function(*args, **{**kwargs, "device": "meta"}).numel()
-            vectors = self.width if function is torch.arange else 1  # a sine wave's position each
+            vectors = self.width if function is torch.arange else 1  # a vector per position of a sine wave
             self.left -= self.overhead + numbers * vectors
             if self.left < 0:
-                raise ValueError("its options make a larger model than that of which it has the weights")
+                raise ValueError("its options make a larger model than its weights fit")
         return function(*args, **kwargs)
 
 
 def _override(options: DictConfig, overrides: Mapping[str, Any]) -> None:
-    """Sets options of a model; ValueError for those that it does not have, and for values of another type."""
+    """Sets options of a model; raises ValueError for unknown options and for values of another type."""
     accepted = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[options._name]])
     known = sorted(name for name in accepted.keys() if not name.startswith("_"))
     for name, value in overrides.items():
@@ -243,12 +243,12 @@ def _override(options: DictConfig, overrides: Mapping[str, Any]) -> None:
 
 
 def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str]) -> None:
-    """Makes a checkpoint of fairseq's transformer_lm one of transformer_lm_wavelet where its options mislead.
+    """Turns a checkpoint of fairseq's transformer_lm into one of transformer_lm_wavelet if its options mislead.
 
     The ALiBi release (github.com/ofirpress/attention_with_linear_biases, fairseq/models/transformer.py) makes fairseq's
-    sinusoidal embeddings and does not add them: neither options nor parameters differ from a model that has them. But
-    its transformer_lm has an option that fairseq's has not, max_tokens. It shows where the options are kept by parts
-    (``cfg``), and not in checkpoints that have all in one (``args``), where training has an option of that name.
+    sinusoidal embeddings and does not add them, so neither options nor parameters differ from a model that has them.
+    But its transformer_lm has an option that fairseq's lacks, max_tokens. It shows if the options are kept in parts
+    (``cfg``), but not in checkpoints with a single list (``args``), because training has an option of that name.
     """
     model = state["cfg"].model
     if "position_encoding" in model:
@@ -258,15 +258,15 @@ def _set_position_encoding(path: str, state: Dict[str, Any], given: Optional[str
     if given is None:
         if state.get("args") is not None and not model.get("decoder_learned_pos"):
             raise ValueError(
-                f"--path {path} is a transformer_lm of a fairseq that may have added sine waves or, as the ALiBi "
-                "release, biases; --position-encoding tells: alibi, sinusoidal, nope ..."
+                f"--path {path} is a transformer_lm of a fairseq that may have added sine waves or, like the ALiBi "
+                "release, biases; say which by --position-encoding: alibi, sinusoidal, nope ..."
             )
         if "max_tokens" not in model:
             return
         given = "alibi"
     with open_dict(state["cfg"]):
         model._name, model.position_encoding = "transformer_lm_wavelet", given
-        state["cfg"].task.pop("max_tokens", None)  # for which model's option stands
+        state["cfg"].task.pop("max_tokens", None)  # the model's option replaces it
     for buffer in "_float_tensor", "weights":  # of sine waves, not learned
         state["model"].pop(f"decoder.embed_positions.{buffer}", None)
 

@@ -2,8 +2,8 @@
 
     python -m wavepos_fairseq.evaluation DATA_BIN --path CHECKPOINT --lengths 128,256,512,1012 --output FILE.json
 
-`evaluation.perplexity` says what the inferences are. ``--per-line FILE`` scores each line on its own, after ``</s>``,
-as fairseq's ``--sample-break-mode eos``. Importing this module imports neither PyTorch nor fairseq.
+`evaluation.perplexity` defines the inferences. ``--per-line FILE`` scores each line on its own, after ``</s>``, like
+fairseq's ``--sample-break-mode eos``. Importing this module imports neither PyTorch nor fairseq.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from ..evaluation.inferences import INFERENCES, parse_inferences
 
 
 def parse_overrides(text: str) -> Dict[str, Any]:
-    """``{'rope_theta': 20000}`` as a dict of texts, numbers, True, False and None; argparse's error otherwise."""
+    """``{'rope_theta': 20000}`` as a dict of text, numbers, bools and None; raises argparse's error otherwise."""
     try:
         overrides = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -35,19 +35,19 @@ def parse_overrides(text: str) -> Dict[str, Any]:
     if not isinstance(overrides, dict) or not all(
         isinstance(name, str) and isinstance(value, scalars) for name, value in overrides.items()
     ):
-        raise argparse.ArgumentTypeError(f"{text!r} is no dict of options, as {{'rope_theta': 20000}} is")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a dict of options like {{'rope_theta': 20000}}")
     return overrides
 
 
 def parse_lines_file(text: str) -> Path:
-    """A file whose name ends in .csv or .jsonl; argparse's error otherwise."""
+    """A file whose name ends in .csv or .jsonl; raises argparse's error otherwise."""
     if Path(text).suffix not in (".csv", ".jsonl"):
         raise argparse.ArgumentTypeError(f"{text!r}: accepted are names that end in .csv or .jsonl")
     return Path(text)
 
 
 def write_lines(path: Path, scored: List[Dict[str, Any]]) -> None:
-    """What `evaluate_lines` gives, a line each: CSV with a head where the file's name ends so, JSON otherwise."""
+    """Writes the lines of `evaluate_lines`: CSV with a header if the file's name ends so, JSON lines otherwise."""
     text = io.StringIO()
     if path.suffix == ".csv":
         table = csv.DictWriter(text, list(scored[0]), lineterminator="\n")
@@ -81,19 +81,19 @@ def parser() -> argparse.ArgumentParser:
         help="representation of a checkpoint of fairseq's own transformer_lm, if its options do not tell: alibi ...",
     )
     parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="read the checkpoint even where it may run code of its own"
+        "--trust-checkpoint", action="store_true", help="read the checkpoint even if it may run its own code"
     )
     parser.add_argument(
         "--model-overrides",
         type=parse_overrides,
         default={},
         metavar="DICT",
-        help="options of the model instead of those that it was trained with: \"{'rope_theta': 20000}\"",
+        help="options that replace those of the training: \"{'rope_theta': 20000}\"",
     )
     parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights that --store-ema keeps")
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--fp16", action="store_true", help="evaluate in half precision")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the results are written")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the results")
     return parser
 
 
@@ -103,7 +103,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not args.lengths and not args.per_line:
         accepted.error("one of the arguments --lengths --per-line is required")
     if args.output and not args.lengths:
-        accepted.error("argument --output: it holds the perplexities at --lengths, which are not given")
+        accepted.error("argument --output: needs --lengths, whose perplexities it holds")
     commands.require_fairseq()
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # on import it recommends packages for speech
     writes = args.output or args.per_line
@@ -119,7 +119,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _evaluate_file(args: argparse.Namespace) -> None:
     for file in filter(None, (args.output, args.per_line)):
         refuse_unwritable(file)
-    import torch  # here, for these take seconds
+    import torch  # here, because these imports take seconds
 
     from ..evaluation.perplexity import evaluate, evaluate_lines
     from ..evaluation.statistics import perplexity_of
@@ -168,7 +168,7 @@ def _evaluate_file(args: argparse.Namespace) -> None:
 
 
 def versions() -> Dict[str, str]:
-    """What a number depends on besides the options."""
+    """The versions that a number depends on."""
     import fairseq
     import torch
 

@@ -1,4 +1,4 @@
-"""Positions and presets, which are data, as the arguments of fairseq's commands; and what fairseq makes of arguments.
+"""Turns positions and presets (data) into arguments of fairseq's commands, and parses arguments as fairseq does.
 
 Importing this module imports neither PyTorch nor fairseq.
 """
@@ -17,7 +17,7 @@ def position_arguments(position: Mapping[str, Any]) -> List[str]:
 
 
 def as_arguments(options: Mapping[str, Any]) -> List[str]:
-    """Options without their dashes as arguments; one that is True is a switch."""
+    """Options without their dashes, as arguments; True makes a switch."""
     arguments: List[str] = []
     for name, value in options.items():
         arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
@@ -25,16 +25,16 @@ def as_arguments(options: Mapping[str, Any]) -> List[str]:
 
 
 def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
-    """What fairseq-train understands of its arguments, the defaults of the architecture among them.
+    """The arguments as fairseq-train parses them, with the defaults of the architecture.
 
-    Raises ValueError with one line where fairseq, the representation or the model refuses them.
+    Raises ValueError with one line if fairseq, the representation or the model refuses them.
     """
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # on import it recommends packages for speech
     from fairseq import options
 
     from .. import models  # noqa: F401  (registers the architectures and the task)
 
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage is two hundred lines
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage has two hundred lines
         try:
             return options.parse_args_and_arch(options.get_training_parser(), list(arguments))
         except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""Data-bin folders, which fairseq-preprocess makes: their tokens, and what is counted in them.
+"""Data-bin folders, which fairseq-preprocess makes: their tokens and their counts.
 
 Importing this module imports neither PyTorch nor fairseq.
 """
@@ -20,7 +20,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Counts(NamedTuple):
-    """What a data-bin holds. Tokens include one </s> a line; types are the words of dict.txt, <unk> and </s>."""
+    """The sizes of a data-bin. Tokens include one </s> per line; types are the words of dict.txt, <unk> and </s>."""
 
     lines: Dict[str, int]
     tokens: Dict[str, int]
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
 
 
 def count(data_bin: Path) -> Counts:
-    """Counts of the binaries themselves, not of the text or of a log."""
+    """Counts the binaries themselves, not the text or a log."""
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # on import it recommends packages for speech
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
@@ -42,7 +42,7 @@ def count(data_bin: Path) -> Counts:
 
 
 def check_words(data_bin: Path) -> None:
-    """ValueError where a split is nothing but <unk>: any model would predict it, at a perplexity near 1."""
+    """Raises ValueError if a split is nothing but <unk>: any model would predict it, at a perplexity near 1."""
     from fairseq.data import Dictionary
     from fairseq.data.indexed_dataset import MMapIndexedDataset
 
@@ -53,14 +53,14 @@ def check_words(data_bin: Path) -> None:
 
 
 def first_folder(data: str) -> str:
-    """Of DATA1:DATA2, as fairseq-train takes it, the folder that has the dictionary and the splits of an evaluation."""
+    """The folder of DATA1:DATA2 (fairseq-train's syntax) with the dictionary and the splits of an evaluation."""
     from fairseq import utils
 
     return next(iter(utils.split_paths(data)), "")
 
 
 def load_dictionary(data: str) -> Dictionary:
-    """The dictionary of a data-bin folder; ValueError with the file's name where it cannot be read."""
+    """The dictionary of a data-bin folder; raises ValueError with the file's name if it cannot be read."""
     from fairseq.data import Dictionary
 
     file = Path(first_folder(data), "dict.txt")
@@ -71,7 +71,7 @@ def load_dictionary(data: str) -> Dictionary:
 def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:
     """The lines of a split of a data-bin folder, in any of fairseq's formats: int64 (tokens,), each ended by ``</s>``.
 
-    Raises ValueError where there is no such split, or what it holds does not fit the dictionary.
+    Raises ValueError if the split does not exist or does not fit the dictionary.
     """
     import torch
     from fairseq.data import data_utils
@@ -81,7 +81,7 @@ def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:
         dataset = data_utils.load_indexed_dataset(str(split), dictionary)
         if dataset is None:
             raise ValueError("there is no such file")
-        if getattr(dataset, "supports_prefetch", False):  # of --dataset-impl cached and lazy, which are one format
+        if getattr(dataset, "supports_prefetch", False):  # --dataset-impl cached and lazy, one format
             dataset.prefetch(range(len(dataset)))
         lines = [dataset[i].long() for i in range(len(dataset))]
         stream = torch.cat(lines)
@@ -90,8 +90,8 @@ def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:
         padding = int((stream == dictionary.pad()).sum())
         if padding:
             raise ValueError(
-                f"{padding} words of the text are a literal {dictionary.pad_word}, which is padding to fairseq; write "
-                "another word in its place, and prepare the text anew"
+                f"{padding} words of the text are a literal {dictionary.pad_word}, which is padding to fairseq; "
+                "replace it by another word and prepare the text again"
             )
     return lines
 
@@ -104,7 +104,7 @@ def load_stream(data: str, subset: str, dictionary: Dictionary) -> Tensor:
 
 
 def count_words(stream: Tensor, dictionary: Dictionary) -> int:
-    """Words and line ends in a stream of subword-nmt's units, of which all but a word's last end in ``@@``."""
+    """Words and line ends in a stream of subword-nmt's units; all but a word's last unit end in ``@@``."""
     import torch
 
     continued = torch.tensor([symbol.endswith("@@") for symbol in dictionary.symbols])
