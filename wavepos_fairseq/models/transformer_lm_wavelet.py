@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import Position, build_position, position_class, position_names, position_options
 
-if not hasattr(numpy, "compat"):  # gone from NumPy 2, but fairseq cuts prompts into batches with numpy.compat.long
+if not hasattr(numpy, "compat"):  # NumPy 2 removed it, but fairseq cuts prompts into batches with numpy.compat.long
     numpy.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
 
 
@@ -77,15 +77,15 @@ WaveletLanguageModelConfig.__module__ = __name__
 
 
 class PositionalSelfAttention(MultiheadAttention):
-    """fairseq's self-attention, its projections and incremental state, around `causal_attention`."""
+    """fairseq's self-attention (projections and incremental state) around `causal_attention`."""
 
     def __init__(self, embed_dim, num_heads, position, attend, **kwargs):
         super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
         self.position = position
-        self.attend = attend  # causal_attention, with the options of how it is computed
+        self.attend = attend  # causal_attention with its computational options
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
-        """query: (L, B, C). Returns (L, B, C), and None in the place of the attention weights, which are never formed.
+        """query: (L, B, C). Returns (L, B, C), and None instead of the attention weights, which are never formed.
 
         The attention is causal whether or not a mask is given. Padding must lie on the right, where no real query sees
         it; ValueError otherwise.
@@ -125,7 +125,7 @@ class PositionalDecoderLayer(TransformerDecoderLayerBase):
     """fairseq's decoder layer around `PositionalSelfAttention`."""
 
     def __init__(self, cfg, args, no_encoder_attn=False):
-        self.args = args  # read by build_self_attention, which the base class calls
+        self.args = args  # for build_self_attention, which the base class calls
         super().__init__(cfg, no_encoder_attn)
 
     def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
@@ -148,14 +148,14 @@ class PositionalDecoder(TransformerDecoder):
     """fairseq's decoder of `PositionalDecoderLayer`s."""
 
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
-        # As the base class does, which has its layer's name fixed.
+        # Like the base class, whose layer cannot be replaced.
         layer = PositionalDecoderLayer(cfg, self.args, no_encoder_attn)
         if cfg.checkpoint_activations:
             layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
         return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
     def buffered_future_mask(self, tensor):
-        """None, where the base class keeps L x L numbers: `causal_attention` needs no mask."""
+        """None instead of the base class's L x L numbers, because `causal_attention` needs no mask."""
         return None
 
 
@@ -165,13 +165,13 @@ _PARAMETER = re.compile(rf"\b({'|'.join(_FLAGS)})=")
 
 
 def in_flags(message: str) -> str:
-    """An error of the library, which says ``wavelet_scales='0'``, in fairseq's options: ``--wavelet-scales '0'``."""
+    """Translates an error of the library (``wavelet_scales='0'``) to fairseq's options (``--wavelet-scales '0'``)."""
     return _PARAMETER.sub(lambda match: f"{_FLAGS[match[1]]} ", message)
 
 
 @contextlib.contextmanager
 def errors_in_flags() -> Iterator[None]:
-    """ValueErrors raised within speak of fairseq's options, see `in_flags`."""
+    """Makes ValueErrors raised inside name fairseq's options (see `in_flags`)."""
     try:
         yield
     except ValueError as error:
@@ -185,7 +185,7 @@ def _option(args: Any, name: str) -> Any:
 
 @errors_in_flags()
 def _position_of(args: Any) -> Position:
-    """The representation that a model's options ask for; ValueError where they do not fit together."""
+    """The representation that a model's options ask for; raises ValueError if they do not fit together."""
     option = functools.partial(_option, args)
     implementation = option("attention_implementation")
     if implementation not in IMPLEMENTATIONS:
@@ -214,7 +214,7 @@ _TIED = [  # with --tie-adaptive-weights, one value for both
 
 
 def refuse_cutoffs(args: Any, num_types: int) -> None:
-    """ValueError where the options of an adaptive input or softmax do not fit each other or so many types."""
+    """Raises ValueError if the options of an adaptive input or softmax do not fit each other or this many types."""
     for part, is_used in (("input", args.adaptive_input), ("softmax", args.adaptive_softmax_cutoff)):
         cutoffs = utils.eval_str_list(getattr(args, f"adaptive_{part}_cutoff"), type=int) if is_used else []
         largest = num_types
@@ -243,7 +243,7 @@ class WaveletLanguageModel(TransformerLanguageModel):
 
     @classmethod
     def build_model(cls, args: Any, task: FairseqTask) -> "WaveletLanguageModel":
-        """A new model; ValueError for options that do not fit together.
+        """A new model; raises ValueError if its options do not fit together.
 
         As the base class builds its own, which cannot be told of another decoder: the same options, and the same order
         of random draws.
