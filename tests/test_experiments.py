@@ -237,7 +237,7 @@ def test_the_status_of_a_sweep_is_asked_for_by_its_grid(tmp_path, capsys):
     ]
     for both_or_none in ([], ["table1", "--wavelet", "ricker"]):
         assert experiments.main([*status, *both_or_none]) == 2
-        assert "a table or, of a sweep, its grid" in capsys.readouterr().err
+        assert "either a table or a sweep's grid" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["table1", "a/b", "../escape", "", ".hidden"])
@@ -251,10 +251,10 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
 def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_path, capsys, monkeypatch):
     words = ["--preset", "demo", "--results", str(tmp_path)]
     assert experiments.main(["sweep", "--wavelet", "ricker", "--name", name, *words]) == 2
-    assert f"error: --name {name!r}: its files" in capsys.readouterr().err
+    assert f"error: --name {name!r}: this name is taken" in capsys.readouterr().err
     monkeypatch.setattr(configs, "names", lambda folder: [name, "demo"])
     assert experiments.main(["reproduce", name, *words]) == 2
-    assert f"error: table {name!r}: its files" in capsys.readouterr().err
+    assert f"error: table {name!r}: this name is taken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,10 @@ def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_pat
             ["reproduce", "table9", "--preset", "demo"],
             "table 'table9' is unknown; accepted are shift-direction, shift-direction-seeds, table1",
         ),
-        (["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"], "--data no-such-folder: there is no"),
+        (
+            ["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"],
+            "--data no-such-folder does not exist",
+        ),
         (["train", "wikitext103-512", "ricker", "--gpus", "0", "--dry-run"], "--fp16 needs a GPU"),
     ],
 )
@@ -439,7 +442,7 @@ def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     assert schedule.shares_of_the_machine(1, 4, 1) == [{"OMP_NUM_THREADS": "16"}]
     shares = schedule.shares_of_the_machine(2, 2, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["3,5", "6,7"]
-    with pytest.raises(ValueError, match="--jobs 2 x --gpus 3 is more than the 5 GPUs"):
+    with pytest.raises(ValueError, match="--jobs 2 x --gpus 3 is more than the 5 visible GPUs"):
         schedule.shares_of_the_machine(2, 3, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
@@ -463,7 +466,7 @@ def test_a_run_with_a_broken_file_is_marked_and_named_and_the_others_are_made(
     outcomes = schedule.make_here(three_runs, {}, jobs=1)
     assert outcomes == ["broken", "broken", sound_result(three_runs[2])]
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("[1/3] nope: broken, ") and "result.json" in first and "; remove the file, and" in first
+    assert first.startswith("[1/3] nope: broken, ") and "result.json" in first and "; remove the file to" in first
     assert second.startswith("[2/3] sinusoidal: broken, ") and f": remove {three_runs[1].folder}, or" in second
     experiments.write_table("table1", "Table 1", three_runs, outcomes, {}, tmp_path / "results")
     assert json.loads((tmp_path / "results" / "table1.manifest.json").read_text())["rows"]["nope"] == "broken"

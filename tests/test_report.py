@@ -347,7 +347,7 @@ def test_folders_and_files_that_are_not_sound_are_named(results, capsys):
     assert f"{results / 'none' / PRESET} does not exist" in refused(capsys, results / "none")
     assert "preset 'other' is unknown; accepted are demo" in refused(capsys, results, "other")
     write_table(results, "table1", ricker(), {"rows": {"ricker": run_of(), "nope": run_of()}})
-    assert "table1.manifest.json has 2 rows and table1.tidy.csv 1" in refused(capsys, results)
+    assert "table1.manifest.json has 2 rows and table1.tidy.csv has 1" in refused(capsys, results)
     for seed in ({}, {"seed": 1}):
         write_table(results, "table1", 2 * ricker(**seed), {})
         assert "table1.tidy.csv has two numbers of Wavelet Ricker, rel, seed 1, at 32" in refused(capsys, results)

@@ -166,7 +166,7 @@ def test_a_checkpoint_with_a_bit_changed_is_replaced_by_the_one_before(run, caps
     ]  # as PyTorch reads it
     assert run.resumed_at() == 9
     said = capsys.readouterr().err
-    assert "checkpoint_last.pt cannot be read (it is damaged: " in said and "is checkpoint_1_9.pt now" in said
+    assert "checkpoint_last.pt cannot be read (it is damaged: " in said and "is replaced by checkpoint_1_9.pt" in said
     assert run.resumed_at() == 9 and (run.folder / "checkpoint_last.unreadable").read_bytes() == content
 
 
@@ -393,7 +393,7 @@ def test_what_makes_the_run_what_it_is_is_not_an_option_of_its_training(run, opt
     for words in ((option, given), (f"{option}={given}",)):
         with pytest.raises(ValueError) as refused:
             runs.fairseq_options(replace(run, row=replace(run.row, arguments=words)))
-        assert f"{option} {given}: this run has {kept.format(folder=run.folder)}, " in str(refused.value)
+        assert f"{option} {given}: this run has {kept.format(folder=run.folder)}; " in str(refused.value)
 
 
 def test_threads_are_an_even_share_of_the_cpus_that_this_process_may_use(monkeypatch):
