@@ -566,7 +566,7 @@ def test_a_batch_without_tokens_is_refused(refuses, data_bin, tokens):
 
 def test_neither_lengths_nor_lines_are_refused(refuses, data_bin, tmp_path):
     assert "one of the arguments --lengths --per-line is required" in refuses(data_bin, None, "--inference", "full")
-    assert "argument --output: it holds" in refuses(data_bin, None, "--per-line", tmp_path / "lines.csv")
+    assert "argument --output: needs --lengths" in refuses(data_bin, None, "--per-line", tmp_path / "lines.csv")
     assert not (tmp_path / "lines.csv").exists()
 
 

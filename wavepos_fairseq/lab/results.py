@@ -130,7 +130,7 @@ def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
     try:
         lines = pd.read_csv(path, dtype=str, keep_default_na=False)
         for column in _NUMERIC.intersection(lines):
-            lines[column] = pd.to_numeric(lines[column].mask(lines[column] == ""))
+            lines[column] = lines[column].map(_number)
     except ValueError as error:  # pandas' errors are ValueErrors
         raise ValueError(f"{shown_path(path)} cannot be read: {error}") from None
     missing = [column for column in required if column not in lines]
@@ -138,3 +138,8 @@ def _read_csv(path: Path, required: Sequence[str]) -> "pd.DataFrame":
         what = f"column {', '.join(missing)}" if missing else "lines"
         raise ValueError(f"{shown_path(path)} has no {what}")
     return lines
+
+
+def _number(text: str) -> float:
+    """A number to its last digit, which pandas' own reader does not promise; NaN for an empty text."""
+    return int(text) if text.isdigit() else float(text or "nan")
