@@ -926,6 +926,47 @@ def test_demo_on_a_python_without_docstrings_says_so(monkeypatch, tmp_path):
 # Words of the user
 
 
+# Characters
+
+
+def test_characters_are_the_words_spelled_out_and_rare_ones_are_unk(text_folder, word_bin, tmp_path):
+    from fairseq.data import Dictionary, data_utils
+
+    data_bin = data.prepare("text-characters", text_folder, tmp_path)
+    assert data_bin == tmp_path / "text-characters" and provenance(data_bin)["name"] == "text-characters"
+    words, characters = (Dictionary.load(str(folder / "dict.txt")) for folder in (word_bin, data_bin))
+    tokenize = data.tokens.wikitext_tokenizer()
+    counts = Counter("".join(map(tokenize, TEXT["train"].splitlines())))
+    assert {character for character in counts if counts[character] < 20}  # or nothing would be rare
+    for split, text in TEXT.items():
+        lines = data_utils.load_indexed_dataset(str(data_bin / split), characters)
+        for line, paragraph in zip(lines, text.splitlines()):
+            expected = [c if counts[c] >= 20 else "<unk>" for c in tokenize(paragraph)]
+            assert [characters[index] for index in line] == [*("▁" if c == " " else c for c in expected), "</s>"]
+        assert len(lines) == len(data_utils.load_indexed_dataset(str(word_bin / split), words))
+
+
+@pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
+def test_the_real_wikitext2_has_as_many_characters_as_its_files_and_rare_ones_are_few(tmp_path):
+    data_bin = data.prepare("wikitext-2-characters", WIKITEXT2, tmp_path)
+    made, texts = provenance(data_bin), {split: WIKITEXT2 / f"wiki.{split}.tokens" for split in streams.SPLITS}
+    texts = {split: path.read_bytes().decode() for split, path in texts.items()}
+    assert made["tokens"] == {split: len(text) for split, text in texts.items()}  # </s> is the line's end
+    kept = {character for character, count in Counter(texts["train"]).items() if count >= 20} - {" ", "\n"}
+    assert made["types"] == len(kept) + 3  # the blank, <unk> and </s>
+
+
+def test_every_white_space_is_one_blank():
+    assert data.characters.spelled_out(" a\u3000b\t\u00a0c ") == "▁ a ▁ b ▁ ▁ c ▁"
+
+
+def test_characters_of_another_text_under_a_wikitext_name_are_an_error_with_both_counts(word_bin):
+    counts = data.data_bin.count(word_bin)
+    message = "not the characters of wikitext-2 .train tokens: expected 10,780,437, found"
+    with pytest.raises(data.DataError, match=message):
+        data.data_bin.CORPORA["wikitext-2-characters"].check(word_bin, counts)
+
+
 def text_with(**changed):
     return {**TEXT, **changed}
 
@@ -962,6 +1003,10 @@ def status_of(main, words):
         (["wikitext-3"], {}, "invalid choice: 'wikitext-3'"),
         ([], {}, "NAME"),
         (["text", "--from", "own", "--bpe", "many"], TEXT, "invalid int value: 'many'"),
+        (["demo", "--characters"], {}, "--characters: accepted are wikitext-2, wikitext-103, text, not demo"),
+        (["text", "--from", "own", "--characters", "--bpe", "9"], TEXT, "--characters: not with --bpe 9"),
+        (["wikitext-2", "--characters", "--from", "own"], TEXT, "wiki.train.tokens, wiki.valid.tokens, wiki.test"),
+        (["text", "--characters", "--from", "own"], dict.fromkeys(TEXT, "ab\n"), "train would be nothing but <unk>"),
     ],
 )
 def test_bad_input_is_one_error_status_2_and_nothing_under_the_name(

@@ -1,6 +1,7 @@
 """Evaluation: beside fairseq-eval-lm and scoring by hand, what it writes, and what it refuses."""
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -13,19 +14,20 @@ import fairseq_cli.eval_lm
 import fairseq_cli.preprocess
 import pytest
 import torch
-from conftest import L_TRAIN, PLAIN, ROOT, TINY, command_line, parse, preprocess
+from conftest import L_TRAIN, PLAIN, ROOT, TINY, command_line, parse, preprocess, synthetic_text
 from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.sequence_scorer import SequenceScorer
 
 from wavepos_fairseq.common.commands import parse_lengths
+from wavepos_fairseq.data import prepare
 from wavepos_fairseq.evaluation.inferences import parse_inferences
-from wavepos_fairseq.evaluation.perplexity import evaluate, evaluate_lines, pieces, stream_nll
+from wavepos_fairseq.evaluation.perplexity import evaluate, evaluate_lines, pieces, stream_nll, windows
 from wavepos_fairseq.evaluation.statistics import bootstrap_interval
 from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, token_nll
 from wavepos_fairseq.plugin.evaluate import main
-from wavepos_fairseq.plugin.streams import load_stream
+from wavepos_fairseq.plugin.streams import SPLITS, load_stream
 
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
 SHORTER, LONGER = 20, 72  # than L_TRAIN = 32; neither divides the stream, and 72 = 32 + 32 + 8
@@ -108,7 +110,7 @@ def test_pieces_do_not_see_each_other(load, encoding):
     checkpoint, stream = load(encoding)
     source = inputs_of(stream, checkpoint)
     cuts = pieces(len(stream), LONGER, L_TRAIN)
-    start, stop = cuts[4]
+    start, _, stop = cuts[4]
     at = start + 10
     changed = source.clone()
     changed[at] = source[at] % 50 + 5
@@ -116,6 +118,63 @@ def test_pieces_do_not_see_each_other(load, encoding):
     moved = before != after
     assert not moved[:at].any() and not moved[stop:].any()
     assert moved[at:stop].float().mean() > 0.9
+
+
+# sliding windows
+
+
+@pytest.mark.parametrize("length, stride", [(LONGER, 24), (SHORTER, 7)])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_sliding_is_fairseq_eval_lm_with_a_context_window(load, trained, data_bin, encoding, length, stride):
+    (cell,) = evaluate(*load(encoding), [length], ["sliding"], stride=stride)
+    theirs = fairseq_eval_lm(data_bin, trained(encoding), length, "--context-window", str(length - stride))
+    assert cell["nll"] == pytest.approx(float(theirs["loss"]) * math.log(2), rel=1e-5)
+    assert cell["tokens"] == len(load(encoding)[1])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_with_a_stride_of_the_length_sliding_is_full(load, encoding):
+    full, sliding = evaluate(*load(encoding), [LONGER], ["full", "sliding"], stride=LONGER)
+    assert sliding["inference"] == "sliding" and sliding["nll"] == full["nll"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_token_s_loss_depends_on_its_window_only(load, encoding):
+    checkpoint, stream = load(encoding)
+    source, cuts = inputs_of(stream, checkpoint), windows(len(stream), LONGER, 24)
+    start, first, stop = cuts[5]
+    assert (first - start, stop - first) == (48, 24)
+    losses = []
+    for at in (None, start - 1, start):  # nothing, the input before the window, the window's first input
+        changed = source.clone()
+        if at is not None:
+            changed[at] = source[at] % 50 + 5
+        losses.append(stream_nll(checkpoint, changed, stream, cuts, 4096)[first:stop])
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("num_tokens, length, stride", [(200, 72, 24), (7, 20, 3), (100, 32, 32), (50, 64, 1)])
+def test_windows_end_at_multiples_of_the_stride_and_score_each_token_once(num_tokens, length, stride):
+    cuts = windows(num_tokens, length, stride)
+    assert [cut.stop for cut in cuts] == [min(n, num_tokens) for n in range(stride, num_tokens + stride, stride)]
+    assert [token for cut in cuts for token in range(cut.first, cut.stop)] == list(range(num_tokens))
+    assert all(cut.start == max(0, cut.first + stride - length) for cut in cuts)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "sliding needs --stride"),
+        (["--stride", "0"], "'0' is no whole number > 0"),
+        (["--stride", "2.5"], "'2.5' is no whole number > 0"),
+        (["--stride", "21"], "--stride 21: accepted are 1 to 20, the shortest length"),
+    ],
+)
+def test_a_stride_that_no_window_can_take_is_one_line(trained, data_bin, capsys, words, message):
+    options = [str(data_bin), "--path", str(trained("nope")), "--lengths", "72,20", "--inference", "sliding", *words]
+    with contextlib.suppress(SystemExit):
+        assert main(options) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -271,7 +330,7 @@ def test_averaged_weights_that_are_not_there_are_refused(refuses, trained, data_
 
 
 def lengths_of(cuts):
-    return [stop - start for start, stop in cuts]
+    return [stop - start for start, _, stop in cuts]
 
 
 def test_a_sequence_of_2512_is_cut_at_512_as_in_the_paper():
@@ -281,15 +340,15 @@ def test_a_sequence_of_2512_is_cut_at_512_as_in_the_paper():
 def test_the_last_sequence_is_shorter_and_cut_alike():
     assert lengths_of(pieces(2 * 72 + 40, 72, 32)) == [32, 32, 8, 32, 32, 8, 32, 8]
     assert lengths_of(pieces(2 * 72 + 5, 72, 72)) == [72, 72, 5]
-    assert pieces(3, 72, 32) == [(0, 3)]
+    assert pieces(3, 72, 32) == [(0, 0, 3)]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 31, 32, 33, 71, 72, 73, 517])
 @pytest.mark.parametrize("sequence_length, piece_length", [(72, 32), (32, 32), (20, 20), (1, 1)])
 def test_every_target_lies_in_one_piece(num_tokens, sequence_length, piece_length):
     cuts = pieces(num_tokens, sequence_length, piece_length)
-    assert [t for start, stop in cuts for t in range(start, stop)] == list(range(num_tokens))
-    assert all(start // sequence_length == (stop - 1) // sequence_length for start, stop in cuts)
+    assert [t for start, _, stop in cuts for t in range(start, stop)] == list(range(num_tokens))
+    assert all(start // sequence_length == (stop - 1) // sequence_length for start, _, stop in cuts)
     assert max(lengths_of(cuts)) <= piece_length
 
 
@@ -629,8 +688,8 @@ def test_an_unknown_representation_is_refused_with_those_that_there_are(refuses,
 
 
 def test_an_unknown_inference_is_refused(refuses, data_bin):
-    error = refuses(data_bin, None, "--lengths", "20", "--inference", "full,sliding")
-    assert "--inference" in error and "full,non-overlapping" in error
+    error = refuses(data_bin, None, "--lengths", "20", "--inference", "full,rolling")
+    assert "--inference" in error and "full,non-overlapping,sliding" in error
 
 
 def test_an_unknown_subset_is_refused(refuses, data_bin):
@@ -670,3 +729,35 @@ def test_a_shorter_last_sequence_counts_by_its_tokens_in_the_interval():
     assert low == 1 and high == pytest.approx(math.exp(7))  # the first drawn twice, the second drawn twice
     low, high = bootstrap_interval(nll.expand(50, -1).flatten(), 101)
     assert low == high == pytest.approx(math.exp(7 / 101))
+
+
+# per word, where a token is less
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    """A data-bin of characters, and the lines of its validation text."""
+    folder = tmp_path_factory.mktemp("characters")
+    texts = {split: synthetic_text(30, seed=seed).replace("@@", "") for seed, split in enumerate(SPLITS, 5)}
+    for split, text in texts.items():
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    return prepare("text-characters", folder, folder), texts["valid"].splitlines()
+
+
+def test_characters_are_reported_in_bits_and_per_word(characters, train, tmp_path, capsys):
+    data, lines = characters
+    output, checkpoint = tmp_path / "out.json", tmp_path / "run" / "checkpoint_last.pt"
+    cutoffs = {"--adaptive-input-cutoff": "5,10", "--adaptive-softmax-cutoff": "5,10"}
+    train(checkpoint.parent, {"--position-encoding": "nope", **cutoffs}, data)
+    words = [str(data), "--path", str(checkpoint), "--lengths", "20", "--inference", "full", "--output", str(output)]
+    assert main(words) == 0
+    (cell,) = json.loads(output.read_text())["cells"]
+    num_words = sum(len(line.split()) + 1 for line in lines)  # a line's end is one
+    num_characters = sum(len(line) + 1 for line in lines)
+    assert (cell["words"], cell["tokens"]) == (num_words, num_characters)
+    assert cell["bits_per_character"] == pytest.approx(cell["nll"] / math.log(2))
+    assert cell["word_perplexity"] == pytest.approx(math.exp(cell["nll"] * num_characters / num_words))
+    assert cell["word_perplexity_low"] < cell["word_perplexity"] < cell["word_perplexity_high"]
+    low = math.log(cell["perplexity_low"]) * num_characters / num_words
+    assert math.log(cell["word_perplexity_low"]) == pytest.approx(low)
+    assert "per word" in capsys.readouterr().out

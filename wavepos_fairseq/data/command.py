@@ -6,14 +6,15 @@ from typing import Optional, Sequence
 
 from ..common import commands
 from ..common.files import ROOT
+from .characters import ENDING
 from .corpus import DataError
-from .data_bin import NAMES, prepare
+from .data_bin import CHARACTERS, WORDS, prepare
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command line; status 2 and one ``error: …`` where `prepare` raises."""
     parser = commands.parser(__doc__, prog="wavepos prepare")
-    parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
+    parser.add_argument("name", metavar="NAME", choices=[*WORDS], help=", ".join(WORDS))
     parser.add_argument(
         "--from",
         dest="source",
@@ -23,11 +24,20 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("--dest", type=Path, default=ROOT / "data", help="where NAME goes (default: data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
+    parser.add_argument(
+        "--characters", action="store_true", help=f"one token a character; the data-bin is NAME{ENDING} (not for demo)"
+    )
     args = parser.parse_args(arguments)
+    name = args.name + ENDING if args.characters else args.name
+    if args.characters and name not in CHARACTERS:
+        accepted = ", ".join(corpus.words.name for corpus in CHARACTERS.values())
+        parser.error(f"argument --characters: accepted are {accepted}, not {args.name}")
+    if args.characters and args.bpe is not None:
+        parser.error(f"argument --characters: not with --bpe {args.bpe}, which makes subwords of words")
     commands.require_fairseq()
     with commands.progress_fails_nothing():
         try:
-            prepare(args.name, args.source, args.dest, args.bpe)
+            prepare(name, args.source, args.dest, args.bpe)
         except (DataError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -22,6 +22,7 @@ class Corpus(abc.ABC):
     packages: Sequence[str] = ()  # the versions of these decide on the tokens
     min_count = MIN_COUNT  # of fairseq-preprocess; 0 keeps all words
     takes_bpe = False  # whether a byte-pair encoding may divide its words
+    unit = "word"  # what a token is, without one
 
     @abc.abstractmethod
     def find_text(self, source: Source, option: str) -> Dict[str, Path]:

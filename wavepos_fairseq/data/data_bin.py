@@ -14,6 +14,7 @@ from typing import IO, Dict, Iterator, Mapping, Optional
 
 from ..common import child
 from ..plugin.streams import SPLITS, count
+from .characters import Characters
 from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
 from .download import file_digest
@@ -21,7 +22,18 @@ from .own_text import OwnText
 from .tokens import check_text, write_bpe
 from .wikitext import WIKITEXT
 
-CORPORA: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), OwnText.name: OwnText()}
+WORDS: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), OwnText.name: OwnText()}
+CHARACTERS = {
+    corpus.name: corpus
+    for corpus in (
+        Characters(
+            WIKITEXT["wikitext-2"], tokens={"train": 10_780_437, "valid": 1_120_192, "test": 1_255_018}, types=134
+        ),
+        Characters(WIKITEXT["wikitext-103"], tokens={"valid": 1_140_678, "test": 1_279_333}),
+        Characters(WORDS["text"]),
+    )
+}
+CORPORA: Dict[str, Corpus] = {**WORDS, **CHARACTERS}
 NAMES = tuple(CORPORA)
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
 BYTES_PER_WORKER = 64 << 20  # fairseq-preprocess gets one worker for each 64 MiB of train
@@ -37,7 +49,7 @@ def prepare(
     """Make the data-bin folder ``dest/name``, or find it made from the same text, and return it.
 
     Args:
-        name: "wikitext-103", "wikitext-2", "demo" or "text".
+        name: "wikitext-103", "wikitext-2", "demo" or "text"; all but demo with "-characters" for one token a character.
         source: for WikiText a folder with wiki.{train,valid,test}.tokens, its zip archive, or the archive's URL
             (default: downloaded, see `wikitext`); for "text" a folder with train.txt, valid.txt and test.txt.
         dest: folder of data-bin folders; made where missing.
@@ -73,7 +85,7 @@ def corpus_for(name: str, bpe: Optional[int]) -> Corpus:
         raise DataError(f"unknown corpus {name!r}; accepted: {', '.join(NAMES)}")
     if bpe is not None and not CORPORA[name].takes_bpe:
         accepted = ", ".join(corpus.name for corpus in CORPORA.values() if corpus.takes_bpe)
-        raise DataError(f"--bpe {bpe}: only {accepted} takes it; {name} is made of words")
+        raise DataError(f"--bpe {bpe}: only {accepted} takes it, not {name}")
     if bpe is not None and bpe < 1:
         raise DataError(f"--bpe {bpe}: the number of merges is 1 or more")
     return CORPORA[name]
@@ -120,6 +132,7 @@ def make_data_bin(work: Path, corpus: Corpus, source: Source, files: Dict[str, P
         "name": corpus.name,
         "source": origin,
         "bpe": bpe,
+        "unit": "subword" if bpe else corpus.unit,
         "source_sha256": sha256_of(files) or sha256,
         "sha256": sha256,
         **counts._asdict(),

@@ -3,11 +3,12 @@
 import argparse
 from typing import List
 
-INFERENCES = ("full", "non-overlapping")
+PAPERS_INFERENCES = ("full", "non-overlapping")
+INFERENCES = (*PAPERS_INFERENCES, "sliding")
 
 
 def parse_inferences(text: str) -> List[str]:
-    """``full,non-overlapping`` as a list; raises argparse's error otherwise."""
+    """``full,sliding`` as a list; argparse's error otherwise."""
     inferences = text.split(",")
     if not set(inferences) <= set(INFERENCES):
         raise argparse.ArgumentTypeError(f"{text!r}: accepted are {','.join(INFERENCES)} or one of them")

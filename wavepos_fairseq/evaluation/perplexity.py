@@ -1,4 +1,4 @@
-"""Perplexity of a language model at any length, in the paper's two inferences.
+"""Perplexity of a language model at any length, in the paper's two inferences and with sliding windows.
 
 The tokens of a text are one stream, as with fairseq's ``--sample-break-mode none``. It is cut into sequences of the
 evaluated length, the last one shorter, and every token is a target once. The input at a target is the token before it,
@@ -7,19 +7,21 @@ so the first input of a sequence is the last target of the one before.
 - ``full``: each sequence is scored whole ("perplexity without non-overlapping inference").
 - ``non-overlapping``: each sequence is divided into pieces of L_train inputs, the last one shorter, and each piece is
   scored on its own. Up to L_train the two are the same.
+- ``sliding``: windows end at S, 2S, ..., S being the stride. Each holds the last tokens up to the evaluated length, or
+  as many as there are, and its last S are scored: fairseq-eval-lm's ``--context-window``. With S = length it is full.
 
 The model can be anything that scores (see `Scorer`). This module does not depend on fairseq.
 """
 
 import time
-from typing import Any, Callable, Dict, List, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..common.errors import prefixing_errors
-from .inferences import INFERENCES
+from .inferences import PAPERS_INFERENCES
 from .statistics import bootstrap_interval, perplexity_of
 
 
@@ -47,58 +49,90 @@ def inputs_of(stream: Tensor, bos: int) -> Tensor:
     return torch.cat((stream.new_tensor([bos]), stream[:-1]))
 
 
-def pieces(num_tokens: int, sequence_length: int, piece_length: int) -> List[Tuple[int, int]]:
-    """The cuts of a stream: (start, stop) of the pieces of each sequence of `sequence_length`, in order."""
+class Piece(NamedTuple):
+    """A model reads the inputs start .. stop - 1 of a stream on their own; its targets from `first` on are scored."""
+
+    start: int
+    first: int
+    stop: int
+
+
+def pieces(num_tokens: int, sequence_length: int, piece_length: int) -> List[Piece]:
+    """The pieces of each sequence of `sequence_length`, in order; all of their tokens are scored."""
     cuts = []
     for start in range(0, num_tokens, sequence_length):
         end = min(start + sequence_length, num_tokens)
-        cuts += [(first, min(first + piece_length, end)) for first in range(start, end, piece_length)]
+        cuts += [Piece(at, at, min(at + piece_length, end)) for at in range(start, end, piece_length)]
     return cuts
 
 
+def windows(num_tokens: int, length: int, stride: int) -> List[Piece]:
+    """Windows of up to `length` tokens, in order: each ends `stride` tokens after the one before, and scores these."""
+    firsts = range(0, num_tokens, stride)
+    return [Piece(max(0, first + stride - length), first, min(first + stride, num_tokens)) for first in firsts]
+
+
 @torch.no_grad()
-def stream_nll(
-    scorer: Scorer, source: Tensor, target: Tensor, cuts: Sequence[Tuple[int, int]], max_tokens: int
-) -> Tensor:
+def stream_nll(scorer: Scorer, source: Tensor, target: Tensor, cuts: Sequence[Piece], max_tokens: int) -> Tensor:
     """Losses in nats, fp32 (tokens,), of a stream whose pieces are scored on their own; source and target (tokens,).
 
-    Pieces of one length are batched up to `max_tokens` tokens, but at least one at a time, so nothing is padded.
+    Pieces of one shape are batched up to `max_tokens` tokens, but at least one at a time, so nothing is padded.
     """
     nll = torch.empty(len(target))
-    by_length: Dict[int, List[int]] = {}
-    for start, stop in cuts:
-        by_length.setdefault(stop - start, []).append(start)
-    for length, starts in by_length.items():
+    by_shape: Dict[Tuple[int, int], List[int]] = {}
+    for start, first, stop in cuts:
+        by_shape.setdefault((stop - start, first - start), []).append(start)
+    for (length, unscored), starts in by_shape.items():
         for batch in torch.tensor(starts).split(max(1, max_tokens // length)):
             index = batch[:, None] + torch.arange(length)  # (B, length)
-            nll[index] = scorer.score(source[index].to(scorer.device), target[index].to(scorer.device)).cpu()
+            losses = scorer.score(source[index].to(scorer.device), target[index].to(scorer.device))  # (B, length)
+            nll[index[:, unscored:]] = losses[:, unscored:].cpu()
     return nll
+
+
+def refuse_stride(stride: Optional[int], lengths: Sequence[int]) -> None:
+    """ValueError unless windows of each length can move on by `stride`."""
+    if stride is None:
+        raise ValueError("sliding needs --stride, the tokens that a window scores")
+    if stride > min(lengths):
+        raise ValueError(f"--stride {stride}: accepted are 1 to {min(lengths)}, the shortest length")
+
+
+def _cuts(inference: str, num_tokens: int, length: int, l_train: int, stride: Optional[int]) -> List[Piece]:
+    if inference == "sliding":
+        return windows(num_tokens, length, stride or length)
+    return pieces(num_tokens, length, length if inference == "full" else min(length, l_train))
 
 
 def evaluate(
     scorer: Scorer,
     stream: Tensor,
     lengths: Sequence[int],
-    inferences: Sequence[str] = INFERENCES,
+    inferences: Sequence[str] = PAPERS_INFERENCES,
     max_tokens: int = 4096,
+    stride: Optional[int] = None,
     report: Callable[[Dict[str, Any]], None] = lambda cell: None,
 ) -> List[Dict[str, Any]]:
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
-    stream: int64 (tokens,). nll is the mean in nats over all targets, perplexity its exponential, perplexity_low and
-    perplexity_high its `bootstrap_interval`, or None. Raises ValueError if one is not finite.
+    stream: int64 (tokens,). stride: of ``sliding``, in tokens. nll is the mean in nats over all targets, perplexity its
+    exponential, perplexity_low and perplexity_high its `bootstrap_interval`, or None. Raises ValueError if one is
+    not finite, or if the stride does not fit the lengths.
     """
+    if "sliding" in inferences:
+        refuse_stride(stride, lengths)
     source = inputs_of(stream, scorer.bos)
     cells: List[Dict[str, Any]] = []
+    cut_before: List[List[Piece]] = []
     for length in lengths:
         for inference in inferences:
             started = time.perf_counter()
-            twin = [cell for cell in cells if cell["sequence_length"] == length <= scorer.l_train]
-            if twin:  # both inferences cut such sequences the same way
+            cuts = _cuts(inference, len(stream), length, scorer.l_train, stride)
+            twin = [cell for known, cell in zip(cut_before, cells) if known == cuts]
+            cut_before.append(cuts)
+            if twin:  # up to L_train, full and non-overlapping cut alike
                 cells.append({**twin[0], "inference": inference})
             else:
-                piece_length = length if inference == "full" else min(length, scorer.l_train)
-                cuts = pieces(len(stream), length, piece_length)
                 losses = stream_nll(scorer, source, stream, cuts, max_tokens).double()
                 nll = losses.mean().item()
                 with prefixing_errors(f"{inference}, length {length}"):
@@ -129,13 +163,15 @@ def evaluate_lines(scorer: Scorer, lines: Sequence[Tensor], max_tokens: int = 40
     """
     stream = torch.cat(list(lines))
     stops = np.cumsum([len(line) for line in lines]).tolist()
-    cuts = list(zip([0, *stops], stops))
+    cuts = [Piece(start, start, stop) for start, stop in zip([0, *stops], stops)]
     source = inputs_of(stream, scorer.bos)
-    source[[start for start, _ in cuts]] = scorer.bos
+    source[[cut.start for cut in cuts]] = scorer.bos
     losses = stream_nll(scorer, source, stream, cuts, max_tokens).double()
     scored = []
-    for number, (start, stop) in enumerate(cuts, start=1):
-        nll = losses[start:stop].mean().item()
+    for number, cut in enumerate(cuts, start=1):
+        nll = losses[cut.start : cut.stop].mean().item()
         with prefixing_errors(f"line {number}"):
-            scored.append({"line": number, "tokens": stop - start, "nll": nll, "perplexity": perplexity_of(nll)})
+            scored.append(
+                {"line": number, "tokens": cut.stop - cut.start, "nll": nll, "perplexity": perplexity_of(nll)}
+            )
     return scored

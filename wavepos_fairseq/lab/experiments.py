@@ -81,13 +81,13 @@ def manifest(runs: List[Run], outcomes: List[Outcome], refused: Dict[str, str]) 
     }
 
 
-def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, int], float]:
-    """Seconds by length and piece length: up to L_train both inferences are one evaluation (see `evaluate`)."""
-    seconds = {}
+def _seconds_by_pieces(cells: List[Dict[str, Any]]) -> Dict[Tuple[int, Any], float]:
+    """Seconds by length and pieces: up to L_train the paper's inferences are one evaluation, see `perplexity`."""
+    seconds: Dict[Tuple[int, Any], float] = {}
     for cell in cells:
-        length = cell["sequence_length"]
-        piece_length = length if cell["inference"] == "full" else min(length, cell["l_train"])
-        seconds[length, piece_length] = cell["seconds"]
+        length, inference = cell["sequence_length"], cell["inference"]
+        piece_lengths = {"full": length, "non-overlapping": min(length, cell["l_train"])}
+        seconds[length, piece_lengths.get(inference, inference)] = cell["seconds"]
     return seconds
 
 

@@ -20,7 +20,7 @@ ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "
 POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
 PROBES = {"attention": ATTENTION, "positions": POSITIONS}
 _NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
-_WHILE_MADE = ["seed", "value", "mean", "std", "count", "shown"]
+_WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
 """Names that no label may have: the columns beside the labels."""
 
@@ -87,7 +87,7 @@ def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optiona
 
 def labels_of(cells: "pd.DataFrame") -> List[str]:
     """The columns of a table of cells that are labels."""
-    return [column for column in cells if column not in (*CELL, *NUMBERS, "seed")]
+    return [column for column in cells if column not in (*CELL, *NUMBERS, "seed", "bits_per_character")]
 
 
 def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perplexity") -> "pd.DataFrame":

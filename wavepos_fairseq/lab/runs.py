@@ -30,7 +30,7 @@ from ..common import child
 from ..common.errors import first_line, prefixing_errors
 from ..common.files import PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
 from ..common.schema import COMMAND, COUNT, MAPPING, NUMBER, TEXT, WHOLE, Accepted, check, is_number, or_none
-from ..evaluation.inferences import INFERENCES
+from ..evaluation.inferences import INFERENCES, PAPERS_INFERENCES
 from ..plugin.options import as_arguments, parse_training, position_arguments
 from .configs import Preset, Row
 
@@ -185,7 +185,7 @@ class Run:
         evaluated_by = _by_option(shlex.join(self.evaluation_command()))
         if result is None or _by_option(result["evaluation_command"]) != evaluated_by:
             return None
-        inferences = evaluated_by.get("--inference", ",".join(INFERENCES)).split(",")
+        inferences = evaluated_by.get("--inference", ",".join(PAPERS_INFERENCES)).split(",")
         expected = sorted(itertools.product(set(inferences), self.preset.lengths))
         trained_by = (result["seed"], _by_option(result["training_command"]))
         problems = {

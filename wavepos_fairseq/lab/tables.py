@@ -8,14 +8,16 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import pandas as pd
 
+from ..evaluation.inferences import PAPERS_INFERENCES
 from .results import CELL, NUMBERS, over_seeds
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {
     "non-overlapping": "Perplexity in non-overlapping inference with L_train",
     "full": "Perplexity without non-overlapping inference",
+    "sliding": "Perplexity with sliding windows",
 }
-_IN_RESULT = {"perplexity": "perplexity", "low": "perplexity_low", "high": "perplexity_high"}
+_IN_RESULT = ["perplexity", "perplexity_low", "perplexity_high"]
 
 
 class RowResult(NamedTuple):
@@ -29,17 +31,22 @@ class RowResult(NamedTuple):
 def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
     """A line per seed and cell: the columns of the paper's CSV and the 95% interval. Missing numbers are NaN.
 
-    See `evaluation.statistics.bootstrap_interval`.
+    Of characters it is the perplexity per word, the paper's unit, with bits_per_character beside it. See
+    `evaluation.statistics.bootstrap_interval`.
     """
+    cells_of = [[] if isinstance(row.cells, str) else row.cells for row in rows]
+    made = {cell["inference"] for cells in cells_of for cell in cells} or {*PAPERS_INFERENCES}
+    characters = any("bits_per_character" in cell for cells in cells_of for cell in cells)
+    keys = [f"word_{key}" for key in _IN_RESULT] + ["bits_per_character"] if characters else _IN_RESULT
     lines = []
     for inference in _BLOCKS:
-        for row in rows:
-            cells = [] if isinstance(row.cells, str) else row.cells
+        for row, cells in zip(rows, cells_of):
             found = {cell["sequence_length"]: cell for cell in cells if cell["inference"] == inference}
-            for length in lengths:
-                numbers = [found.get(length, {}).get(key, float("nan")) for key in _IN_RESULT.values()]
+            for length in lengths if inference in made else []:
+                numbers = [found.get(length, {}).get(key, float("nan")) for key in keys]
                 lines.append((*row.labels.values(), row.seed, inference, l_train, length, *numbers))
-    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *CELL, *NUMBERS])
+    numbers = [*NUMBERS, *(["bits_per_character"] if characters else [])]
+    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *CELL, *numbers])
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
@@ -96,6 +103,8 @@ def markdown(
         for text, count in zip(shown, cells["count"])
     ]
     lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
+    if corpus.endswith("-characters"):
+        lines[-1] += " Perplexity per word."
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
     if paper is not None and corpus == PAPER_CORPUS:
@@ -105,7 +114,7 @@ def markdown(
         if any(number is not None for number in beside):
             lines[-1] += " The paper's number stands in brackets."
     table = _side_by_side(cells, pd.Series(shown), rows)
-    for inference, caption in _BLOCKS.items():
-        block = table[table.inference == inference].drop(columns="inference")
+    for inference in cells.inference.unique():
+        block, caption = table[table.inference == inference].drop(columns="inference"), _BLOCKS[inference]
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
     return "\n".join(lines) + "\n"

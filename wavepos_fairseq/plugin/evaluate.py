@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import logging
+import math
 import platform
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from .. import __version__
 from ..common import commands
 from ..common.commands import parse_count, parse_lengths
 from ..common.files import refuse_unwritable, write_json, write_whole
-from ..evaluation.inferences import INFERENCES, parse_inferences
+from ..evaluation.inferences import INFERENCES, PAPERS_INFERENCES, parse_inferences
 
 
 def parse_overrides(text: str) -> Dict[str, Any]:
@@ -71,8 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="also score each line on its own; tokens, nll and perplexity go to FILE.csv or FILE.jsonl",
     )
     parser.add_argument(
-        "--inference", type=parse_inferences, default=list(INFERENCES), help="full,non-overlapping (default: both)"
+        "--inference",
+        type=parse_inferences,
+        default=list(PAPERS_INFERENCES),
+        help=f"of {','.join(INFERENCES)} (default: {','.join(PAPERS_INFERENCES)})",
     )
+    parser.add_argument("--stride", type=parse_count, metavar="S", help="sliding: tokens that each window scores")
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
     parser.add_argument(
@@ -125,7 +130,7 @@ def _evaluate_file(args: argparse.Namespace) -> None:
     from ..evaluation.statistics import perplexity_of
     from ..models.transformer_lm_wavelet import errors_in_flags
     from .checkpoint import load_checkpoint
-    from .streams import count_words, first_folder, load_lines
+    from .streams import count_words, load_lines, unit_of
 
     scorer = load_checkpoint(
         args.path, args.data, args.position_encoding, args.trust_checkpoint, args.model_overrides, args.ema
@@ -135,28 +140,35 @@ def _evaluate_file(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     scorer.model.to(device, torch.float16 if args.fp16 else torch.float32)
 
-    subword = Path(first_folder(args.data), "bpe.codes").is_file()
-    words = count_words(stream, scorer.task.dictionary) if subword else len(stream)
+    unit = unit_of(args.data)
+    words = count_words(stream, scorer.task.dictionary, unit)
 
     def report(cell: Dict[str, Any]) -> None:
         line = f"{cell['inference']:>15}  length {cell['sequence_length']:>5}  perplexity {cell['perplexity']:8.2f}"
-        if subword:  # perplexities over different vocabularies are compared per word
-            cell["words"] = words
-            cell["word_perplexity"] = perplexity_of(cell["nll"] * cell["tokens"] / words)
+        if unit != "word":  # perplexities over different vocabularies are compared per word
+            per_word = cell["tokens"] / words
+            cell.update(words=words, word_perplexity=perplexity_of(cell["nll"] * per_word))
             line += f"  per word {cell['word_perplexity']:8.2f}"
+        if unit == "character":
+            cell["bits_per_character"] = cell["nll"] / math.log(2)
+            for end in ("low", "high"):
+                bound = cell[f"perplexity_{end}"]
+                cell[f"word_perplexity_{end}"] = None if bound is None else perplexity_of(math.log(bound) * per_word)
+            line += f"  bits per character {cell['bits_per_character']:.4f}"
         print(f"{line}  ({cell['tokens']:,} tokens, {cell['seconds']:.0f} s)", flush=True)
 
     with errors_in_flags():
         if args.per_line:
             write_lines(args.per_line, evaluate_lines(scorer, lines, args.max_tokens))
             print(f"{args.per_line}: {len(lines):,} lines", flush=True)
-        cells = evaluate(scorer, stream, args.lengths, args.inference, args.max_tokens, report)
+        cells = evaluate(scorer, stream, args.lengths, args.inference, args.max_tokens, args.stride, report)
     if args.output:
         result = {
             "checkpoint": args.path,
             "data": args.data,
             "subset": args.subset,
             "options": scorer.options,
+            "stride": args.stride,
             "model_overrides": args.model_overrides,
             "ema": args.ema,
             "parameters": sum(p.numel() for p in scorer.model.parameters()),

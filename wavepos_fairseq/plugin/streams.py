@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple
 
 from ..common.errors import prefixing_errors
-from ..common.files import shown_path
+from ..common.files import read_json, shown_path
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
@@ -103,9 +103,30 @@ def load_stream(data: str, subset: str, dictionary: Dictionary) -> Tensor:
     return torch.cat(load_lines(data, subset, dictionary))
 
 
-def count_words(stream: Tensor, dictionary: Dictionary) -> int:
-    """Words and line ends in a stream of subword-nmt's units; all but a word's last unit end in ``@@``."""
+BLANK = "▁"  # U+2581, as in SentencePiece: fairseq divides lines at blanks, so a token cannot be one
+
+
+def unit_of(data: str) -> str:
+    """What a token of a data-bin folder is: a ``word``, a ``subword`` or a ``character``."""
+    folder = Path(first_folder(data))
+    if (folder / "bpe.codes").is_file():
+        return "subword"
+    return (read_json(folder / "provenance.json") or {}).get("unit", "word")
+
+
+def count_words(stream: Tensor, dictionary: Dictionary, unit: str) -> int:
+    """Words and line ends in a stream of tokens of this unit.
+
+    Of subword-nmt's units all but a word's last end in ``@@``; characters of a word stand between blanks.
+    """
     import torch
 
-    continued = torch.tensor([symbol.endswith("@@") for symbol in dictionary.symbols])
-    return int((~continued[stream]).sum())
+    if unit == "word":
+        return len(stream)
+    if unit == "subword":
+        continued = torch.tensor([symbol.endswith("@@") for symbol in dictionary.symbols])
+        return int((~continued[stream]).sum())
+    line_end = stream == dictionary.eos()
+    between = line_end | (stream == dictionary.index(BLANK))
+    begins = ~between & torch.cat((between.new_ones(1), between[:-1]))
+    return int(begins.sum() + line_end.sum())
