@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Prepares a corpus as a fairseq data-bin folder.
 #
-#   scripts/prepare_data.sh NAME [--from DIR_OR_URL] [--dest DIR] [--bpe N]
+#   scripts/prepare_data.sh NAME [--from DIR_OR_URL] [--dest DIR] [--bpe N | --characters]
 #
 #   wikitext-103, wikitext-2  downloaded, or --from a folder with wiki.{train,valid,test}.tokens, a zip or its URL
 #   demo                      the documentation of Python's standard library; needs no network
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
 #
-# The data-bin is DIR/NAME (default: data/NAME in the project). It is written completely or not at all.
+# --characters makes one token a character (not for demo). Blanks become ▁. Characters with a count below 20 in train
+# become <unk>.
+#
+# The data-bin is DIR/NAME (default: data/NAME in the project), of characters DIR/NAME-characters. It is written
+# completely or not at all.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq prepare "$@"
