@@ -29,7 +29,7 @@ from fairseq.models import transformer, transformer_lm
 from fairseq.tasks import language_modeling
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wavepos_fairseq.evaluation.inferences import INFERENCES
+from wavepos_fairseq.evaluation.inferences import PAPERS_INFERENCES
 from wavepos_fairseq.evaluation.perplexity import evaluate, inputs_of, pieces, stream_nll
 from wavepos_fairseq.lab import alibi_release, configs, runs
 from wavepos_fairseq.lab.figures import command as figures
@@ -657,7 +657,7 @@ def test_the_alibi_release_has_the_losses_of_fairseqs_model_with_the_papers_bias
     source = inputs_of(stream, checkpoint.bos)
     for length, piece in (20, 20), (L_TRAIN, L_TRAIN), (72, 72), (72, L_TRAIN):  # the last: non-overlapping
         cuts = pieces(len(stream), length, piece)
-        theirs = torch.cat([nll_with_bias(model, source[start:stop], stream[start:stop]) for start, stop in cuts])
+        theirs = torch.cat([nll_with_bias(model, source[start:stop], stream[start:stop]) for start, _, stop in cuts])
         for max_tokens in 1, 4096:
             ours = stream_nll(checkpoint, source, stream, cuts, max_tokens)
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
@@ -756,7 +756,7 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
     table = alibi_release.beside_the_paper(cells)
-    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in INFERENCES]
+    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in PAPERS_INFERENCES]
     assert table["sequence_length"].tolist() == lengths
     of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
     assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)

@@ -260,7 +260,7 @@ def evaluation():
         further = [length for length in preset.lengths if length > preset.l_train]
         cuts = [[pieces(tokens, length, length) for length in preset.lengths]]  # full, then non-overlapping
         cuts.append([pieces(tokens, length, preset.l_train) for length in further])
-        lengths = [Counter(stop - start for cut in passes for start, stop in cut) for passes in cuts]
+        lengths = [Counter(stop - start for cut in passes for start, _, stop in cut) for passes in cuts]
         operations = [
             sum(number * length * sum(count(paper(), position, length, SINGLE)) for length, number in found.items())
             for found in lengths

@@ -120,6 +120,14 @@ def test_pieces_do_not_see_each_other(load, encoding):
     assert moved[at:stop].float().mean() > 0.9
 
 
+def test_pieces_that_lengths_have_in_common_are_cells_of_each(load):
+    checkpoint, stream = load("alibi")
+    cells = evaluate(checkpoint, stream, [L_TRAIN, 2 * L_TRAIN], ["non-overlapping"])
+    assert [cell["sequence_length"] for cell in cells] == [L_TRAIN, 2 * L_TRAIN]
+    assert cells[0]["nll"] == pytest.approx(cells[1]["nll"], rel=1e-6)
+    assert cells[0]["perplexity_low"] != cells[1]["perplexity_low"]  # drawn by sequences
+
+
 # sliding windows
 
 
@@ -165,8 +173,8 @@ def test_windows_end_at_multiples_of_the_stride_and_score_each_token_once(num_to
     "words, message",
     [
         ([], "sliding needs --stride"),
-        (["--stride", "0"], "'0' is no whole number > 0"),
-        (["--stride", "2.5"], "'2.5' is no whole number > 0"),
+        (["--stride", "0"], "'0' is not a whole number > 0"),
+        (["--stride", "2.5"], "'2.5' is not a whole number > 0"),
         (["--stride", "21"], "--stride 21: accepted are 1 to 20, the shortest length"),
     ],
 )

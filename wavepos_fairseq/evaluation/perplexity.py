@@ -123,13 +123,13 @@ def evaluate(
         refuse_stride(stride, lengths)
     source = inputs_of(stream, scorer.bos)
     cells: List[Dict[str, Any]] = []
-    cut_before: List[List[Piece]] = []
+    cut_before: List[Tuple[int, List[Piece]]] = []
     for length in lengths:
         for inference in inferences:
             started = time.perf_counter()
             cuts = _cuts(inference, len(stream), length, scorer.l_train, stride)
-            twin = [cell for known, cell in zip(cut_before, cells) if known == cuts]
-            cut_before.append(cuts)
+            twin = [cell for known, cell in zip(cut_before, cells) if known == (length, cuts)]
+            cut_before.append((length, cuts))
             if twin:  # up to L_train, full and non-overlapping cut alike
                 cells.append({**twin[0], "inference": inference})
             else:
