@@ -19,7 +19,7 @@ from wavepos_fairseq.lab.figures.formulas import FIGURES
 from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ["wavepos_fairseq", *(f"wavepos_fairseq.{name}" for name in ("data", "evaluation", "lab.alibi_release"))]
+MODULES = ["wavepos_fairseq", *(f"wavepos_fairseq.{name}" for name in ("evaluation", "lab.alibi_release"))]
 HEAVY = ("torch", "numpy", "pandas", "fairseq", "matplotlib", "plotly", "jinja2", "submitit", "pyarrow", "sacremoses")
 NEED_LAB = [
     (figures.main, ["figure4"], "matplotlib"),
