@@ -42,7 +42,10 @@ setup(
     license="MIT",
     packages=find_packages(include=["wavepos_fairseq", "wavepos_fairseq.*"]),
     package_data={  # configs and paper are links to the checkout's folders
-        "wavepos_fairseq": ["py.typed", "lab/report.html", "configs/*.yaml", "configs/*/*.yaml", "paper/table*.csv"]
+        "wavepos_fairseq": [
+            *("py.typed", "lab/report.html", "configs/*.yaml", "configs/*/*.yaml"),
+            *("paper/table*.csv", "paper/press2022.csv"),
+        ]
     },
     entry_points={"console_scripts": ["wavepos = wavepos_fairseq.__main__:main"]},
     python_requires=">=3.8",

@@ -96,7 +96,8 @@ def contents_of_checkout():
 def test_a_wheel_holds_the_package_its_configs_and_the_papers_tables_and_nothing_else(built):
     wheel, _, of_sdist = built
     expected = contents_of_checkout()
-    assert {f"wavepos_fairseq/{name}" for name in ("py.typed", "lab/report.html", "paper/table1.csv")} < set(expected)
+    named = ("py.typed", "lab/report.html", "paper/table1.csv", "paper/press2022.csv")
+    assert {f"wavepos_fairseq/{name}" for name in named} < set(expected)
     assert contents_of_wheel(wheel) == expected == contents_of_wheel(of_sdist)
 
 

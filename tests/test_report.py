@@ -4,6 +4,7 @@ import base64
 import html.parser
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -145,16 +146,48 @@ def printed(mean, std):
     return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f}± {std:.2f}"
 
 
+def beside(page, table, labels):
+    """The published numbers by inference and a row's first two labels, the paper's and those with a dagger."""
+    small = {
+        (inference, row[0]["text"], row[1]["text"]): [
+            re.findall(r"\d+\.\d\d†?", cell["small"]) for cell in row[labels:]
+        ]
+        for inference in ("full", "non-overlapping")
+        for row in page.body(table, inference)
+    }
+    return [
+        {
+            row: numbers
+            for row, cells in small.items()
+            for numbers in [["".join(one for one in cell if one.endswith("†") == dagger) for cell in cells]]
+            if any(numbers)
+        }
+        for dagger in (False, True)
+    ]
+
+
 @pytest.mark.parametrize("table, labels", [("table1", 2), ("table3", 3)])
 def test_paper_s_number_is_of_the_same_row_at_the_same_multiple_of_l_train(page, table, labels):
     paper = means(RESULTS / "paper" / f"{table}.csv", 512)  # 16 shifts in a head of 128 are 8 in a head of 64
     expected = {key[:3]: [f"{number:.2f}" for number in row] for key, row in paper.items()}
-    found = {
-        (inference, row[0]["text"], row[1]["text"]): [cell["small"] for cell in row[labels:]]
-        for inference in ("full", "non-overlapping")
-        for row in page.body(table, inference)
-    }
-    assert {row: numbers for row, numbers in found.items() if any(numbers)} == expected
+    assert beside(page, table, labels)[0] == expected
+
+
+def test_press_et_al_s_number_is_of_the_same_method_at_the_same_multiple_of_l_train(page):
+    press = pd.read_csv(RESULTS / "paper/press2022.csv").query("source == 'Table 2'")
+    by = {(cell.method, cell.sequence_length / 512): f"{cell.perplexity:.2f}†" for cell in press.itertuples()}
+    expected = {}
+    for name, *labels in (
+        ("Sinusoidal", "Sinusoidal", "abs"),
+        ("Rotary", "RoPE theta=10000", "abs"),
+        ("ALiBi", "ALiBi", "rel"),
+    ):
+        numbers = [by.get((name, length / 128), "") for length in LENGTHS]
+        assert [bool(number) for number in numbers] == [False, False, True, True, True, True]
+        expected["full", (*labels,)] = numbers
+        expected["non-overlapping", (*labels,)] = [number if n == 128 else "" for n, number in zip(LENGTHS, numbers)]
+    assert beside(page, "table1", 2)[1] == {(inference, *labels): row for (inference, labels), row in expected.items()}
+    assert not beside(page, "table3", 3)[1] and page.text.count("† :") + page.text.count("†:") == 1
 
 
 @pytest.mark.parametrize("preset, l_train", [("wikitext103-1024", 1024), ("wikitext2-cpu-256", 256)])

@@ -1,11 +1,13 @@
 """Tables from runs, checked with the paper's own cells as if they were ours."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from wavepos_fairseq.lab import tables
+from wavepos_fairseq.lab.configs import load_table
 from wavepos_fairseq.lab.results import read_cells, write_table
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
@@ -65,7 +67,7 @@ def one_higher(rows, **changes):
 def test_markdown_shows_the_papers_number_only_beside_the_same_cell(rows):
     raised, paper = one_higher(rows), read_cells(PAPER, "table1")
     same_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-103", paper)
-    assert "| 49.48 (48.48) |" in same_corpus and "stands in brackets" in same_corpus
+    assert "| 49.48 (48.48) " in same_corpus and "stands in brackets" in same_corpus
     other_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-2", paper)
     assert "| 49.48 " in other_corpus and "(48.48)" not in other_corpus and "brackets" not in other_corpus
     other_l_train = tables.markdown(one_higher(rows, l_train=256), 256, LENGTHS, "Table 1", "wikitext-103", paper)
@@ -78,6 +80,51 @@ def test_markdown_of_table_3_finds_the_papers_number_by_wavelet_scales_and_shift
     rows = rows_of(pd.read_csv(PAPER / "table3.csv"), TABLE3_LABELS)
     text = tables.markdown(one_higher(rows), 512, LENGTHS, "Table 3", "wikitext-103", read_cells(PAPER, "table3"))
     assert "| Ricker | 0..1 | 64 | 25.49 (24.49) | 22.60 (21.60) |" in " ".join(text.split())
+
+
+PRESS_BY_POSITION = {  # Press et al.'s name of the representation, by ours
+    ("sinusoidal", None): "Sinusoidal",
+    ("rope", 10000): "Rotary",
+    ("alibi", None): "ALiBi",
+    ("t5", None): "T5 bias",
+}
+
+
+@pytest.mark.parametrize("l_train, lengths", [(512, LENGTHS), (512, [1024, 3512]), (1024, [1024, 1524, 3024, 5024])])
+def test_press_et_als_number_is_beside_the_same_representation_and_length_in_whole_sequences(l_train, lengths):
+    press = pd.read_csv(PAPER / "press2022.csv").query(f"l_train == {l_train} and inference == 'full'")
+    expected, rows, paper = {}, [], read_cells(PAPER, "table1")
+    for row in load_table("table1")[1]:
+        cells = [
+            {"inference": inference, "l_train": l_train, "sequence_length": length, "perplexity": 1.0}
+            for inference in ("non-overlapping", "full")
+            for length in lengths
+        ]
+        rows.append(tables.RowResult(row.labels, 1, cells))
+        name = PRESS_BY_POSITION.get((row.position["name"], row.position.get("rope_theta")), "")
+        for line in press[(press.method == name) & press.sequence_length.isin(lengths)].itertuples():
+            expected["full", row.labels["method"], line.sequence_length] = f"{line.perplexity:.2f}†"
+            if line.sequence_length == l_train:  # in one piece
+                expected["non-overlapping", row.labels["method"], l_train] = f"{line.perplexity:.2f}†"
+    text = tables.markdown(rows, l_train, lengths, "Table 1", "wikitext-103", paper)
+    found = {}
+    for inference, block in zip(("non-overlapping", "full"), text.split("## ")[1:]):
+        for line in filter(lambda line: line.startswith("| "), block.splitlines()):
+            method, _, *shown = (cell.strip() for cell in line.strip("|").split("|"))
+            numbers = {length: re.search(r"[\d.]+†", cell) for length, cell in zip(lengths, shown)}
+            found.update({(inference, method, length): number[0] for length, number in numbers.items() if number})
+    assert found == expected and {method for _, method, _ in found} == {"Sinusoidal", "RoPE theta=10000", "ALiBi"}
+    assert "†: that of Press et al." in text
+    for other in "wikitext-2", "wikitext-103-characters":
+        assert "†" not in tables.markdown(rows, l_train, lengths, "Table 1", other, paper)
+
+
+def test_where_press_et_al_have_a_cell_twice_both_numbers_are_the_same():
+    """ALiBi at L_train is in two of their tables."""
+    press = pd.read_csv(PAPER / "press2022.csv", dtype=str, keep_default_na=False)
+    cells = press.drop(columns=["source", "perplexity"])
+    assert cells.duplicated().sum() == 2
+    assert (press.groupby(list(cells)).perplexity.nunique() == 1).all()
 
 
 def write(folder, rows, paper):

@@ -2,9 +2,9 @@
 
     wavepos report --preset wikitext2-cpu
 
-Beside each number is the paper's, from the row with the same labels at the same multiple of L_train. The page needs no
-network: plotly's JavaScript and the figures are inside. The same folder gives the same bytes. The template is
-report.html (Jinja).
+Beside each number is the paper's, from the row with the same labels at the same multiple of L_train, and Press et al.'s
+(2022) for that method. The page needs no network: plotly's JavaScript and the figures are inside. The same folder gives
+the same bytes. The template is report.html (Jinja).
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ Plot = Dict[str, Any]  # what Plotly.newPlot takes
 
 
 class Cell(NamedTuple):
-    """Mean perplexity of the seeds, their standard deviation, the paper's number (NaN: none), and details in words."""
+    """Mean perplexity of the seeds, their standard deviation, published numbers (NaN: none), and details in words."""
 
     mean: float
     spread: float
     paper: float
+    press: float
     words: str
 
     @property
@@ -48,7 +49,7 @@ class Cell(NamedTuple):
         return "–" if math.isnan(self.mean) else f"{self.mean:.2f}"
 
 
-_NO_CELL = Cell(math.nan, math.nan, math.nan, "")
+_NO_CELL = Cell(math.nan, math.nan, math.nan, math.nan, "")
 
 
 @dataclass
@@ -64,6 +65,11 @@ class Table:
     paper_l_train: Optional[int]
     manifest: Dict[str, Any]
     runs: Dict[Labels, Tuple[str, Any]]
+
+    @property
+    def has_press(self) -> bool:
+        cells = [cell for rows in self.blocks.values() for row in rows.values() for cell in row]
+        return not all(math.isnan(cell.press) for cell in cells)
 
     def lowest(self, inference: str) -> List[float]:
         """The lowest perplexity at each length."""
@@ -92,6 +98,13 @@ def _key(cell: Dict[Hashable, Any], label_names: List[str]) -> Tuple[Any, ...]:
     return (*shared, cell["inference"], cell["sequence_length"] / cell["l_train"])
 
 
+def _press(paper: Optional[pd.DataFrame]) -> Dict[Tuple[Any, ...], float]:
+    """Press et al.'s numbers (see `results.read_press`) at the L_train of the paper's cells, by method and `_key`."""
+    here = set() if paper is None else set(paper.l_train)
+    cells = results.read_press().items()
+    return {(name, of, length / l_train): number for (name, of, l_train, length), number in cells if l_train in here}
+
+
 def _words(seeds: pd.DataFrame) -> str:
     """A cell's numbers by seed, and their intervals."""
     words = []
@@ -110,6 +123,7 @@ def make_table(
     label_names = results.labels_of(cells)
     published = [] if paper is None else paper.to_dict("records")
     beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
+    press = _press(paper)
     seeds = dict(list(cells.groupby([*label_names, "inference", "sequence_length"], sort=False)))
     blocks: Dict[str, Dict[Labels, List[Cell]]] = {}
     lengths = sorted(int(length) for length in cells.sequence_length.unique())
@@ -121,7 +135,8 @@ def make_table(
         row = blocks.setdefault(inference, {}).setdefault(labels, len(lengths) * [_NO_CELL])
         words = _words(seeds[(*labels, inference, length)])
         beside_it = beside.get(_key(number, label_names), math.nan)
-        row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, words)
+        of_press = press.get((number.get("method"), *_key(number, [])), math.nan)
+        row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, of_press, words)
     by_label = {tuple(label.partition(" seed ")[::2]): run for label, run in manifest.get("rows", {}).items()}
     first_seed = next((seed for _, seed in by_label), "")
     runs = {name: run for (name, seed), run in by_label.items() if seed == first_seed}

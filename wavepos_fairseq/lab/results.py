@@ -2,12 +2,13 @@
 
 RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
 NAME.md and NAME.manifest.json (what it was made from); also the probes' attention.csv and positions.csv, claims.md,
-claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv.
+claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
+press2022.csv.
 """
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from ..common.files import PAPER, read_json, shown_path, write_json, write_whole
 
@@ -23,11 +24,14 @@ _NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "ro
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
 """Names that no label may have: the columns beside the labels."""
+PAPER_ONLY = ("table2", "press2022")
+"""The paper's folder has these besides the tables that this project makes."""
+_TABLE1_METHODS = {"Rotary": "RoPE theta=10000"}  # the others are called as in Table 1, or are not there
 
 
 def refuse_table_name(what: str, name: str) -> None:
     """Raises ValueError if a table called `name` would share its files with something else in a results folder."""
-    if name in (*PROBES, "claims") or name.endswith((".tidy", ".manifest")):
+    if name in (*PROBES, *PAPER_ONLY, "claims") or name.endswith((".tidy", ".manifest")):
         raise ValueError(f"{what} {name!r}: this name is taken by other files of a results folder")
 
 
@@ -83,6 +87,24 @@ def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optiona
             f"{cell.sequence_length}"
         )
     return cells[[*keys, *NUMBERS]]
+
+
+def read_press() -> Dict[Tuple[str, str, int, int], float]:
+    """Perplexities that other papers have of the paper's model, by method and `CELL`, on WikiText-103's validation set.
+
+    Those of Press et al. (2022), whose settings Table 1 took over, and of Chi et al. (2022, KERPLE). Methods are called
+    as in Table 1. Up to L_train both of the paper's inferences have a number. Sliding windows are left out: a tidy
+    table does not say their stride.
+    """
+    cells = _read_csv(PAPER / "press2022.csv", ["method", *CELL, "split", "perplexity"])
+    cells = cells[(cells.split == "valid") & (cells.inference != "sliding")].replace({"method": _TABLE1_METHODS})
+    full = dict(zip(cells[["method", *CELL]].itertuples(index=False, name=None), cells.perplexity))
+    alike = {
+        (name, "non-overlapping", l_train, n): full[name, of, l_train, n]
+        for name, of, l_train, n in full
+        if n <= l_train
+    }
+    return {**full, **alike}
 
 
 def labels_of(cells: "pd.DataFrame") -> List[str]:

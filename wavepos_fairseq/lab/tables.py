@@ -4,12 +4,12 @@ The tidy table has a line for each seed; the others show mean and standard devia
 """
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import pandas as pd
 
 from ..evaluation.inferences import PAPERS_INFERENCES
-from .results import CELL, NUMBERS, over_seeds
+from .results import CELL, NUMBERS, over_seeds, read_press
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {
@@ -90,9 +90,10 @@ def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowRe
 def markdown(
     rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[pd.DataFrame]
 ) -> str:
-    """The wide table as Markdown, a block per inference. The paper's number is in brackets if it has the same cell.
+    """The wide table as Markdown, a block per inference. In brackets are published numbers of the same cell.
 
-    paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus and all columns are.
+    paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus and all columns are. Beside
+    them are those of Press et al. (see `results.read_press`), with a dagger.
     """
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *CELL]
@@ -108,13 +109,28 @@ def markdown(
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
     if paper is not None and corpus == PAPER_CORPUS:
-        published = paper.set_index(keys).perplexity
-        beside = [published.get(key) for key in cells[keys].itertuples(index=False, name=None)]
-        shown = [text if number is None else f"{text} ({number:.2f})" for text, number in zip(shown, beside)]
-        if any(number is not None for number in beside):
-            lines[-1] += " The paper's number stands in brackets."
+        beside, explained = _published(cells, paper, keys)
+        shown = [f"{text} ({numbers})" if numbers else text for text, numbers in zip(shown, beside)]
+        lines[-1] += explained
     table = _side_by_side(cells, pd.Series(shown), rows)
     for inference in cells.inference.unique():
         block, caption = table[table.inference == inference].drop(columns="inference"), _BLOCKS[inference]
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
     return "\n".join(lines) + "\n"
+
+
+def _published(cells: pd.DataFrame, paper: pd.DataFrame, keys: List[str]) -> Tuple[List[str], str]:
+    """The published numbers of each cell, as text, and what explains them, for those of which there are any."""
+    papers, press = paper.set_index(keys).perplexity, read_press()
+    of_paper = [papers.get(key) for key in cells[keys].itertuples(index=False, name=None)]
+    of_press = [press.get(key) for key in cells.reindex(columns=["method", *CELL]).itertuples(index=False, name=None)]
+    texts = [
+        ", ".join(form.format(number) for form, number in (("{:.2f}", one), ("{:.2f}†", other)) if number is not None)
+        for one, other in zip(of_paper, of_press)
+    ]
+    explained = ""
+    if any(number is not None for number in of_paper):
+        explained += " The paper's number stands in brackets."
+    if any(number is not None for number in of_press):
+        explained += " †: that of Press et al. (2022), of the same model and settings."
+    return texts, explained
