@@ -744,7 +744,9 @@ def served(tmp_path, monkeypatch):
         listening.shutdown()
 
 
-def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served, release, data_bin, tmp_path, capsys):
+def test_the_release_is_downloaded_evaluated_and_printed_beside_both_papers(
+    served, release, data_bin, tmp_path, capsys
+):
     save(by_args(*release(tokens_per_sample=512)), served.file, OLD)
     words = ["512", "--data", str(data_bin), "--cpu"]
     assert alibi_release.main(words) == 0
@@ -755,20 +757,50 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_the_paper(served
     assert f"{size:,} bytes, SHA-256" in out
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
-    table = alibi_release.beside_the_paper(cells)
-    lengths = [length for length in configs.load_preset("wikitext103-512").lengths for _ in PAPERS_INFERENCES]
-    assert table["sequence_length"].tolist() == lengths
-    of_paper = {(line[0], line[2]): line[-1] for line in table.itertuples(index=False)}
-    assert (of_paper["full", 2512], of_paper["non-overlapping", 1012], of_paper["full", 512]) == (18.41, 19.64, 19.69)
+    table = alibi_release.beside_the_papers(cells)
+    lengths = [128, 256, 512, 1012, 1024, 1512, 1536, 2048, 2512, 3072]
+    assert table["sequence_length"].tolist() == [length for length in lengths for _ in PAPERS_INFERENCES]
+    beside = {(line[0], line[2]): tuple(map(str, line[-2:])) for line in table.itertuples(index=False)}
+    assert beside["full", 1012] == ("18.71", "18.73") and beside["full", 2512] == ("18.41", "18.41")  # as printed
+    assert beside["full", 512] == beside["non-overlapping", 512] == ("19.69", "19.73")  # up to L_train they are one
+    assert beside["non-overlapping", 1012] == ("19.64", "nan") and beside["full", 1024] == ("nan", "18.81")
     for cell, perplexity in zip(cells, table["perplexity"]):
         assert perplexity == cell["perplexity"] and f"{perplexity:.2f}" in out
 
     assert alibi_release.main(words) == 0 and len(served.ranges) == 2  # not downloaded again
 
 
-def test_a_length_that_the_paper_has_not_stands_alone():
-    cell = {"inference": "full", "l_train": 256, "sequence_length": 512, "perplexity": 20.0}
-    assert pd.isna(alibi_release.beside_the_paper([cell])["perplexity of the paper"]).all()
+@pytest.mark.parametrize("l_train, press", [(64, [28.46, 24.7, 22.88, 22.09, 21.73, 21.63, 21.59, 21.53]), (3072, [])])
+def test_a_release_that_the_paper_has_not_is_printed_beside_press_et_al(
+    served, release, data_bin, tmp_path, capsys, l_train, press
+):
+    save(by_args(*release(tokens_per_sample=l_train)), served.file)
+    served.ranges.append(None)  # no dropped connection
+    assert alibi_release.main([str(l_train), "--data", str(data_bin), "--cpu"]) == 0
+    assert served.ranges[1:] == [(f"/alibi_wt103_L{l_train}.pt", 0)]
+    table = alibi_release.beside_the_papers(
+        json.loads((tmp_path / f"runs/alibi-release/{l_train}.json").read_text())["cells"]
+    ).query("inference == 'full'")
+    assert table["sequence_length"].tolist() == [length for length in alibi_release.RELEASED if length >= l_train]
+    assert table["perplexity of Press et al."].dropna().tolist() == press
+    assert table["perplexity of the paper"].isna().all() and "–" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("l_train", [64, 128, 256, 512, 1024, 1536, 2048, 3072])
+def test_each_release_is_evaluated_where_press_et_al_and_the_paper_did(l_train):
+    press, paper = (pd.read_csv(alibi_release.PAPER / f"{name}.csv") for name in ("press2022", "table1"))
+    there = {*press[(press.source == "Table 5") & (press.l_train == l_train)].sequence_length, l_train}
+    there |= {*paper[(paper.method == "ALiBi") & (paper.l_train == l_train)].sequence_length}
+    lengths = alibi_release.evaluated_lengths(l_train)
+    assert there <= set(lengths) and lengths == sorted(set(lengths))
+
+
+def test_a_length_that_was_not_released_is_refused_with_those_that_were(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        alibi_release.main(["500"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "error: argument l_train: invalid choice: 500" in error
+    assert re.findall(r"\d+", error.split("choose from")[1]) == "64 128 256 512 1024 1536 2048 3072".split()
 
 
 @pytest.mark.parametrize(

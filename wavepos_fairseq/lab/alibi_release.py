@@ -1,12 +1,14 @@
-"""Evaluates the ALiBi release's WikiText-103 models beside the ALiBi row of the paper's Table 1.
+"""Evaluates the ALiBi release's WikiText-103 models beside the paper's ALiBi row and Press et al.'s own numbers.
 
     python -m wavepos_fairseq.lab.alibi_release 512
 
-Press et al. (2022) trained them with the hyperparameters of the paper's rows. The release gives no checksums. The
-file's length, and the checksums inside PyTorch's newer format, show that it is complete; its SHA-256 is printed.
+Press et al. (2022) trained them with the hyperparameters of the paper's rows. The paper has two of their eight training
+lengths. The release gives no checksums. The file's length, and the checksums inside PyTorch's newer format, show that
+it is complete; its SHA-256 is printed.
 """
 
 import json
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -22,11 +24,13 @@ from ..data.corpus import say
 from ..data.download import fetch_file, file_digest, file_size
 from ..plugin import evaluate as evaluation
 from ..plugin import unpickling
-from .configs import load_preset
+from .results import CELL, read_press
+from .tables import PAPER_CORPUS
 
-# From the README of github.com/ofirpress/attention_with_linear_biases; it also has 64 to 3072 beside those of Table 1.
+# From the README of github.com/ofirpress/attention_with_linear_biases.
 MIRRORS = ("https://dl.fbaipublicfiles.com/train_short_test_long/wt103/",)
-CELL = ["inference", "l_train", "sequence_length"]
+RELEASED = (64, 128, 256, 512, 1024, 1536, 2048, 3072)
+"""Training lengths of the models. Press et al. (Table 5) evaluated each at its own length and at the longer ones."""
 
 
 def released_checkpoint(l_train: int, copy: Optional[Path]) -> Path:
@@ -61,11 +65,22 @@ def check_format(path: Path) -> None:
         raise DataError(f"{path.name} is not a PyTorch file, or not a whole one: {error}") from error
 
 
-def beside_the_paper(cells: List[Dict[str, Any]]) -> pd.DataFrame:
-    """The evaluation's perplexities beside the paper's ALiBi row at the same L_train, length and inference."""
-    paper = pd.read_csv(PAPER / "table1.csv").query("method == 'ALiBi'")
-    measured = pd.DataFrame(cells)[[*CELL, "perplexity"]]
-    return measured.merge(paper[[*CELL, "perplexity"]], "left", on=CELL, suffixes=("", " of the paper"))
+def papers_row() -> pd.DataFrame:
+    return pd.read_csv(PAPER / "table1.csv").query("method == 'ALiBi'")[[*CELL, "perplexity"]]
+
+
+def evaluated_lengths(l_train: int) -> List[int]:
+    """Those of Press et al.'s Table 5 and of the paper's row."""
+    of_paper = papers_row().query(f"l_train == {l_train}").sequence_length
+    return sorted({*of_paper, *(length for length in RELEASED if length >= l_train)})
+
+
+def beside_the_papers(cells: List[Dict[str, Any]]) -> pd.DataFrame:
+    """The evaluation's perplexities beside published ones at the same L_train, length and inference, NaN if none."""
+    measured, press = pd.DataFrame(cells)[[*CELL, "perplexity"]], read_press()
+    table = measured.merge(papers_row(), "left", on=CELL, suffixes=("", " of the paper"))
+    of_press = [press.get(("ALiBi", *cell), math.nan) for cell in table[CELL].itertuples(index=False, name=None)]
+    return table.assign(**{"perplexity of Press et al.": of_press})
 
 
 def main(arguments=None) -> int:
@@ -75,23 +90,19 @@ def main(arguments=None) -> int:
         epilog="All other options are the evaluation's: --cpu, --fp16, --max-tokens, --subset, --trust-checkpoint.",
         allow_abbrev=False,
     )
-    parser.add_argument("l_train", type=int, choices=[512, 1024], help="training length of the model (tokens)")
+    parser.add_argument("l_train", type=int, choices=RELEASED, help="training length of the model (tokens)")
     parser.add_argument("--from", dest="copy", type=Path, metavar="FILE", help="the checkpoint (default: downloaded)")
     parser.add_argument("--data", type=Path, help="data-bin of WikiText-103 (default: data/wikitext-103, prepared)")
     parser.add_argument("--output", type=Path, help="results file (default: runs/alibi-release/L_TRAIN.json)")
     args, options = parser.parse_known_args(arguments)
-    try:
-        preset = load_preset(f"wikitext103-{args.l_train}")
-    except ValueError as error:
-        parser.error(str(error))
     output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
-    options = ["--output", str(output), "--lengths", ",".join(map(str, preset.lengths)), *options]
+    options = ["--output", str(output), "--lengths", ",".join(map(str, evaluated_lengths(args.l_train))), *options]
     evaluating = evaluation.parser()
     evaluating.error = parser.error  # type: ignore[method-assign]
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refuse wrong options before downloads
     commands.require_fairseq()
     try:
-        data = args.data or prepare(preset.corpus, dest=ROOT / "data")
+        data = args.data or prepare(PAPER_CORPUS, dest=ROOT / "data")
         checkpoint = released_checkpoint(args.l_train, args.copy)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,7 +110,8 @@ def main(arguments=None) -> int:
     status = evaluation.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
     if status == 0 and output.is_file():  # not a pipe or device
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
-        print(beside_the_paper(cells).to_markdown(index=False, floatfmt=".2f"))
+        table = beside_the_papers(cells).astype(object)
+        print(table.where(table.notna(), None).to_markdown(index=False, floatfmt=".2f", missingval="–"))
     return status
 
 
