@@ -247,7 +247,9 @@ def test_a_sweep_has_a_table_of_its_own_in_the_results_folder(name, tmp_path, ca
     assert f"error: --name {name!r}: accepted are letters" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["claims", "positions", "attention", "table1.tidy", "table1.manifest"])
+@pytest.mark.parametrize(
+    "name", ["claims", "positions", "attention", "table1.tidy", "table1.manifest", "table2", "press2022"]
+)
 def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_path, capsys, monkeypatch):
     words = ["--preset", "demo", "--results", str(tmp_path)]
     assert experiments.main(["sweep", "--wavelet", "ricker", "--name", name, *words]) == 2
