@@ -275,9 +275,9 @@ def draw_checkpoints(
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
         probe, measure, draw_lines = MEASURED[name]
-        refuse_unwritable(results.probe_file(args.folder, probe))
+        refuse_unwritable(results.sheet_file(args.folder, probe))
         lines = probes.table(measure, checkpoints, opened)
-        results.write_probe(args.folder, probe, lines)
+        results.write_sheet(args.folder, probe, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
