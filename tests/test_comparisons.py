@@ -12,6 +12,8 @@ from wavepos_fairseq.evaluation.statistics import STRETCH, paired_difference
 from wavepos_fairseq.lab import comparisons, results, tables
 from wavepos_fairseq.lab.comparisons import Cell, Losses, compare
 from wavepos_fairseq.lab.configs import load_table
+from wavepos_fairseq.lab.figures import command as figures
+from wavepos_fairseq.lab.figures import trained
 
 L_TRAIN, LENGTHS = 100, [100, 500]
 
@@ -209,6 +211,37 @@ def test_stretches_of_other_cells_are_refused(tmp_path):
     (tmp_path / "table1.stretches.npz").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"table1.stretches.npz cannot be read: "):
         comparisons.load_cells(tmp_path, "table1")
+
+
+def test_the_figure_of_pairs_marks_those_that_are_not_told_apart(tmp_path):
+    write(tmp_path, {"ricker": [0.1, 0.2], "alibi": [0.1, 0.15]})
+    figure = trained.draw_pairs(comparisons.pairs(tmp_path))
+    at_l_train, longest = figure.axes[:2]
+    assert at_l_train.get_title().startswith("100 tokens = ") and longest.get_title() == "500 tokens"
+    dots = [len(axes.get_lines()) for axes in (at_l_train, longest)]
+    assert dots == [1, 0]  # a line of two dots, on both sides of the diagonal
+    names = [text.get_text() for text in longest.get_yticklabels()]
+    ricker, alibi = names.index("Wavelet Ricker"), names.index("ALiBi")
+    squares = longest.get_images()[0].get_array()
+    assert squares[ricker, alibi] == pytest.approx(100 * (math.exp(-0.05) - 1), abs=0.3)
+    assert squares[alibi, ricker] == pytest.approx(100 * (math.exp(0.05) - 1), abs=0.3)
+
+
+def test_the_figure_of_context_rises_where_longer_windows_help(tmp_path):
+    write(tmp_path, {"ricker": [0.1, 0.2], "alibi": [0.1, 0.1]}, sliding=True)
+    (axes,) = trained.draw_context(comparisons.context(tmp_path)).axes
+    curves = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+    assert curves["Wavelet Ricker"].tolist()[0] == [100, 0]
+    assert curves["Wavelet Ricker"][1] == pytest.approx([500, 0.1], abs=2e-3)
+    assert curves["ALiBi"][1] == pytest.approx([500, 0], abs=2e-3)
+
+
+def test_figures_of_sheets_that_are_not_there_are_missed_by_name(tmp_path, capsys):
+    (tmp_path / "demo").mkdir()
+    for name in ("pairs", "context"):
+        assert figures.main(["--preset", "demo", "--results", str(tmp_path), name]) == 2
+        said = f"{tmp_path / 'demo'} has no {name}.csv of Table 1; run scripts/claims.sh first"
+        assert capsys.readouterr().err == f"error: {said}\n"
 
 
 # as the evaluation keeps them

@@ -365,6 +365,8 @@ def fails_early(small_configs, small_data, monkeypatch, capsys):
         ({"output": "elsewhere"}, "--output cannot be given here"),
         ({"path": "elsewhere"}, "--path cannot be given here"),
         ({"position-encoding": "alibi"}, "--position-encoding cannot be given here"),
+        ({"inference": "sliding"}, "sliding needs --stride, the tokens that a window scores"),
+        ({"inference": "sliding", "stride": 65}, "--stride 65: accepted are 1 to 8, the shortest length"),
         ({"help": True}, "--help"),
     ],
 )
