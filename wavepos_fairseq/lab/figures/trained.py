@@ -142,14 +142,13 @@ def draw_pairs(pairs: pd.DataFrame) -> Figure:
 def draw_context(gains: pd.DataFrame) -> Figure:
     """What longer windows gain, from Table 1's lines of context.csv: the mean over the seeds, in its 95% interval."""
     gains = gains[gains.table == "table1"]
-    of_rows = dict(list(gains.groupby("row", sort=False)))
     figure = new_figure(5.2)
     axes = figure.subplots()
     l_train = gains.l_train.iloc[0]
     windows = sorted(gains.window.unique())
-    names = [methods().get(row, row) for row in of_rows]
+    names = gains.row.map(methods()).fillna(gains.row)
     shown = looks_of_methods(names)
-    for name, lines in zip(names, of_rows.values()):
+    for name, lines in gains.groupby(names, sort=False):
         mean = lines[lines.seed.isna()] if lines.seed.isna().any() else lines
         across, up = [l_train, *mean.window], [0.0, *mean.gain]
         axes.plot(across, up, label=name, **line_of(shown[name]))
