@@ -22,6 +22,7 @@ from wavepos_fairseq.common import commands
 from wavepos_fairseq.lab import configs, experiments, runs, schedule, sweeps, tables
 from wavepos_fairseq.plugin.options import position_arguments
 from wavepos_fairseq.positions import build_position
+from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,12 +142,25 @@ def test_table4_is_the_papers_row_by_row():
         assert head(row) == (wavelet.lower(), tuple(scales), tuple(range(16)), "past")
 
 
-def test_the_rows_of_the_shift_direction_are_rows_of_table3_and_their_mirror_images():
+def test_the_rows_of_the_shift_direction_are_six_of_table3_in_each_reading():
     rows, table3 = (configs.load_table(table)[1] for table in ("shift-direction", "table3"))
-    for past, future in zip(rows[::2], rows[1::2]):
-        assert configs.Row(past.name, {**past.labels, "direction": "past"}, past.position) == past
-        assert any((row.name, row.position) == (past.name, past.position) for row in table3)
-        assert head(future) == (*head(past)[:3], "future")
+    assert len(rows) == 6 * len(SHIFT_DIRECTIONS)
+    for i, row in enumerate(rows):
+        past, direction = rows[i - i % 3], list(SHIFT_DIRECTIONS)[i % 3]
+        assert head(row) == (*head(past)[:3], direction)
+        assert row.labels == {**past.labels, "direction": direction}
+        assert row.name == (past.name if row is past else f"{past.name}-{direction}")
+        assert row is not past or any((row.name, row.position) == (past.name, past.position) for row in table3)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_the_rows_of_the_shift_direction_fit_heads_of_any_preset_and_are_finite(head_dim):
+    for row in configs.load_table("shift-direction")[1]:
+        position = build_position(**row.position, head_dim=head_dim, num_heads=4)
+        for dtype in (torch.float64, torch.float32):
+            like = torch.empty(0, dtype=dtype)
+            tensors = (position.relative(2512, like), *position.factors(2512, like))
+            assert all(tensor.isfinite().all() for tensor in tensors), row.name
 
 
 def test_a_row_has_the_same_options_in_every_table():

@@ -365,7 +365,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         (
             "wavelet",
             {"wavelet_shift_direction": "up"},
-            "^wavelet_shift_direction='up' is unknown; accepted are past, future$",
+            "^wavelet_shift_direction='up' is unknown; accepted are past, future, scaled$",
         ),
         (
             "wavelet",
