@@ -14,7 +14,8 @@ from wavepos_fairseq.lab.comparisons import Cell, load_cells
 from wavepos_fairseq.lab.configs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
-ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]
+NOT_THE_PAPERS = [name for name, claim in CLAIMS.items() if claim.inference == "sliding"]
+ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention" and name not in NOT_THE_PAPERS]
 L_TRAIN = 100
 LENGTHS = [50, 100, 200, 500]
 
@@ -65,6 +66,11 @@ def test_rope_with_the_larger_theta_is_not_yet_below_at_twice_l_train_in_the_pap
     paper = pd.read_csv(PAPER / "table1.csv").query("inference == 'full' and sequence_length == 1012")
     by_method = paper.set_index("method").perplexity
     assert by_method["RoPE theta=500000"] > by_method["RoPE theta=10000"]
+
+
+@pytest.mark.parametrize("name", NOT_THE_PAPERS)
+def test_what_sliding_windows_show_is_not_judged_of_the_papers_table_which_has_none(name):
+    assert on_paper(name, 512)["verdict"] == "not judged" and "sliding" in on_paper(name, 512)["reason"]
 
 
 def test_numbers_of_a_judgement_are_the_papers_cells():
