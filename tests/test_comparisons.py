@@ -201,6 +201,20 @@ def test_more_stretches_than_are_kept_are_joined_to_the_same_sums(tmp_path):
     assert np.exp(stretches.nll.sum(axis=1) / tokens) == pytest.approx(cells.perplexity.to_numpy(), rel=1e-6)
 
 
+def test_of_characters_the_table_and_its_stretches_count_words(tmp_path):
+    nll = np.full(5150, 1.25)
+    of_words = {"words": 1000, "word_perplexity": math.exp(1.25 * 5.15), "word_perplexity_low": None}
+    cell = a_cell("full", 100, nll, bits_per_character=1.25 / math.log(2), word_perplexity_high=None, **of_words)
+    rows = [tables.RowResult(load_table("table1")[1][0].labels, 1, [cell])]
+    kept = tables.stretches(rows, [100])
+    results.write_table(
+        tmp_path, "table1", *(made(rows, 100, [100]) for made in (tables.wide, tables.tidy)), "", {}, kept
+    )
+    (at,) = comparisons.load_cells(tmp_path, "table1").values()
+    assert at[1].value == pytest.approx(624.99, rel=1e-3) and at[1].losses.units == 1000
+    assert math.exp(at[1].losses.nll.sum() / 1000) == pytest.approx(at[1].value)
+
+
 def test_stretches_of_other_cells_are_refused(tmp_path):
     write(tmp_path, {"ricker": [0.1, 0.2]})
     path = tmp_path / "table1.tidy.csv"
