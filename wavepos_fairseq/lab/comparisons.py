@@ -70,7 +70,7 @@ def load_cells(folder: Path, table: str) -> Cells:
         lines = read.rename(columns={"perplexity": "value"})
         lines["row"] = [known.get(key) for key in lines[labels].itertuples(index=False, name=None)]
     cells: Cells = defaultdict(dict)
-    for line in lines.dropna(subset=["value"]).itertuples():
+    for line in lines.dropna(subset=["value", "row"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)
         cells[where][line.seed] = Cell(line.value, line.low, line.high, losses and _losses(losses, line.Index))
     return dict(cells)
