@@ -210,8 +210,9 @@ def test_a_sweep_is_the_grid_of_what_is_given():
     labels = [("ricker", "0..3"), ("ricker", "0..7"), ("db5", "0..3"), ("db5", "0..7")]
     assert [tuple(row.labels.values()) for row in rows] == labels
     assert rows[3].position == {"name": "wavelet", "wavelet": "db5", "wavelet_shifts": "0..7"}
-    (row,) = sweeps.sweep_rows({"wavelet": ["db5"], "direction": ["future"]}, head_dim=64)
-    assert row.position == {"name": "wavelet", "wavelet": "db5", "wavelet_shift_direction": "future"}
+    rows = sweeps.sweep_rows({"wavelet": ["db5"], "direction": list(SHIFT_DIRECTIONS)}, head_dim=64)
+    expected = [{"name": "wavelet", "wavelet": "db5", "wavelet_shift_direction": name} for name in SHIFT_DIRECTIONS]
+    assert [row.position for row in rows] == expected
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,7 @@ def test_a_sweep_is_the_grid_of_what_is_given():
         ({"wavelet": ["ricker"]}, "ricker"),
         ({"wavelet": ["ricker"], "scales": ["2^0..2^7"], "shifts": ["0..15"]}, "ricker"),
         ({"wavelet": ["ricker"], "direction": ["future"]}, "ricker-future"),
+        ({"wavelet": ["ricker"], "direction": ["scaled"]}, "ricker-scaled"),
         ({"wavelet": ["gaussian"], "scales": ["1,2"]}, "gaussian-e0-1"),
         ({"wavelet": ["haar"], "scales": ["2^0*8"]}, "haar-fixed"),
         ({"wavelet": ["dmey"], "scales": ["1..8"]}, "dmey"),
