@@ -58,6 +58,7 @@ setup(
         "numpy",
         'numpy<1.24; python_version < "3.9"',
         "pywavelets",
+        "scipy",
         "pandas",
         "pyarrow",  # WikiText's parquet files
         "sacremoses",

@@ -13,8 +13,8 @@
 #   --processes N   processes per row on the CPU; --update-freq as above (default: 1)
 #   --launcher L    local (default), or slurm: a job array in which each row has the preset's resources
 #
-# Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-cpu and wikitext2-cpu-256 (an hour on two
-# cores), demo (minutes). The same command continues an interrupted one. A row that two tables share is trained once. If
+# Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-chars-cpu (characters), wikitext2-cpu and
+# wikitext2-cpu-256 (words; an hour or two on two cores), demo (minutes). The same command continues an interrupted one. A row that two tables share is trained once. If
 # a row fails, does not fit the preset's heads or has a damaged file, the others go on and the exit status is not 0. See
 # also scripts/status.sh. OMP_NUM_THREADS sets the threads of a row; a resumed row keeps the number that it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"

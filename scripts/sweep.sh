@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains and evaluates every combination of wavelets, scales, shifts and directions, then writes their table.
 #
-#   scripts/sweep.sh --preset PRESET --wavelet W ... [--scales S ...] [--shifts B ...] [--direction past future]
+#   scripts/sweep.sh --preset PRESET --wavelet W ... [--scales S ...] [--shifts B ...] [--direction D ...]
 #   scripts/sweep.sh --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7 --jobs 2
 #
 #   --wavelet W ...    ricker, gaussian, morlet, haar, or discrete wavelets of PyWavelets (db4, sym8, bior6.8 ...)
 #   --scales S ...     sets of scales in the syntax of --wavelet-scales: 2^0..2^7, 2^0*8, 1,2,4; for discrete wavelets
 #                      levels, 1..8 (default: as many of the paper's as fit)
 #   --shifts B ...     sets of shifts in the syntax of --wavelet-shifts: 0..15 (default: as many as fit)
-#   --direction D ...  past, future, or both (default: past)
+#   --direction D ...  past, future, scaled: how --wavelet-shift-direction reads the shifts (default: past)
 #   --name NAME        the table's name (default: sweep)
 #
 # --data, --jobs, --gpus, --runs, --results and --seed work as in scripts/reproduce.sh. Before the first training it

@@ -21,12 +21,13 @@ from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_
 from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention
 from wavepos_fairseq.positions import Position, build_position, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
+from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {name: (name, {}) for name in position_names()}
 VARIANTS["rope 500000"] = ("rope", {"rope_theta": 500000.0})
 for _wavelet in ("ricker", "gaussian", "morlet", "haar"):
-    for _direction in ("past", "future"):
+    for _direction in SHIFT_DIRECTIONS:
         VARIANTS[f"{_wavelet} {_direction}"] = (
             "wavelet",
             {"wavelet": _wavelet, "wavelet_shift_direction": _direction},
@@ -111,16 +112,24 @@ PUBLISHED = {
     },
     "ricker past": {"p": lambda t: [ricker((t - b) / 2**e) for b in range(2) for e in range(8)]},
     "ricker future": {"p": lambda t: [ricker((t + b) / 2**e) for b in range(2) for e in range(8)]},
+    "ricker scaled": {"p": lambda t: [ricker((t - 2**e * b) / 2**e) for b in range(2) for e in range(8)]},
     "gaussian past": {"p": lambda t: [math.exp(-(((t - b) / 2**e) ** 2)) for b in range(2) for e in range(8)]},
     "gaussian future": {"p": lambda t: [math.exp(-(((t + b) / 2**e) ** 2)) for b in range(2) for e in range(8)]},
+    "gaussian scaled": {"p": lambda t: [math.exp(-(((t - 2**e * b) / 2**e) ** 2)) for b in range(2) for e in range(8)]},
     "morlet past": {
         "p": lambda t: [math.exp(-(((t - b) / 2**e) ** 2)) * math.cos(t - b) for b in range(2) for e in range(8)]
     },
     "morlet future": {
         "p": lambda t: [math.exp(-(((t + b) / 2**e) ** 2)) * math.cos(t + b) for b in range(2) for e in range(8)]
     },
+    "morlet scaled": {
+        "p": lambda t: [
+            math.exp(-(((t - 2**e * b) / 2**e) ** 2)) * math.cos(t - 2**e * b) for b in range(2) for e in range(8)
+        ]
+    },
     "haar past": {"p": lambda t: [haar((-t + b) / 2**e) for b in range(2) for e in range(8)]},
     "haar future": {"p": lambda t: [haar((-t - b) / 2**e) for b in range(2) for e in range(8)]},
+    "haar scaled": {"p": lambda t: [haar((-t + 2**e * b) / 2**e) for b in range(2) for e in range(8)]},
     "haar 2^0*8 past": {"p": lambda t: [haar(-t + b) for b in range(2) for _ in range(8)]},
     "haar 2^0*8 future": {"p": lambda t: [haar(-t - b) for b in range(2) for _ in range(8)]},
 }
@@ -413,6 +422,15 @@ class ShortReach(Position):
 ZERO_AT_FIRST = {  # wavelets of 32 dimensions, and the tokens up to which all of them are zero
     "haar": (8, {"wavelet": "haar", "wavelet_scales": "1*8", "wavelet_shifts": "8..11"}),
     "ricker": (20, {"wavelet": "ricker", "wavelet_scales": "1*8", "wavelet_shifts": "64..67"}),
+    "haar scaled": (
+        64,
+        {
+            "wavelet": "haar",
+            "wavelet_scales": "2^3*8",
+            "wavelet_shifts": "8..11",
+            "wavelet_shift_direction": "scaled",
+        },
+    ),
     "haar future": (
         70,
         {

@@ -8,18 +8,20 @@ import pandas as pd
 import pytest
 
 from wavepos_fairseq.common.files import CONFIGS, PAPER
-from wavepos_fairseq.lab import claims
-from wavepos_fairseq.lab.claims import Cell, Claim
+from wavepos_fairseq.lab import claims, comparisons
+from wavepos_fairseq.lab.claims import Claim
+from wavepos_fairseq.lab.comparisons import Cell, load_cells
 from wavepos_fairseq.lab.configs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
-ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention"]
+NOT_THE_PAPERS = [name for name, claim in CLAIMS.items() if claim.inference == "sliding"]
+ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention" and name not in NOT_THE_PAPERS]
 L_TRAIN = 100
 LENGTHS = [50, 100, 200, 500]
 
 
 def on_paper(name, l_train):
-    return claims.judge(CLAIMS[name], claims.load_cells(PAPER, CLAIMS[name].table), l_train)
+    return claims.judge(CLAIMS[name], load_cells(PAPER, CLAIMS[name].table), l_train)
 
 
 @pytest.mark.parametrize("name", ON_TABLES)
@@ -39,7 +41,7 @@ def test_lower_bound_does_not_hold_of_the_inverse_of_the_papers_table(name):
 
 def on_inverse(name):
     """The verdict where every perplexity is one over itself: what was higher is lower."""
-    cells = claims.load_cells(PAPER, CLAIMS[name].table)
+    cells = load_cells(PAPER, CLAIMS[name].table)
     inverse = {
         where: {seed: Cell(1 / cell.value, cell.low, cell.high) for seed, cell in seeds.items()}
         for where, seeds in cells.items()
@@ -66,6 +68,11 @@ def test_rope_with_the_larger_theta_is_not_yet_below_at_twice_l_train_in_the_pap
     assert by_method["RoPE theta=500000"] > by_method["RoPE theta=10000"]
 
 
+@pytest.mark.parametrize("name", NOT_THE_PAPERS)
+def test_what_sliding_windows_show_is_not_judged_of_the_papers_table_which_has_none(name):
+    assert on_paper(name, 512)["verdict"] == "not judged" and "sliding" in on_paper(name, 512)["reason"]
+
+
 def test_numbers_of_a_judgement_are_the_papers_cells():
     labels = {row.name: row.labels for row in load_table("table1")[1]}
     paper = pd.read_csv(PAPER / "table1.csv").query("inference == 'full' and l_train == 512")
@@ -76,7 +83,7 @@ def test_numbers_of_a_judgement_are_the_papers_cells():
         assert number["value"] == cell[labels[number["row"]]["method"], number["sequence_length"]]
         assert number["over_value"] == cell[labels[number["over_row"]]["method"], number["over_length"]]
         assert number["ratio"] == number["value"] / number["over_value"]
-        assert (number["spread"], number["spread_known_by"]) == (0, "unknown")
+        assert (number["low"], number["high"], number["known_by"]) == (number["ratio"], number["ratio"], "unknown")
 
 
 def test_claims_on_attention_are_not_judged_where_the_paper_has_maps_only():
@@ -107,7 +114,7 @@ def verdict(folder, cells, **changes):
     write_table1(folder, cells)
     given = {"rows": ["ricker"], "at": "longest", "over": {"rows": ["alibi"]}, **changes}
     claim = Claim("made-up", "…", "…", "table1", **given)
-    return claims.judge(claim, claims.load_cells(folder, "table1"), L_TRAIN)
+    return claims.judge(claim, load_cells(folder, "table1"), L_TRAIN)
 
 
 def two_rows(*ricker_and_alibi):
@@ -140,32 +147,35 @@ def test_without_a_spread_the_ratio_decides_and_its_bound_belongs_to_it(tmp_path
 
 
 @pytest.mark.parametrize("bound", ["at_most", "at_least"])
-def test_two_standard_deviations_over_the_seeds_blur_the_bound(tmp_path, bound):
+def test_an_interval_that_holds_the_bound_is_within_the_spread(tmp_path, bound):
     judged = verdict(tmp_path, two_rows((98, 100), (100, 100)), **{bound: 1})
     (number,) = judged["numbers"]
-    assert judged["verdict"] == "within the spread"
-    assert number["ratio"] == pytest.approx(0.99) and number["seeds"] == [1, 2]
-    assert number["spread"] == pytest.approx(2 * 0.02 / math.sqrt(2))  # of two numbers 0.02 apart
-    assert number["spread_known_by"] == "seeds"
+    assert judged["verdict"] == "within the spread" and number["low"] < 1 < number["high"]
+    assert number["ratio"] == pytest.approx(math.sqrt(0.98)) and number["seeds"] == [1, 2]
+    assert number["known_by"] == "seeds"
 
 
-def test_ratio_farther_from_its_bound_than_the_spread_decides(tmp_path):
-    cells = two_rows((94, 100), (96, 100))
+def test_an_interval_on_one_side_of_the_bound_decides(tmp_path):
+    cells = two_rows((94, 100), (95, 100), (96, 100))
     assert verdict(tmp_path, cells, at_most=1)["verdict"] == "holds"
     assert verdict(tmp_path, cells, at_least=1)["verdict"] == "does not hold"
 
 
+def test_between_two_bounds_the_whole_interval_must_lie(tmp_path):
+    cells, bounds = two_rows((99.8, 100), (100, 100), (100.2, 100)), {"at_least": 0.99, "at_most": 1.01}
+    assert verdict(tmp_path, cells, **bounds)["verdict"] == "holds"
+    cells = two_rows((98, 100), (100, 100), (102, 100))
+    assert verdict(tmp_path, cells, **bounds)["verdict"] == "within the spread"
+
+
 def test_what_a_seed_does_to_both_rows_is_no_spread(tmp_path):
-    judged = verdict(tmp_path, two_rows((99, 100), (198, 200), (49.5, 50)), at_most=1)
-    assert judged["verdict"] == "holds" and judged["numbers"][0]["spread"] == pytest.approx(0)
+    (number,) = verdict(tmp_path, two_rows((99, 100), (198, 200), (49.5, 50)), at_most=1)["numbers"]
+    assert number["verdict"] == "holds" and (number["low"], number["high"]) == pytest.approx((0.99, 0.99))
 
 
 def test_with_one_seed_the_bootstrap_intervals_blur_the_bound(tmp_path):
     wide = verdict(tmp_path, two_rows(((99, 97, 101), (100, 98, 102))), at_most=1)
-    assert wide["verdict"] == "within the spread"
-    (number,) = wide["numbers"]
-    assert number["spread"] == pytest.approx(0.99 * math.sqrt((2 / 99) ** 2 + (2 / 100) ** 2))
-    assert number["spread_known_by"] == "bootstrap"
+    assert wide["verdict"] == "within the spread" and wide["numbers"][0]["known_by"] == "unpaired"
     narrow = two_rows(((99, 98.9, 99.1), (100, 99.9, 100.1)))
     assert verdict(tmp_path, narrow, at_most=1)["verdict"] == "holds"
     assert verdict(tmp_path, narrow, at_least=1)["verdict"] == "does not hold"
@@ -173,15 +183,15 @@ def test_with_one_seed_the_bootstrap_intervals_blur_the_bound(tmp_path):
 
 def test_seeds_go_before_the_bootstrap_and_an_interval_on_one_side_only_is_none(tmp_path):
     seeds = two_rows(((99, 90, 110), (100, 90, 110)), ((99, 90, 110), (100, 90, 110)))
-    assert verdict(tmp_path, seeds, at_most=1)["numbers"][0]["spread_known_by"] == "seeds"
+    assert verdict(tmp_path, seeds, at_most=1)["numbers"][0]["known_by"] == "seeds"
     half = verdict(tmp_path, two_rows(((99, 90, 110), 100)), at_most=1)
-    assert (half["verdict"], half["numbers"][0]["spread_known_by"]) == ("holds", "unknown")
+    assert (half["verdict"], half["numbers"][0]["known_by"]) == ("holds", "unknown")
 
 
-def test_an_interval_without_width_is_that_of_one_sequence_and_no_known_spread(tmp_path):
+def test_an_interval_without_width_is_that_of_one_sequence_and_unknown(tmp_path):
     for ricker in (99, 99, 99), (99, 97, 101):
         judged = verdict(tmp_path, two_rows((ricker, (100, 100, 100))), at_most=1)
-        assert (judged["verdict"], judged["numbers"][0]["spread_known_by"]) == ("holds", "unknown")
+        assert (judged["verdict"], judged["numbers"][0]["known_by"]) == ("holds", "unknown")
 
 
 def table_of(ricker, alibi=100.0):
@@ -241,7 +251,7 @@ def test_what_is_missing_is_not_judged_and_named(tmp_path, cells, reason):
 
 def test_table_made_before_there_were_seeds_and_intervals_is_of_one_seed(tmp_path):
     write_table1(tmp_path, [("ricker", "full", 500)], perplexity=90)
-    ((seed, cell),) = claims.load_cells(tmp_path, "table1")[L_TRAIN, "full", "ricker", 500].items()
+    ((seed, cell),) = load_cells(tmp_path, "table1")[L_TRAIN, "full", "ricker", 500].items()
     assert (seed, cell.value) == (1, 90) and math.isnan(cell.low) and math.isnan(cell.high)
 
 
@@ -250,7 +260,7 @@ def test_a_table_without_its_columns_is_named_with_them(tmp_path, table, columns
     lines = [{"row": "ricker", "method": "Wavelet", "position": "rel", "inference": "full", "sequence_length": 1}]
     pd.DataFrame(lines).to_csv(tmp_path / f"{table}.csv", index=False)
     with pytest.raises(ValueError, match=f"{table}.csv has no column {columns}$"):
-        claims.load_cells(tmp_path, table)
+        load_cells(tmp_path, table)
 
 
 @pytest.mark.parametrize("num_shifts", [8, 16])
@@ -259,7 +269,7 @@ def test_row_is_found_whatever_the_width_of_the_heads(tmp_path, num_shifts):
     pd.DataFrame([{**cell, "l_train": 100, "sequence_length": 500, "perplexity": 90.0}]).to_csv(
         tmp_path / "table3.tidy.csv", index=False
     )
-    assert list(claims.load_cells(tmp_path, "table3")) == [(100, "full", "ricker", 500)]
+    assert list(load_cells(tmp_path, "table3")) == [(100, "full", "ricker", 500)]
 
 
 def test_attention_is_the_mean_over_layers_and_heads_and_has_a_bound_of_its_own(tmp_path):
@@ -330,7 +340,7 @@ def test_files_and_printed_table_have_every_claim_and_the_numbers_behind_it(tmp_
     assert all(judgement["statement"] in printed for judgement in judged.values())
     rises = judged["ricker-does-not-rise"]
     assert rises["verdict"] == "does not hold" and len(rises["numbers"]) == 2
-    line = "ricker 100.50 at 500, ricker 90.00 at 100: 1.1167 (spread unknown), claimed at most 1; 1 of 2"
+    line = "ricker 100.50 at 500, ricker 90.00 at 100: 1.1167 (no interval), claimed at most 1; 1 of 2"
     assert line in printed
     assert "table1 has no numbers (full, L_train 100) of haar" in judged["haar-does-not-rise"]["reason"]
     assert "there is no table4.csv" in judged["rbio1.1-does-not-rise"]["reason"]
@@ -339,12 +349,12 @@ def test_files_and_printed_table_have_every_claim_and_the_numbers_behind_it(tmp_
 def test_two_numbers_of_one_cell_are_refused_and_not_the_last_one_taken(tmp_path):
     write_table1(tmp_path, 2 * [("ricker", "full", 500, 1, 90.0, None, None)])
     with pytest.raises(ValueError, match="table1.tidy.csv has two numbers of Wavelet Ricker, rel, seed 1, at 500"):
-        claims.load_cells(tmp_path, "table1")
+        load_cells(tmp_path, "table1")
 
 
 def test_rows_that_differ_in_a_part_of_the_heads_width_only_are_not_told_apart(tmp_path, monkeypatch):
     rows = [Row(name, {"wavelet": "W", "num_shifts": f"d/{name}"}, {"name": "nope"}) for name in ("4", "8")]
-    monkeypatch.setattr(claims, "load_table", lambda name: (name, rows))
+    monkeypatch.setattr(comparisons, "load_table", lambda name: (name, rows))
     (tmp_path / "t.csv").write_text("wavelet,num_shifts\n")
     with pytest.raises(ValueError, match="table t: two rows differ only in a label d/N"):
-        claims.load_cells(tmp_path, "t")
+        load_cells(tmp_path, "t")

@@ -387,7 +387,7 @@ def test_json_holds_the_fields_of_the_design(trained, data_bin, tmp_path):
     assert result["versions"]["torch"] == torch.__version__
     assert "cpu" in result["device"]
     fields = "inference l_train sequence_length tokens nll perplexity seconds tokens_per_second".split()
-    fields += ["perplexity_low", "perplexity_high"]
+    fields += ["perplexity_low", "perplexity_high", "stretch_nll", "stride"]
     order = [(cell["sequence_length"], cell["inference"]) for cell in result["cells"]]
     assert order == [(length, inference) for length in (20, 72) for inference in ("full", "non-overlapping")]
     for cell in result["cells"]:

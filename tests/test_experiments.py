@@ -22,6 +22,7 @@ from wavepos_fairseq.common import commands
 from wavepos_fairseq.lab import configs, experiments, runs, schedule, sweeps, tables
 from wavepos_fairseq.plugin.options import position_arguments
 from wavepos_fairseq.positions import build_position
+from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,12 +142,27 @@ def test_table4_is_the_papers_row_by_row():
         assert head(row) == (wavelet.lower(), tuple(scales), tuple(range(16)), "past")
 
 
-def test_the_rows_of_the_shift_direction_are_rows_of_table3_and_their_mirror_images():
+def test_the_rows_of_the_shift_direction_are_six_of_table3_in_each_reading():
     rows, table3 = (configs.load_table(table)[1] for table in ("shift-direction", "table3"))
-    for past, future in zip(rows[::2], rows[1::2]):
-        assert configs.Row(past.name, {**past.labels, "direction": "past"}, past.position) == past
-        assert any((row.name, row.position) == (past.name, past.position) for row in table3)
-        assert head(future) == (*head(past)[:3], "future")
+    pasts = [row for row in rows if row.labels["direction"] == "past"]
+    expected = [(past, direction) for past in pasts for direction in SHIFT_DIRECTIONS]
+    expected.remove((pasts[0], "scaled"))  # all its scales are 2^0, so it is past
+    assert pasts[0].position["wavelet_scales"] == "2^0*8" and len(pasts) == 6 and len(rows) == len(expected)
+    for row, (past, direction) in zip(rows, expected):
+        assert head(row) == (*head(past)[:3], direction)
+        assert row.labels == {**past.labels, "direction": direction}
+        assert row.name == (past.name if row is past else f"{past.name}-{direction}")
+        assert row is not past or any((row.name, row.position) == (past.name, past.position) for row in table3)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_the_rows_of_the_shift_direction_fit_heads_of_any_preset_and_are_finite(head_dim):
+    for row in configs.load_table("shift-direction")[1]:
+        position = build_position(**row.position, head_dim=head_dim, num_heads=4)
+        for dtype in (torch.float64, torch.float32):
+            like = torch.empty(0, dtype=dtype)
+            tensors = (position.relative(2512, like), *position.factors(2512, like))
+            assert all(tensor.isfinite().all() for tensor in tensors), row.name
 
 
 def test_a_row_has_the_same_options_in_every_table():
@@ -196,8 +212,9 @@ def test_a_sweep_is_the_grid_of_what_is_given():
     labels = [("ricker", "0..3"), ("ricker", "0..7"), ("db5", "0..3"), ("db5", "0..7")]
     assert [tuple(row.labels.values()) for row in rows] == labels
     assert rows[3].position == {"name": "wavelet", "wavelet": "db5", "wavelet_shifts": "0..7"}
-    (row,) = sweeps.sweep_rows({"wavelet": ["db5"], "direction": ["future"]}, head_dim=64)
-    assert row.position == {"name": "wavelet", "wavelet": "db5", "wavelet_shift_direction": "future"}
+    rows = sweeps.sweep_rows({"wavelet": ["db5"], "direction": list(SHIFT_DIRECTIONS)}, head_dim=64)
+    expected = [{"name": "wavelet", "wavelet": "db5", "wavelet_shift_direction": name} for name in SHIFT_DIRECTIONS]
+    assert [row.position for row in rows] == expected
 
 
 @pytest.mark.parametrize(
@@ -206,6 +223,7 @@ def test_a_sweep_is_the_grid_of_what_is_given():
         ({"wavelet": ["ricker"]}, "ricker"),
         ({"wavelet": ["ricker"], "scales": ["2^0..2^7"], "shifts": ["0..15"]}, "ricker"),
         ({"wavelet": ["ricker"], "direction": ["future"]}, "ricker-future"),
+        ({"wavelet": ["ricker"], "direction": ["scaled"]}, "ricker-scaled"),
         ({"wavelet": ["gaussian"], "scales": ["1,2"]}, "gaussian-e0-1"),
         ({"wavelet": ["haar"], "scales": ["2^0*8"]}, "haar-fixed"),
         ({"wavelet": ["dmey"], "scales": ["1..8"]}, "dmey"),
@@ -367,6 +385,8 @@ def fails_early(small_configs, small_data, monkeypatch, capsys):
         ({"output": "elsewhere"}, "--output cannot be given here"),
         ({"path": "elsewhere"}, "--path cannot be given here"),
         ({"position-encoding": "alibi"}, "--position-encoding cannot be given here"),
+        ({"inference": "sliding"}, "sliding needs --stride, the tokens that a window scores"),
+        ({"inference": "sliding", "stride": 65}, "--stride 65: accepted are 1 to 8, the shortest length"),
         ({"help": True}, "--help"),
     ],
 )

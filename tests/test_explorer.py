@@ -59,6 +59,7 @@ REFUSED = [  # what a head of as many dimensions as scales x shifts is not made 
     ("db4", "1.5", "0", "past"),
     ("db4", "0..3", "0", "past"),
     ("db4", "1..4", "0,1.5", "future"),
+    ("morlet", "1" + 200 * "0", "1" + 120 * "0", "scaled"),  # and not in the past
     ("haar", "2^0..2^3", "0,,1", "past"),
     ("haar", "1,123456789", "0", "sideways"),
 ]
@@ -144,9 +145,9 @@ def test_rank_and_reach_are_those_of_the_library_and_the_least_that_will_do(page
         assert rank == 0
         return
     assert error_of(table, found["reach"], rank) <= bound < error_of(table, found["reach"], rank - 1)
-    assert found["worst"][rank - 1] == pytest.approx(
-        float(error_of(table, found["reach"], rank - 1) / table.norm(dim=1).max())
-    )
+    values = torch.linalg.svdvals(table[: found["reach"]])  # between equal ones there is no telling which comes first
+    cut = max(columns for columns in range(rank) if columns == 0 or values[columns] < 0.99 * values[columns - 1])
+    assert found["worst"][cut] == pytest.approx(float(error_of(table, found["reach"], cut) / table.norm(dim=1).max()))
 
 
 def error_of(table, reach, rank):

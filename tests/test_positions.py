@@ -365,7 +365,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         (
             "wavelet",
             {"wavelet_shift_direction": "up"},
-            "^wavelet_shift_direction='up' is unknown; accepted are past, future$",
+            "^wavelet_shift_direction='up' is unknown; accepted are past, future, scaled$",
         ),
         (
             "wavelet",
@@ -397,6 +397,16 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         ("wavelet", {"wavelet_scales": "0.5^600*8"}, "^wavelet_scales='0.5.600.8': too extreme for double precision"),
         ("wavelet", {"wavelet_shifts": "2^600*16"}, "^wavelet_shifts='2.600.16': too extreme for double precision"),
         ("wavelet", {"wavelet_scales": "0.5^511*8"}, "'0.5.511.8': too extreme for double"),  # from the lag 2 on
+        (
+            "wavelet",
+            {
+                "wavelet": "morlet",
+                "wavelet_scales": "2^600*8",
+                "wavelet_shifts": "2^500*16",
+                "wavelet_shift_direction": "scaled",
+            },
+            "'2.600.8', wavelet_shifts='2.500.16': too extreme for double",
+        ),
         ("rope", {"rope_theta": 0.0}, "^rope_theta=0.0: must be > 0"),
         ("rope", {"rope_theta": -1.0}, "^rope_theta=-1.0: must be > 0"),
         ("rope", {"rope_theta": math.nan}, "^rope_theta=nan: must be > 0"),

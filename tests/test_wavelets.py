@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wavepos_fairseq.wavelets import (
     DISCRETE_WAVELETS,
     MOTHER_WAVELETS,
+    SHIFT_DIRECTIONS,
     discrete_wavelet,
     parse_numbers,
     wavelet_basis,
@@ -48,12 +49,19 @@ def test_every_mother_wavelet_is_checked_here():
     assert set(EQUATION_14) == set(MOTHER_WAVELETS)
 
 
-@pytest.mark.parametrize("direction, sign", [("past", 1), ("future", -1)])
+CENTRES = {  # where a wavelet's centre lies in tokens, which is the b of Eq. 14
+    "past": lambda a, b: b,
+    "future": lambda a, b: -b,
+    "scaled": lambda a, b: a * b,
+}
+
+
+@pytest.mark.parametrize("direction", SHIFT_DIRECTIONS)
 @pytest.mark.parametrize("wavelet", EQUATION_14)
-def test_basis_is_equation_14_at_each_lag_scale_and_shift(wavelet, direction, sign):
-    pairs = [(a, b) for b in SHIFTS for a in SCALES]
-    expected = [[EQUATION_14[wavelet](t, a, sign * b) for a, b in pairs] for t in range(20)]
-    basis = wavelet_basis(wavelet, SCALES, SHIFTS, direction, 20)
+def test_basis_is_equation_14_at_each_lag_scale_and_shift(wavelet, direction):
+    centres = [(a, CENTRES[direction](a, b)) for b in SHIFTS for a in SCALES]
+    expected = [[EQUATION_14[wavelet](t, a, centre) for a, centre in centres] for t in range(60)]
+    basis = wavelet_basis(wavelet, SCALES, SHIFTS, direction, 60)
     assert basis.dtype == torch.float64
     np.testing.assert_allclose(basis.numpy(), expected, rtol=0, atol=1e-14)
 
@@ -77,6 +85,30 @@ def test_past_puts_the_centre_b_tokens_into_the_past_and_future_out_of_sight(wav
     assert torch.equal(future[:20], past[12:32])  # both are even functions, read from 6 on
 
 
+@pytest.mark.parametrize("wavelet", ["ricker", "gaussian"])
+def test_scaled_puts_the_centre_a_b_tokens_into_the_past(wavelet):
+    scales, shifts = [1.0, 2.0, 5.0, 16.0, 128.0], [0.0, 1.0, 2.0, 7.0]
+    basis = wavelet_basis(wavelet, scales, shifts, "scaled", 1000)
+    assert basis.abs().argmax(dim=0).tolist() == [a * b for b in shifts for a in scales]
+    assert (basis.amax(dim=0) == 1).all()
+
+
+@pytest.mark.parametrize("wavelet", MOTHER_WAVELETS)
+def test_scaled_is_past_where_all_scales_are_1_and_all_are_the_same_where_no_wavelet_is_shifted(wavelet):
+    past, scaled = (wavelet_basis(wavelet, [1.0] * 4, SHIFTS, direction, 40) for direction in ("past", "scaled"))
+    assert torch.equal(past, scaled)
+    past, future, scaled = (wavelet_basis(wavelet, SCALES, [0.0], direction, 40) for direction in SHIFT_DIRECTIONS)
+    assert torch.equal(past, scaled) and torch.equal(past, future)
+
+
+def test_scaled_haar_wavelets_are_those_of_pywavelets_discrete_transform():
+    signal, levels = np.random.default_rng(0).normal(size=64), range(1, 6)
+    _, *details = pywt.wavedec(signal, "haar", level=5)  # the details from level 5 to 1, a coefficient a shift
+    for level, detail in zip(levels, details[::-1]):
+        basis = wavelet_basis("haar", [2.0**level], range(len(detail)), "scaled", 65)[1:]  # Haar is 0 at the lag 0
+        np.testing.assert_allclose(signal @ basis.numpy() / 2 ** (level / 2), detail, rtol=0, atol=1e-12)
+
+
 def test_morlet_oscillates_once_in_2_pi_tokens_at_every_scale():
     for a in (4.0, 64.0):
         assert one_number("morlet", 10, a, 7.0) == pytest.approx(math.exp(-9 / a**2) * math.cos(3), abs=1e-15)
@@ -92,6 +124,10 @@ def test_morlet_oscillates_once_in_2_pi_tokens_at_every_scale():
         ("past", 1.0, 0.0, [0, -1, 0, 0, 0, 0, 0]),
         ("past", 1.0, 2.0, [0, 0, 0, -1, 0, 0, 0]),
         ("future", 1.0, 1.0, [-1, 0, 0, 0, 0, 0, 0]),
+        ("scaled", 4.0, 1.0, [0, 0, 0, 0, 0, 1, 1]),
+        ("scaled", 2.0, 1.0, [0, 0, 0, 1, -1, 0, 0]),
+        ("scaled", 2.0, 0.5, [0, 0, 1, -1, 0, 0, 0]),
+        ("scaled", 1.0, 2.0, [0, 0, 0, -1, 0, 0, 0]),
         ("future", 1.0, 2.0, [0, 0, 0, 0, 0, 0, 0]),  # why Table 3's Haar with all scales 2^0 is nearly blind
     ],
 )
@@ -140,13 +176,14 @@ def test_every_discrete_wavelet_of_pywavelets_is_there():
     assert {*DISCRETE_WAVELETS, "haar"} == set(pywt.wavelist(kind="discrete"))
 
 
-@pytest.mark.parametrize("direction, sign", [("past", 1), ("future", -1)])
+@pytest.mark.parametrize("direction", SHIFT_DIRECTIONS)
 @pytest.mark.parametrize("level", [1, 4, 8])
 @pytest.mark.parametrize("name", ["db4", "sym8", "coif16", "dmey", "bior3.1", "rbio2.6"])
-def test_a_discrete_wavelet_is_wavefuns_psi_once_per_token_and_zero_outside(name, level, direction, sign):
+def test_a_discrete_wavelet_is_wavefuns_psi_once_per_token_and_zero_outside(name, level, direction):
     psi, shifts = psi_of(name, level), [0, 1, 15]
     num_lags = min(len(psi) + 20, 3000)
-    expected = [[psi[t - sign * b] if 0 <= t - sign * b < len(psi) else 0 for b in shifts] for t in range(num_lags)]
+    starts = [CENTRES[direction](2**level, b) for b in shifts]  # in tokens: the level acts as the scale 2^level
+    expected = [[psi[t - start] if 0 <= t - start < len(psi) else 0 for start in starts] for t in range(num_lags)]
     basis = wavelet_basis(name, [level], shifts, direction, num_lags)
     assert basis.dtype == torch.float64
     np.testing.assert_array_equal(basis.numpy(), expected)
@@ -160,10 +197,11 @@ def test_of_the_two_wavelets_of_a_biorthogonal_family_it_is_the_one_of_the_decom
 
 
 @pytest.mark.parametrize("name", ["db1", "rbio1.1", "bior1.1"])
-def test_the_families_that_begin_with_haar_are_the_closed_form_at_scale_2_to_the_level(name):
+@pytest.mark.parametrize("direction", SHIFT_DIRECTIONS)
+def test_the_families_that_begin_with_haar_are_the_closed_form_at_scale_2_to_the_level(direction, name):
     levels, shifts = [1, 2, 5, 8], [0, 3]
-    ours = wavelet_basis("haar", [2.0**level for level in levels], shifts, "past", 300)
-    theirs = wavelet_basis(name, levels, shifts, "past", 300)
+    ours = wavelet_basis("haar", [2.0**level for level in levels], shifts, direction, 1100)
+    theirs = wavelet_basis(name, levels, shifts, direction, 1100)
     sign = torch.sign(theirs[1, 0])
     np.testing.assert_allclose(sign * theirs, ours, rtol=0, atol=1e-14)
 

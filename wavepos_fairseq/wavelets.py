@@ -46,7 +46,12 @@ MOTHER_WAVELETS: Dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 DISCRETE_WAVELETS = tuple(name for name in pywt.wavelist(kind="discrete") if name not in MOTHER_WAVELETS)
 MAX_LEVEL = 16  # there coif17 has 6.6 million samples
-SHIFT_DIRECTIONS = ("past", "future")
+
+SHIFT_DIRECTIONS: Dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # where psi is read: x(t, a, b)
+    "past": lambda t, a, b: (t - b) / a,
+    "future": lambda t, a, b: (t + b) / a,
+    "scaled": lambda t, a, b: t / a - b,
+}
 
 _MAX_NUMBERS = 65536
 _NUMBER = r"\d{1,308}(?:\.\d+)?(?:\^\d{1,9})?"
@@ -106,26 +111,37 @@ def discrete_wavelet(name: str, level: int) -> Tensor:
 def wavelet_basis(
     wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str, num_lags: int
 ) -> Tensor:
-    """The wavelets of a head, sampled once per lag (Eq. 13 and 14).
+    """The wavelets of a head, sampled once per lag (Eq. 13 and 14): `wavelets_at` the lags 0 .. num_lags - 1.
 
-    wavelet: one of MOTHER_WAVELETS or DISCRETE_WAVELETS. The discrete ones are zero outside their support and take
-    levels, 1 to MAX_LEVEL, as scales and whole numbers as shifts. direction: where a shift moves the wavelet. ``past``
-    is psi((t - b) / a), Eq. 14 as printed; ``future`` is psi((t + b) / a), which follows from (n - m - b) / a with the
-    decoder's n - m <= 0 (footnote 8).
+    Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU. Row t is the lag t = m - n.
+    """
+    return wavelets_at(torch.arange(num_lags, device="cpu"), wavelet, scales, shifts, direction)
 
-    Returns fp64 (num_lags, len(scales) * len(shifts)) on the CPU. Row t is the lag t = m - n; column j is a pair (a, b)
-    of scale and shift, the scales running fastest, as in Eq. 4.
+
+def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str) -> Tensor:
+    """The wavelets of a head at any whole lags (Eq. 13 and 14).
+
+    lags: (T,) on the CPU. wavelet: one of MOTHER_WAVELETS or DISCRETE_WAVELETS. The discrete ones are zero outside
+    their support and take levels, 1 to MAX_LEVEL, as scales and whole numbers as shifts. direction: one of
+    SHIFT_DIRECTIONS, where a shift moves the wavelet. ``past`` is psi((t - b) / a), Eq. 14 as printed, with the centre
+    b tokens in the past; ``future`` is psi((t + b) / a), which follows from (n - m - b) / a with the decoder's
+    n - m <= 0 (footnote 8); ``scaled`` is psi(t / a - b), with the centre a b tokens in the past, as in a wavelet
+    transform with dyadic shifts. For a discrete wavelet that is b units of its own time, b 2^level tokens.
+
+    Returns fp64 (T, len(scales) * len(shifts)) on the CPU. Column j is a pair (a, b) of scale and shift, the scales
+    running fastest, as in Eq. 4.
     """
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-    shift = torch.tensor(shifts, **fp64)
-    lag = torch.arange(num_lags, **fp64)[:, None]
-    time = lag - shift if direction == "past" else lag + shift  # (num_lags, shifts)
-    if wavelet in MOTHER_WAVELETS:
-        scale = torch.tensor(scales, **fp64)
-        return MOTHER_WAVELETS[wavelet](time[:, :, None] / scale, scale).flatten(1)  # (num_lags, shifts x scales)
+    closed = wavelet in MOTHER_WAVELETS
+    scale = torch.tensor(scales if closed else [2.0**level for level in scales], **fp64)
+    shift = torch.tensor(shifts, **fp64)[:, None]
+    x = SHIFT_DIRECTIONS[direction](lags.double()[:, None, None], scale, shift)  # (T, shifts, scales)
+    if closed:
+        return MOTHER_WAVELETS[wavelet](x, scale).flatten(1)  # (T, shifts x scales)
+    index = (x * scale).long()  # whole: dividing by a power of two, and multiplying again, rounds nothing
     samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
-    columns = [_samples_at(time.long(), psi) for psi in samples]
-    return torch.stack(columns, dim=-1).flatten(1)  # (num_lags, shifts, scales) -> (num_lags, shifts x scales)
+    columns = [_samples_at(index[..., i], psi) for i, psi in enumerate(samples)]
+    return torch.stack(columns, dim=-1).flatten(1)  # (T, shifts, scales) -> (T, shifts x scales)
 
 
 def _samples_at(index: Tensor, samples: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..common.errors import prefixing_errors
 from .inferences import PAPERS_INFERENCES
-from .statistics import bootstrap_interval, perplexity_of
+from .statistics import STRETCH, bootstrap_interval, perplexity_of
 
 
 class Scorer(Protocol):
@@ -111,13 +111,16 @@ def evaluate(
     inferences: Sequence[str] = PAPERS_INFERENCES,
     max_tokens: int = 4096,
     stride: Optional[int] = None,
+    sliding_tokens: Optional[int] = None,
     report: Callable[[Dict[str, Any]], None] = lambda cell: None,
 ) -> List[Dict[str, Any]]:
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
-    stream: int64 (tokens,). stride: of ``sliding``, in tokens. nll is the mean in nats over all targets, perplexity its
-    exponential, perplexity_low and perplexity_high its `bootstrap_interval`, or None. Raises ValueError if one is
-    not finite, or if the stride does not fit the lengths.
+    stream: int64 (tokens,). stride: of ``sliding``, in tokens. sliding_tokens: as many from the beginning are scored
+    by ``sliding``, which reads a token length / stride times (default: all). nll is the mean in nats over all
+    targets, perplexity its exponential, perplexity_low and perplexity_high its `bootstrap_interval`, or None;
+    stretch_nll has the sums in nats of each `STRETCH` tokens of text. Raises ValueError if a perplexity is not finite,
+    or if the stride does not fit the lengths.
     """
     if "sliding" in inferences:
         refuse_stride(stride, lengths)
@@ -127,13 +130,14 @@ def evaluate(
     for length in lengths:
         for inference in inferences:
             started = time.perf_counter()
-            cuts = _cuts(inference, len(stream), length, scorer.l_train, stride)
+            target = stream[:sliding_tokens] if inference == "sliding" else stream
+            cuts = _cuts(inference, len(target), length, scorer.l_train, stride)
             twin = [cell for known, cell in zip(cut_before, cells) if known == (length, cuts)]
             cut_before.append((length, cuts))
             if twin:  # up to L_train, full and non-overlapping cut alike
                 cells.append({**twin[0], "inference": inference})
             else:
-                losses = stream_nll(scorer, source, stream, cuts, max_tokens).double()
+                losses = stream_nll(scorer, source, target, cuts, max_tokens).double()
                 nll = losses.mean().item()
                 with prefixing_errors(f"{inference}, length {length}"):
                     perplexity, interval = perplexity_of(nll), bootstrap_interval(losses, length)
@@ -143,15 +147,17 @@ def evaluate(
                         "inference": inference,
                         "l_train": scorer.l_train,
                         "sequence_length": length,
-                        "tokens": len(stream),
+                        "tokens": len(target),
                         "nll": nll,
                         "perplexity": perplexity,
                         "perplexity_low": interval[0],
                         "perplexity_high": interval[1],
+                        "stretch_nll": [stretch.sum().item() for stretch in losses.split(STRETCH)],
                         "seconds": seconds,
-                        "tokens_per_second": len(stream) / seconds,
+                        "tokens_per_second": len(target) / seconds,
                     }
                 )
+            cells[-1]["stride"] = stride if inference == "sliding" else None
             report(cells[-1])
     return cells
 

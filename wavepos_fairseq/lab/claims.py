@@ -3,29 +3,29 @@
     wavepos claims --preset wikitext2-cpu
 
 A claim is one inequality: for each of its rows and lengths, the ratio of the row's perplexity to another one is at
-most, or at least, a number. It holds, does not hold, or lies within the spread. The spread is how far the ratio moves
-by chance: two standard deviations over the seeds. With one seed it comes from the bootstrap intervals of both
-perplexities, as if they were independent (they share their text, so the true spread is smaller). If neither is known,
-it is 0. A claim whose table or row is missing is not judged. Nothing is trained or evaluated here, and nothing is
-compared with the paper's numbers: the paper is a results folder, too (``--preset paper``).
+most, or at least, a number. It holds, does not hold, or lies within the spread: then the ratio's 95% interval holds the
+number (see `comparisons`; without an interval the ratio alone decides). A claim whose table or row is missing is not
+judged. Nothing is trained or evaluated here, and nothing is compared with the paper's numbers: the paper is a results
+folder, too (``--preset paper``). The comparison of each two rows is written to pairs.csv, and what longer windows gain
+to context.csv.
 """
 
 import math
 import statistics
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from ..common import commands
 from ..common.errors import prefixing_errors
 from ..common.files import CONFIGS, PAPER, ROOT, shown_path
 from ..evaluation.inferences import INFERENCES
-from . import results
-from .configs import Row, load_table, read_yaml
+from . import comparisons, results
+from .comparisons import ATTENTION, UNKNOWN, Cell, Cells, compare, load_cells, rows_of
+from .configs import read_yaml
 
-ATTENTION = "attention"  # a table with the share of the attention beyond L_train; its rows are Table 1's
 VERDICTS = ("does not hold", "within the spread", "holds")  # with several comparisons, the first of these decides
 LENGTHS = {
     "within": lambda lengths, l_train: [length for length in lengths if length <= l_train],
@@ -57,17 +57,6 @@ class Claim:
         return ", ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
 
 
-class Cell(NamedTuple):
-    """A number of one seed and its 95% bootstrap interval, NaN if unknown."""
-
-    value: float
-    low: float
-    high: float
-
-
-Cells = Dict[Tuple[int, str, str, int], Dict[int, Cell]]  # by L_train, inference, row and length, then by seed
-
-
 def load_claims(path: Path) -> List[Claim]:
     """The claims of a YAML file. Raises ValueError if it is invalid or names something that does not exist."""
     claims = []
@@ -94,7 +83,7 @@ def _claim(name: str, entry: Any) -> Claim:
         raise ValueError("at_least, at_most or both must be given, as numbers")
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
     _accept("inference", [entry.get("inference", "full")], INFERENCES)
-    _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in _rows(entry["table"])])
+    _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in rows_of(entry["table"])])
     for rows in (entry["rows"], over.get("rows", [])):
         if len(set(rows)) < len(rows):
             raise ValueError(f"rows: a row appears twice in {', '.join(rows)}")
@@ -111,38 +100,6 @@ def _accept(what: str, given: Iterable[str], accepted: Sequence[str]) -> None:
     unknown = [word for word in given if word not in accepted]
     if unknown:
         raise ValueError(f"{what} {unknown[0]!r} is unknown; accepted are {', '.join(accepted)}")
-
-
-def _rows(table: str) -> List[Row]:
-    return load_table("table1" if table == ATTENTION else table)[1]
-
-
-def load_cells(folder: Path, table: str) -> Cells:
-    """The numbers of a table in a results folder, none if it is missing. ValueError if a column is missing."""
-    rows = _rows(table)
-    if table == ATTENTION:
-        keys = ["row", "l_train", "sequence_length"]
-        heads = results.read_probe(folder, ATTENTION, [*keys, "beyond"])
-        if heads is None:
-            return {}
-        lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
-        lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
-    else:
-        # Without num_shifts, a fraction of the head's width d, which is 128 in the paper and 64 in wikitext2-cpu.
-        labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
-        names = {tuple(row.labels[label] for label in labels): row.name for row in rows}
-        if len(names) < len(rows):
-            raise ValueError(f"table {table}: two rows differ only in a label d/N, which varies with the head's width")
-        read = results.read_cells(folder, table, labels)
-        if read is None:
-            return {}
-        lines = read.rename(columns={"perplexity": "value"})
-        lines["row"] = [names.get(key) for key in lines[labels].itertuples(index=False, name=None)]
-    cells: Cells = defaultdict(dict)
-    for line in lines.dropna(subset=["value"]).itertuples():
-        where = (line.l_train, line.inference, line.row, line.sequence_length)
-        cells[where][line.seed] = Cell(line.value, line.low, line.high)
-    return dict(cells)
 
 
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
@@ -173,30 +130,19 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
 
 
 def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[str, Any]:
-    """The mean ratio over the seeds, its spread, its margin to the claim's bounds, and the verdict."""
-    divisors = over or dict.fromkeys(of, Cell(1.0, 1.0, 1.0))
-    seeds = sorted(of.keys() & divisors.keys())
-    ratios = [of[seed].value / divisors[seed].value for seed in seeds]
-    ratio = statistics.mean(ratios)
-    spread, known_by = 0.0, "unknown"
-    if len(seeds) > 1:
-        spread, known_by = 2 * statistics.stdev(ratios), "seeds"
+    """The ratio over the seeds, its interval, its margin to the claim's bounds, and the verdict."""
+    told = compare(of, over)
+    if claim.at_least <= told.low and told.high <= claim.at_most:
+        verdict = "holds"
     else:
-        cells = [by_seed[seed] for by_seed in (of, divisors) for seed in seeds]
-        half_width = ratio * math.hypot(*((cell.high - cell.low) / 2 / cell.value for cell in cells))
-        if not math.isnan(half_width):
-            spread, known_by = half_width, "bootstrap"
-    margin = min(claim.at_most - ratio, ratio - claim.at_least)
-    decided = "holds" if margin >= 0 else "does not hold"
+        outside = told.high < claim.at_least or told.low > claim.at_most
+        verdict = "does not hold" if outside else "within the spread"
     return {
-        "value": statistics.mean(of[seed].value for seed in seeds),
-        **({"over_value": statistics.mean(over[seed].value for seed in seeds)} if over else {}),
-        "ratio": ratio,
-        "spread": spread,
-        "spread_known_by": known_by,
-        "seeds": seeds,
-        "margin": margin,
-        "verdict": "within the spread" if abs(margin) < spread else decided,
+        "value": statistics.mean(of[seed].value for seed in told.seeds),
+        **({"over_value": statistics.mean(over[seed].value for seed in told.seeds)} if over else {}),
+        **told._asdict(),
+        "margin": min(claim.at_most - told.ratio, told.ratio - claim.at_least),
+        "verdict": verdict,
     }
 
 
@@ -214,13 +160,13 @@ def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
     return judged
 
 
-def markdown(judged: List[Dict[str, Any]], title: str) -> str:
-    """A line for each judgement, with the deciding numbers."""
+def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> str:
+    """A line for each judgement, with the deciding numbers. without: the tables that lack the losses of stretches."""
     counts = Counter(judgement["verdict"] for judgement in judged)
     deciding = [(judgement["verdict"], number) for judgement in judged for number in judgement.get("numbers", [])[:1]]
-    unknown = Counter(verdict for verdict, number in deciding if number["spread_known_by"] == "unknown")
+    unknown = Counter(verdict for verdict, number in deciding if number["known_by"] == UNKNOWN)
     shown = [
-        f"{counts[verdict]} {verdict}" + (f" (of {unknown[verdict]} the spread is unknown)" if unknown[verdict] else "")
+        f"{counts[verdict]} {verdict}" + (f" (of {unknown[verdict]} no interval is known)" if unknown[verdict] else "")
         for verdict in (*reversed(VERDICTS), "not judged")
     ]
     lines = [
@@ -228,9 +174,11 @@ def markdown(judged: List[Dict[str, Any]], title: str) -> str:
         "",
         ", ".join(shown) + ".",
         "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, farthest on",
-        "the wrong side of it. They end with how many of the comparisons agree (claims.json lists all). ± is the",
-        "spread: two standard deviations over the seeds, or the bootstrap's. If neither is known, the two numbers",
-        "decide, however close they are.",
+        "the wrong side of it. They end with how many of the comparisons agree (claims.json lists all). In brackets is",
+        "the 95% interval of the ratio, and what it is of: the text and the seeds, paired; the text alone, with one",
+        "seed; the seeds alone, or the two texts as if they were different ones, where the losses of stretches are not",
+        "kept. If none is known, the two numbers decide, however close they are.",
+        *(f"{table} has no stretches.npz: it is published, or was made before 0.4." for table in without),
         "",
         "| claim | L_train | verdict | numbers |",
         "|---|---|---|---|",
@@ -244,13 +192,13 @@ def markdown(judged: List[Dict[str, Any]], title: str) -> str:
 
 def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
     number, agree = numbers[0], sum(number["verdict"] == numbers[0]["verdict"] for number in numbers)
-    known_by = {"seeds": f"{len(number['seeds'])} seeds"}.get(number["spread_known_by"], number["spread_known_by"])
-    spread = "(spread unknown)" if known_by == "unknown" else f"± {number['spread']:.4f} ({known_by})"
+    known_by = number["known_by"] + (f", {len(number['seeds'])} seeds" if len(number["seeds"]) > 1 else "")
+    interval = "(no interval)" if known_by == UNKNOWN else f"[{number['low']:.4f}, {number['high']:.4f}] ({known_by})"
     text = f"{number['row']} at {number['sequence_length']}: "
     if "over_row" in number:
         text = f"{number['row']} {number['value']:.2f} at {number['sequence_length']}, "
         text += f"{number['over_row']} {number['over_value']:.2f} at {number['over_length']}: "
-    text += f"{number['ratio']:.4f} {spread}, claimed {bounds}"
+    text += f"{number['ratio']:.4f} {interval}, claimed {bounds}"
     return f"{text}; {agree} of {len(numbers)}"
 
 
@@ -264,8 +212,15 @@ def main(arguments=None) -> int:
         if not folder.is_dir() and args.preset != PAPER.name:
             raise ValueError(f"--preset {args.preset}: {folder} does not exist; run scripts/reproduce.sh first")
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
-        text = markdown(judged, f"The paper's statements, judged on {args.preset}")
+        about = dict.fromkeys(judgement["table"] for judgement in judged if judgement["verdict"] != "not judged")
+        without = [
+            table for table in about if table != ATTENTION and not results.table_files(folder, table)[4].is_file()
+        ]
+        text = markdown(judged, f"The paper's statements, judged on {args.preset}", without)
         results.write_claims(folder, judged, text)
+        for sheet, made in (("pairs", comparisons.pairs(folder)), ("context", comparisons.context(folder))):
+            if len(made):
+                results.write_sheet(folder, sheet, made)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

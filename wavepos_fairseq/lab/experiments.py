@@ -56,7 +56,8 @@ def write_table(
     paper = results.read_cells(PAPER, table)
     text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper)
     made_from = manifest(runs, outcomes, refused)
-    results.write_table(folder, table, tables.wide(*of), tables.tidy(*of), text, made_from)
+    kept = tables.stretches(rows, preset.lengths)
+    results.write_table(folder, table, tables.wide(*of), tables.tidy(*of), text, made_from, kept)
     print(
         f"{text}\nwritten: {shown_path(folder)}/{', '.join(path.name for path in results.table_files(folder, table))}"
     )
@@ -138,6 +139,7 @@ def head_dim_of(preset: Preset) -> int:
 
 def refuse_evaluation(run: Run) -> None:
     """Raises ValueError if the evaluation would later refuse its options or evaluate something else."""
+    from ..evaluation.perplexity import refuse_stride
     from ..plugin import evaluate as evaluation
 
     parser = evaluation.parser()
@@ -154,6 +156,8 @@ def refuse_evaluation(run: Run) -> None:
         for name, value in ours.items():
             if getattr(args, name) != value:
                 raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
+        if "sliding" in args.inference:
+            refuse_stride(args.stride, args.lengths)
 
 
 def _refuse_no_checkpoint(run: Run) -> None:

@@ -284,7 +284,7 @@ def render(preset_name: str, where: Path) -> str:
     tables = read_tables(folder)
     plots: Dict[str, Plot] = {}
     table1 = next((table for table in tables if table.name == "table1"), None)
-    losses = results.read_probe(folder, "positions")
+    losses = results.read_sheet(folder, "positions")
     others = [] if losses is None else [row for row in losses.row if row not in methods()]
     labels = [label for block in (table1.blocks.values() if table1 else ()) for label, *_ in block]
     shown = looks_of_methods([*labels, *others])

@@ -1,43 +1,75 @@
 """A results folder: its files, their columns, and how several seeds are averaged.
 
 RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
-NAME.md and NAME.manifest.json (what it was made from); also the probes' attention.csv and positions.csv, claims.md,
-claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
+NAME.stretches.npz (the losses behind each of these lines), NAME.md and NAME.manifest.json (what it was made from); also
+the sheets attention.csv and positions.csv (probes), pairs.csv and context.csv (comparisons), claims.md, claims.json,
+figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
 press2022.csv.
 """
 
+import io
 import re
+import zipfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ..common.errors import first_line
 from ..common.files import PAPER, read_json, shown_path, write_json, write_whole
 
-if TYPE_CHECKING:
-    import pandas as pd  # slow to import, and not needed for the status of runs
+if TYPE_CHECKING:  # slow to import, and not needed for the status of runs
+    import numpy as np
+    import pandas as pd
 
 CELL = ["inference", "l_train", "sequence_length"]
 NUMBERS = ["perplexity", "low", "high"]
 ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
 POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
-PROBES = {"attention": ATTENTION, "positions": POSITIONS}
-_NUMERIC = {"seed", *NUMBERS, *CELL, *ATTENTION, *POSITIONS} - {"inference", "row"}
+PAIRS = ["table", "l_train", "sequence_length", "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
+CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
+SHEETS = {"attention": ATTENTION, "positions": POSITIONS, "pairs": PAIRS, "context": CONTEXT}
+"""Files beside the tables, and their columns."""
+_TEXT = ("inference", "table", "row", "other", "known_by", "ahead")
+_NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
 """Names that no label may have: the columns beside the labels."""
 PAPER_ONLY = ("table2", "press2022")
 """The paper's folder has these besides the tables that this project makes."""
 _TABLE1_METHODS = {"Rotary": "RoPE theta=10000"}  # the others are called as in Table 1, or are not there
+MAX_STRETCHES = 128
+"""Stretches of a cell in NAME.stretches.npz, which stays small enough to be committed."""
+
+
+class Stretches(NamedTuple):
+    """The losses behind a table's cells: cell by cell, the sums over consecutive stretches of the same text.
+
+    nll: in nats, fp32 (cells, MAX_STRETCHES). tokens: int64, of the same shape; 0 after a cell's last stretch.
+    units: int64 (cells,), what perplexity counts: tokens, or words of a corpus of characters; 0 if there are no losses.
+    A cell's perplexity is exp(its sum of nll / units).
+    """
+
+    nll: "np.ndarray"
+    tokens: "np.ndarray"
+    units: "np.ndarray"
+
+    @classmethod
+    def empty(cls, cells: int) -> "Stretches":
+        import numpy as np
+
+        shape = (cells, MAX_STRETCHES)
+        return cls(np.zeros(shape, "float32"), np.zeros(shape, "int64"), np.zeros(cells, "int64"))
 
 
 def refuse_table_name(what: str, name: str) -> None:
     """Raises ValueError if a table called `name` would share its files with something else in a results folder."""
-    if name in (*PROBES, *PAPER_ONLY, "claims") or name.endswith((".tidy", ".manifest")):
+    if name in (*SHEETS, *PAPER_ONLY, "claims") or name.endswith((".tidy", ".manifest")):
         raise ValueError(f"{what} {name!r}: this name is taken by other files of a results folder")
 
 
 def table_files(folder: Path, table: str) -> List[Path]:
-    """The files of a table: wide, tidy, Markdown and manifest."""
-    return [folder / f"{table}{ending}" for ending in (".csv", ".tidy.csv", ".md", ".manifest.json")]
+    """The files of a table: wide, tidy, Markdown, manifest and stretches."""
+    return [folder / f"{table}{ending}" for ending in (".csv", ".tidy.csv", ".md", ".manifest.json", ".stretches.npz")]
 
 
 def table_names(folder: Path) -> List[str]:
@@ -46,15 +78,52 @@ def table_names(folder: Path) -> List[str]:
 
 
 def write_table(
-    folder: Path, table: str, wide: "pd.DataFrame", tidy: "pd.DataFrame", markdown: str, manifest: Dict[str, Any]
+    folder: Path,
+    table: str,
+    wide: "pd.DataFrame",
+    tidy: "pd.DataFrame",
+    markdown: str,
+    manifest: Dict[str, Any],
+    stretches: "Optional[Stretches]",
 ) -> None:
-    """Writes a table's files (see `table_files`), each whole or not at all."""
+    """Writes a table's files (see `table_files`), each whole or not at all; without stretches, an older file goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    wide_file, tidy_file, markdown_file, manifest_file = table_files(folder, table)
+    wide_file, tidy_file, markdown_file, manifest_file, stretches_file = table_files(folder, table)
     write_whole(wide_file, wide.to_csv(index=False))
     write_whole(tidy_file, tidy.to_csv(index=False))
     write_whole(markdown_file, markdown)
     write_json(manifest_file, manifest)
+    if stretches is not None:
+        import numpy as np
+
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **stretches._asdict())
+        write_whole(stretches_file, packed.getvalue())
+    elif stretches_file.exists():
+        stretches_file.unlink()
+
+
+def read_stretches(folder: Path, table: str, cells: "pd.DataFrame") -> Optional[Stretches]:
+    """The losses behind a table's cells (see `read_cells`), None if there are none, as in the paper and before 0.4.
+
+    Raises ValueError if the file is not of these cells.
+    """
+    import numpy as np
+
+    path = table_files(folder, table)[4]
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stretches = Stretches(*(file[name] for name in Stretches._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{shown_path(path)} cannot be read: {first_line(error)}") from None
+    known = stretches.units > 0
+    if known.shape == (len(cells),) and stretches.nll.shape == stretches.tokens.shape == (len(cells), MAX_STRETCHES):
+        perplexity = np.exp(stretches.nll.sum(axis=1, dtype="float64")[known] / stretches.units[known])
+        if np.allclose(perplexity, cells.perplexity[known], rtol=1e-4):
+            return stretches
+    raise ValueError(f"{shown_path(path)} is not of {table}.tidy.csv: make the table again")
 
 
 def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
@@ -117,22 +186,22 @@ def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perple
     return cells.groupby(list(keys), sort=False)[column].agg(["mean", "std", "count"]).reset_index()
 
 
-def read_probe(folder: Path, probe: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
-    """The lines of ``attention`` or ``positions``, None if they were not measured.
+def read_sheet(folder: Path, sheet: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
+    """The lines of one of SHEETS, None if it was not made.
 
-    columns: the required ones (default: all of the probe's). Raises ValueError if one is missing.
+    columns: the required ones (default: all of the sheet's). Raises ValueError if one is missing.
     """
-    path = probe_file(folder, probe)
-    return _read_csv(path, columns or PROBES[probe]) if path.is_file() else None
+    path = sheet_file(folder, sheet)
+    return _read_csv(path, columns or SHEETS[sheet]) if path.is_file() else None
 
 
-def write_probe(folder: Path, probe: str, lines: "pd.DataFrame") -> None:
+def write_sheet(folder: Path, sheet: str, lines: "pd.DataFrame") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(probe_file(folder, probe), lines[PROBES[probe]].to_csv(index=False))
+    write_whole(sheet_file(folder, sheet), lines[SHEETS[sheet]].to_csv(index=False))
 
 
-def probe_file(folder: Path, probe: str) -> Path:
-    return folder / f"{probe}.csv"
+def sheet_file(folder: Path, sheet: str) -> Path:
+    return folder / f"{sheet}.csv"
 
 
 def read_claims(folder: Path) -> List[Dict[str, Any]]:

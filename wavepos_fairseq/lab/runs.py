@@ -61,6 +61,9 @@ _CELL: Dict[str, Accepted] = {
     "perplexity": NUMBER,
     "perplexity_low": or_none(NUMBER),
     "perplexity_high": or_none(NUMBER),
+    "stretch_nll": or_none(("a list of numbers", lambda value: isinstance(value, list) and all(map(is_number, value)))),
+    "words": or_none(COUNT),
+    "stride": or_none(COUNT),
     "seconds": NUMBER,
 }
 

@@ -18,7 +18,7 @@ AXES = {
     "direction": "wavelet_shift_direction",
 }
 """The axes of a grid, and the position's option that each varies."""
-EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future"}
+EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future scaled"}
 
 
 def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:

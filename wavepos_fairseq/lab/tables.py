@@ -4,12 +4,14 @@ The tidy table has a line for each seed; the others show mean and standard devia
 """
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
+import numpy as np
 import pandas as pd
 
 from ..evaluation.inferences import PAPERS_INFERENCES
-from .results import CELL, NUMBERS, over_seeds, read_press
+from ..evaluation.statistics import STRETCH
+from .results import CELL, MAX_STRETCHES, NUMBERS, Stretches, over_seeds, read_press
 
 PAPER_CORPUS = "wikitext-103"
 _BLOCKS = {
@@ -34,19 +36,50 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
     Of characters it is the perplexity per word, the paper's unit, with bits_per_character beside it. See
     `evaluation.statistics.bootstrap_interval`.
     """
+    lines = list(_lines(rows, lengths))
+    characters = any(_is_of_characters(cell) for *_, cell in lines)
+    keys = [f"word_{key}" for key in _IN_RESULT] + ["bits_per_character"] if characters else _IN_RESULT
+    numbers = [
+        (*row.labels.values(), row.seed, inference, l_train, length, *(cell.get(key, float("nan")) for key in keys))
+        for inference, row, length, cell in lines
+    ]
+    names = [*NUMBERS, *(["bits_per_character"] if characters else [])]
+    return pd.DataFrame(numbers, columns=[*rows[0].labels, "seed", *CELL, *names])
+
+
+def stretches(rows: List[RowResult], lengths: List[int]) -> Optional[Stretches]:
+    """The losses of each stretch of text, a line for each of `tidy`'s; None if the runs have none (before 0.4).
+
+    Neighbouring stretches are added up until a cell has no more than `MAX_STRETCHES`.
+    """
+    cells = [cell for *_, cell in _lines(rows, lengths)]
+    if not any(cell.get("stretch_nll") for cell in cells):
+        return None
+    made = Stretches.empty(len(cells))
+    for number, cell in enumerate(cells):
+        sums = np.array(cell.get("stretch_nll") or [])
+        if len(sums):
+            tokens = np.diff([*range(0, cell["tokens"], STRETCH), cell["tokens"]])
+            joined = np.arange(0, len(sums), math.ceil(len(sums) / MAX_STRETCHES))
+            made.nll[number, : len(joined)] = np.add.reduceat(sums, joined)
+            made.tokens[number, : len(joined)] = np.add.reduceat(tokens, joined)
+            made.units[number] = cell["words"] if _is_of_characters(cell) else cell["tokens"]
+    return made
+
+
+def _is_of_characters(cell: Dict[str, Any]) -> bool:
+    return "bits_per_character" in cell
+
+
+def _lines(rows: List[RowResult], lengths: List[int]) -> Iterator[Tuple[str, RowResult, int, Dict[str, Any]]]:
+    """Inference, row, length and cell of each line of the tidy table. A missing cell is empty."""
     cells_of = [[] if isinstance(row.cells, str) else row.cells for row in rows]
     made = {cell["inference"] for cells in cells_of for cell in cells} or {*PAPERS_INFERENCES}
-    characters = any("bits_per_character" in cell for cells in cells_of for cell in cells)
-    keys = [f"word_{key}" for key in _IN_RESULT] + ["bits_per_character"] if characters else _IN_RESULT
-    lines = []
     for inference in _BLOCKS:
         for row, cells in zip(rows, cells_of):
             found = {cell["sequence_length"]: cell for cell in cells if cell["inference"] == inference}
             for length in lengths if inference in made else []:
-                numbers = [found.get(length, {}).get(key, float("nan")) for key in keys]
-                lines.append((*row.labels.values(), row.seed, inference, l_train, length, *numbers))
-    numbers = [*NUMBERS, *(["bits_per_character"] if characters else [])]
-    return pd.DataFrame(lines, columns=[*rows[0].labels, "seed", *CELL, *numbers])
+                yield inference, row, length, found.get(length, {})
 
 
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
@@ -114,7 +147,8 @@ def markdown(
         lines[-1] += explained
     table = _side_by_side(cells, pd.Series(shown), rows)
     for inference in cells.inference.unique():
-        block, caption = table[table.inference == inference].drop(columns="inference"), _BLOCKS[inference]
+        block = table[table.inference == inference].drop(columns="inference")
+        caption = _BLOCKS[inference] + (_of_windows(rows) if inference == "sliding" else "")
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
     return "\n".join(lines) + "\n"
 
@@ -134,3 +168,12 @@ def _published(cells: pd.DataFrame, paper: pd.DataFrame, keys: List[str]) -> Tup
     if any(number is not None for number in of_press):
         explained += " †: that of Press et al. (2022), of the same model and settings."
     return texts, explained
+
+
+def _of_windows(rows: List[RowResult]) -> str:
+    """What the caption says of sliding windows, which may score less text than the other inferences."""
+    cells = [cell for row in rows if not isinstance(row.cells, str) for cell in row.cells]
+    tokens = max(cell["tokens"] for cell in cells)
+    windows = [cell for cell in cells if cell["inference"] == "sliding"]
+    text = f" that score {windows[0]['stride']} tokens each" if windows[0].get("stride") else ""
+    return text + (f", on the first {windows[0]['tokens']:,} tokens" if windows[0]["tokens"] < tokens else "")

@@ -214,8 +214,12 @@ _TIED = [  # with --tie-adaptive-weights, one value for both
 
 
 def refuse_cutoffs(args: Any, num_types: int) -> None:
-    """Raises ValueError if the options of an adaptive input or softmax do not fit each other or this many types."""
-    for part, is_used in (("input", args.adaptive_input), ("softmax", args.adaptive_softmax_cutoff)):
+    """Raises ValueError if the options of an adaptive input or softmax do not fit each other or this many types.
+
+    args may lack options that are not given, as fairseq's parser leaves them out.
+    """
+    adaptive_input = getattr(args, "adaptive_input", False)
+    for part, is_used in (("input", adaptive_input), ("softmax", getattr(args, "adaptive_softmax_cutoff", None))):
         cutoffs = utils.eval_str_list(getattr(args, f"adaptive_{part}_cutoff"), type=int) if is_used else []
         largest = num_types
         if part == "softmax" and getattr(args, "output_dictionary_size", -1) >= 0:
@@ -225,9 +229,9 @@ def refuse_cutoffs(args: Any, num_types: int) -> None:
                 f"--adaptive-{part}-cutoff {','.join(map(str, cutoffs))}: accepted are ascending numbers from 1 to "
                 f"{largest}, the types of the vocabulary"
             )
-    if not args.tie_adaptive_weights:
+    if not getattr(args, "tie_adaptive_weights", False):
         return
-    if not args.adaptive_input:
+    if not adaptive_input:
         raise ValueError("--tie-adaptive-weights needs --adaptive-input")
     for one, other in _TIED:
         if getattr(args, one) != getattr(args, other):

@@ -78,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {','.join(INFERENCES)} (default: {','.join(PAPERS_INFERENCES)})",
     )
     parser.add_argument("--stride", type=parse_count, metavar="S", help="sliding: tokens that each window scores")
+    parser.add_argument(
+        "--sliding-tokens", type=parse_count, metavar="N", help="sliding: score the first N tokens only (default: all)"
+    )
     parser.add_argument("--subset", default="valid", help="split of the data (default: valid)")
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
     parser.add_argument(
@@ -141,11 +144,11 @@ def _evaluate_file(args: argparse.Namespace) -> None:
     scorer.model.to(device, torch.float16 if args.fp16 else torch.float32)
 
     unit = unit_of(args.data)
-    words = count_words(stream, scorer.task.dictionary, unit)
 
     def report(cell: Dict[str, Any]) -> None:
         line = f"{cell['inference']:>15}  length {cell['sequence_length']:>5}  perplexity {cell['perplexity']:8.2f}"
         if unit != "word":  # perplexities over different vocabularies are compared per word
+            words = count_words(stream[: cell["tokens"]], scorer.task.dictionary, unit)
             per_word = cell["tokens"] / words
             cell.update(words=words, word_perplexity=perplexity_of(cell["nll"] * per_word))
             line += f"  per word {cell['word_perplexity']:8.2f}"
@@ -161,7 +164,8 @@ def _evaluate_file(args: argparse.Namespace) -> None:
         if args.per_line:
             write_lines(args.per_line, evaluate_lines(scorer, lines, args.max_tokens))
             print(f"{args.per_line}: {len(lines):,} lines", flush=True)
-        cells = evaluate(scorer, stream, args.lengths, args.inference, args.max_tokens, args.stride, report)
+        of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens)
+        cells = evaluate(scorer, stream, *of, report)
     if args.output:
         result = {
             "checkpoint": args.path,

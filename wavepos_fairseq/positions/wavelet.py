@@ -3,6 +3,7 @@
 import math
 from typing import List, Optional
 
+import torch
 from typing_extensions import Annotated
 
 from ..wavelets import (
@@ -12,16 +13,21 @@ from ..wavelets import (
     SHIFT_DIRECTIONS,
     parse_numbers,
     wavelet_basis,
+    wavelets_at,
 )
 from . import FixedRelativePosition, register_position
 from .tracing import without_modes
 
 _DEFAULT_NUM_SCALES = 8
+_FARTHEST_LAGS = (0, 2**24)  # |x| is largest at one of them, since x is linear in the lag; no lag is larger
 
 
 @register_position("wavelet")
 class WaveletPosition(FixedRelativePosition):
-    """Slot p: p_j(t) = psi((t - b_j) / a_j), Eq. 10 to 14, for all pairs (a_j, b_j) of scales and shifts."""
+    """Slot p: p_j(t) = psi((t - b_j) / a_j), Eq. 10 to 14, for all pairs (a_j, b_j) of scales and shifts.
+
+    Other readings of the shift are options: `wavelets.SHIFT_DIRECTIONS`.
+    """
 
     def __init__(
         self,
@@ -45,7 +51,10 @@ class WaveletPosition(FixedRelativePosition):
             "with other scales as many as d leaves)",
         ] = None,
         wavelet_shift_direction: Annotated[
-            str, "past: a wavelet's centre lies b tokens in the past (Eq. 14 as printed); future: t is read at t + b"
+            str,
+            "where a shift moves a wavelet's centre. past: b tokens into the past, (t - b) / a, Eq. 14 as printed; "
+            "future: b tokens ahead, (t + b) / a; scaled: a times b tokens into the past, t / a - b (for a discrete "
+            "wavelet a is 2^level)",
         ] = "past",
     ):
         super().__init__(head_dim, num_heads)
@@ -84,8 +93,7 @@ class WaveletPosition(FixedRelativePosition):
                 f"wavelet_shifts='0..{head_dim // num_scales - 1}'"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
-        far = [2.0**24 + shift for shift in shifts]  # |x| = |t - b| / a grows with the lag; no lag is larger
-        if not without_modes(lambda: bool(wavelet_basis(wavelet, scales, far, "future", 1).isfinite().all())):
+        if not without_modes(lambda: bool(wavelets_at(torch.tensor(_FARTHEST_LAGS), *self.head).isfinite().all())):
             raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)
 

@@ -4,6 +4,8 @@ The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style
 
 - perplexity, perplexity-table3: perplexity over length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv. With
   several seeds, the curve is their mean, in a band of one standard deviation to either side.
+- pairs: of each two rows of Table 1, which has the lower perplexity, from RESULTS/PRESET/pairs.csv.
+- context: what longer windows gain in sliding-window inference, from RESULTS/PRESET/context.csv.
 - positions: the loss over the position in sequences of 5 L_train, also written to RESULTS/PRESET/positions.csv.
 - receptive-field: how far each head looks in such sequences, also written to RESULTS/PRESET/attention.csv.
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
@@ -103,6 +105,61 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     figure.supxlabel("length of the sequence (tokens)")
     figure.supylabel("perplexity")
     _legend(figure, title=curve.replace("_", " "))
+    return figure
+
+
+@in_style
+def draw_pairs(pairs: pd.DataFrame) -> Figure:
+    """Who is ahead, from Table 1's lines of pairs.csv: a panel for L_train and for the longest length.
+
+    A square is the perplexity of its row over that of its column; a dot in it says that the two are not told apart.
+    """
+    pairs = pairs[pairs.table == "table1"]
+    rows = list(dict.fromkeys([*pairs.row, *pairs.other]))
+    lengths = sorted(pairs.sequence_length.unique())
+    figure = new_figure(1.6 + 0.28 * len(rows) * len(lengths), width=1.02 * WIDTH)
+    panels = figure.subplots(len(lengths), 1, squeeze=False).ravel()
+    for axes, length in zip(panels, lengths):
+        percent = np.full((len(rows), len(rows)), np.nan)
+        for line in pairs[pairs.sequence_length == length].itertuples():
+            one, other = rows.index(line.row), rows.index(line.other)
+            percent[one, other], percent[other, one] = 100 * (line.ratio - 1), 100 * (1 / line.ratio - 1)
+            if not isinstance(line.ahead, str) or not line.ahead:
+                axes.plot([one, other], [other, one], ".", color="0.2", markersize=6)
+        image = axes.imshow(percent, vmin=-10, vmax=10, aspect="auto")
+        names = [methods().get(row, row) for row in rows]
+        last = length == lengths[-1]
+        axes.set_xticks(range(len(rows)), names if last else [], rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), names)
+        axes.tick_params(length=0)
+        axes.set_title(f"{length} tokens" + (f" = {L_TRAIN}" if length == pairs.l_train.iloc[0] else ""))
+    bar = figure.colorbar(image, ax=list(panels), extend="both", shrink=0.5)
+    bar.set_label("perplexity of the row over the column's (%)\n• not told apart (95 %)")
+    return figure
+
+
+@in_style
+def draw_context(gains: pd.DataFrame) -> Figure:
+    """What longer windows gain, from Table 1's lines of context.csv: the mean over the seeds, in its 95% interval."""
+    gains = gains[gains.table == "table1"]
+    figure = new_figure(5.2)
+    axes = figure.subplots()
+    l_train = gains.l_train.iloc[0]
+    windows = sorted(gains.window.unique())
+    names = gains.row.map(methods()).fillna(gains.row)
+    shown = looks_of_methods(names)
+    for name, lines in gains.groupby(names, sort=False):
+        mean = lines[lines.seed.isna()] if lines.seed.isna().any() else lines
+        across, up = [l_train, *mean.window], [0.0, *mean.gain]
+        axes.plot(across, up, label=name, **line_of(shown[name]))
+        axes.fill_between(across, [0, *mean.low], [0, *mean.high], color=shown[name].colour, alpha=0.2, linewidth=0)
+    axes.axhline(0, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
+    axes.set_yscale("symlog", linthresh=0.01)
+    ticks = [-1, -0.1, -0.01, 0, 0.01, 0.1]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([l_train, *windows], [f"{l_train}\n= {L_TRAIN}", *map(str, windows)])
+    axes.set(xlabel="window (tokens)", ylabel=f"gain over windows of {L_TRAIN} (nats per token)")
+    _legend(figure)
     return figure
 
 
@@ -235,6 +292,9 @@ MEASURED = {  # the probe of the numbers, the function that measures them, and t
 }
 
 
+COMPARED = {"pairs": draw_pairs, "context": draw_context}  # figures of the sheets with their names
+
+
 def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     """Yields the figures of args.names (default: all), with their names, each as soon as it is drawn.
 
@@ -247,7 +307,7 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         )
         return
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
-    names = args.names or [*PERPLEXITY, *from_runs]
+    names = args.names or [*PERPLEXITY, *COMPARED, *from_runs]
     for name, (table, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
@@ -255,7 +315,13 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
             yield name, draw_perplexity(shown, panel, curve)
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; run scripts/reproduce.sh {table} first")
-    if not set(names) <= set(PERPLEXITY):
+    for name, draw in COMPARED.items():
+        lines = results.read_sheet(args.folder, name) if name in names else None
+        if lines is not None and (lines.table == "table1").any():
+            yield name, draw(lines)
+        elif name in args.names:
+            raise ValueError(f"{args.folder} has no {name}.csv of Table 1; run scripts/claims.sh first")
+    if not set(names) <= {*PERPLEXITY, *COMPARED}:
         preset = preset_of(args.preset)
         runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
         yield from draw_checkpoints(args, names, runs, args.data or ROOT / "data" / preset.corpus)
@@ -275,9 +341,9 @@ def draw_checkpoints(
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
         probe, measure, draw_lines = MEASURED[name]
-        refuse_unwritable(results.probe_file(args.folder, probe))
+        refuse_unwritable(results.sheet_file(args.folder, probe))
         lines = probes.table(measure, checkpoints, opened)
-        results.write_probe(args.folder, probe, lines)
+        results.write_sheet(args.folder, probe, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
