@@ -615,7 +615,7 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
 ):
     folder = small_configs
     markdown, beside = tables.markdown, []
-    monkeypatch.setattr(tables, "markdown", lambda *words: beside.append(words[-1]) or markdown(*words))
+    monkeypatch.setattr(tables, "markdown", lambda *words: beside.append(words[-2]) or markdown(*words))
     arguments = ["reproduce", "table1", "--preset", "small", "--data", str(small_data)]
     arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results"), "--jobs", "2"]
     (folder / "runs" / "small" / "broken").mkdir(parents=True)

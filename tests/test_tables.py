@@ -70,6 +70,8 @@ def test_markdown_shows_the_papers_number_only_beside_the_same_cell(rows):
     assert "| 49.48 (48.48) " in same_corpus and "stands in brackets" in same_corpus
     other_corpus = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-2", paper)
     assert "| 49.48 " in other_corpus and "(48.48)" not in other_corpus and "brackets" not in other_corpus
+    other_split = tables.markdown(raised, 512, LENGTHS, "Table 1", "wikitext-103", paper, "test")
+    assert "(" not in other_split.split("##")[1] and ", test set, " in other_split
     other_l_train = tables.markdown(one_higher(rows, l_train=256), 256, LENGTHS, "Table 1", "wikitext-103", paper)
     assert "| 49.48 " in other_l_train and "(48.48)" not in other_l_train
     without_paper = tables.markdown(raised, 512, LENGTHS, "Sweep", "wikitext-103", None)
@@ -130,7 +132,7 @@ def test_where_press_et_al_have_a_cell_twice_both_numbers_are_the_same():
 def write(folder, rows, paper):
     """Writes Table 1 with these rows; gives its Markdown."""
     text = tables.markdown(rows, 512, LENGTHS, "Table 1", "wikitext-103", paper)
-    write_table(folder, "table1", tables.wide(rows, 512, LENGTHS), tables.tidy(rows, 512, LENGTHS), text, {})
+    write_table(folder, "table1", tables.wide(rows, 512, LENGTHS), tables.tidy(rows, 512, LENGTHS), text, {}, None)
     return text
 
 

@@ -54,7 +54,8 @@ def write_table(
     ]
     of = (rows, preset.l_train, preset.lengths)
     paper = results.read_cells(PAPER, table)
-    text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper)
+    subset = str(preset.evaluate.get("subset", "valid"))
+    text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper, subset)
     made_from = manifest(runs, outcomes, refused)
     kept = tables.stretches(rows, preset.lengths)
     results.write_table(folder, table, tables.wide(*of), tables.tidy(*of), text, made_from, kept)

@@ -19,6 +19,7 @@ _BLOCKS = {
     "full": "Perplexity without non-overlapping inference",
     "sliding": "Perplexity with sliding windows",
 }
+_SPLITS = {"valid": "validation"}
 _IN_RESULT = ["perplexity", "perplexity_low", "perplexity_high"]
 
 
@@ -121,12 +122,18 @@ def _side_by_side(cells: pd.DataFrame, shown: "pd.Series[str]", rows: List[RowRe
 
 
 def markdown(
-    rows: List[RowResult], l_train: int, lengths: List[int], title: str, corpus: str, paper: Optional[pd.DataFrame]
+    rows: List[RowResult],
+    l_train: int,
+    lengths: List[int],
+    title: str,
+    corpus: str,
+    paper: Optional[pd.DataFrame],
+    subset: str = "valid",
 ) -> str:
     """The wide table as Markdown, a block per inference. In brackets are published numbers of the same cell.
 
-    paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus and all columns are. Beside
-    them are those of Press et al. (see `results.read_press`), with a dagger.
+    paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus, its split `subset` and all
+    columns are. Beside them are those of Press et al. (see `results.read_press`), with a dagger.
     """
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *CELL]
@@ -136,12 +143,12 @@ def markdown(
         text if count in (0, len(seeds)) else f"{text} ({count} of {len(seeds)} seeds)"
         for text, count in zip(shown, cells["count"])
     ]
-    lines = [f"# {title}", "", f"{corpus}, validation set, L_train = {l_train}."]
+    lines = [f"# {title}", "", f"{corpus}, {_SPLITS.get(subset, subset)} set, L_train = {l_train}."]
     if corpus.endswith("-characters"):
         lines[-1] += " Perplexity per word."
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
-    if paper is not None and corpus == PAPER_CORPUS:
+    if paper is not None and (corpus, subset) == (PAPER_CORPUS, "valid"):
         beside, explained = _published(cells, paper, keys)
         shown = [f"{text} ({numbers})" if numbers else text for text, numbers in zip(shown, beside)]
         lines[-1] += explained
