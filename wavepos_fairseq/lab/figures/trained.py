@@ -245,14 +245,16 @@ def draw_growth(lines: pd.DataFrame) -> Figure:
         below.plot(near.trained_tokens, near.perplexity, label=name, **line_of(shown[name]))
     above.axhline(0, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
     above.set_yscale("symlog", linthresh=NEAR_1)
-    inside = [ratio for ratio in RATIOS if lines.low.min() / 1.02 <= ratio <= lines.high.max() * 1.02]
+    bottom, top = above.get_ylim()
+    above.set_ylim(min(bottom, -NEAR_1 / 2), max(top, NEAR_1 / 2))  # early, all ratios are 1 to many digits
+    inside = [ratio for ratio in RATIOS if above.get_ylim()[0] <= math.log(ratio) <= above.get_ylim()[1]]
     above.set_yticks(np.log(inside), [f"{ratio:g}" for ratio in inside])
     above.yaxis.set_minor_locator(NullLocator())
     below.set_xscale("log")
     below.set_yscale("log")
     for axis, unit in ((below.xaxis, 1e6), (below.yaxis, 1)):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(lambda value, _, unit=unit: f"{value / unit:g}")
+        axis.set_major_formatter(lambda value, _, unit=unit: f"{value / unit:,.6g}")
         axis.set_minor_locator(NullLocator())
     above.set(ylabel=f"perplexity at {longest} tokens\nover that at {L_TRAIN} = {l_train}")
     below.set(ylabel=f"perplexity\nat {L_TRAIN} = {l_train}", xlabel="tokens trained on (millions)")
