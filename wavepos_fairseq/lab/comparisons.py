@@ -72,11 +72,12 @@ def load_cells(folder: Path, table: str) -> Cells:
     cells: Cells = defaultdict(dict)
     for line in lines.dropna(subset=["value", "row"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)
-        cells[where][line.seed] = Cell(line.value, line.low, line.high, losses and _losses(losses, line.Index))
+        cells[where][line.seed] = Cell(line.value, line.low, line.high, losses and losses_of(losses, line.Index))
     return dict(cells)
 
 
-def _losses(stretches: results.Stretches, line: int) -> Optional[Losses]:
+def losses_of(stretches: results.Stretches, line: int) -> Optional[Losses]:
+    """The losses behind a line of a table's cells, None if they were not kept."""
     count = int((stretches.tokens[line] > 0).sum())
     nll, tokens = stretches.nll[line, :count].astype("float64"), stretches.tokens[line, :count]
     return Losses(nll, tokens, int(stretches.units[line])) if count else None

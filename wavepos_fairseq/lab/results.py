@@ -2,9 +2,9 @@
 
 RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
 NAME.stretches.npz (the losses behind each of these lines), NAME.md and NAME.manifest.json (what it was made from); also
-the sheets attention.csv and positions.csv (probes), pairs.csv and context.csv (comparisons), claims.md, claims.json,
-figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
-press2022.csv.
+the sheets attention.csv and positions.csv (probes), pairs.csv and context.csv (comparisons), growth.csv (checkpoints of
+the training), claims.md, claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy
+tables called NAME.csv, and press2022.csv.
 """
 
 import io
@@ -27,12 +27,15 @@ ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "
 POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
 PAIRS = ["table", "l_train", "sequence_length", "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
 CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
-SHEETS = {"attention": ATTENTION, "positions": POSITIONS, "pairs": PAIRS, "context": CONTEXT}
+GROWTH = ["row", "seed", "updates", "trained_tokens", *CELL[1:], "perplexity", "ratio", "low", "high", "known_by"]
+SHEETS = {"attention": ATTENTION, "positions": POSITIONS, "pairs": PAIRS, "context": CONTEXT, "growth": GROWTH}
 """Files beside the tables, and their columns."""
 _TEXT = ("inference", "table", "row", "other", "known_by", "ahead")
 _NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
-RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *_WHILE_MADE}))
+RESERVED_COLUMN = re.compile(
+    r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *GROWTH, *_WHILE_MADE})
+)
 """Names that no label may have: the columns beside the labels."""
 PAPER_ONLY = ("table2", "press2022")
 """The paper's folder has these besides the tables that this project makes."""

@@ -117,16 +117,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     writes = args.output or args.per_line
     with commands.progress_fails_nothing() if writes else contextlib.nullcontext():
         try:
-            _evaluate_file(args)
+            for file in filter(None, (args.output, args.per_line)):
+                refuse_unwritable(file)
+            result = evaluate_checkpoint(args)
+            if args.output:
+                write_json(args.output, result)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         return 0
 
 
-def _evaluate_file(args: argparse.Namespace) -> None:
-    for file in filter(None, (args.output, args.per_line)):
-        refuse_unwritable(file)
+def evaluate_checkpoint(args: argparse.Namespace) -> Dict[str, Any]:
+    """What --output holds, of the arguments that `parser` accepts. Raises ValueError and OSError."""
     import torch  # here, because these imports take seconds
 
     from ..evaluation.perplexity import evaluate, evaluate_lines
@@ -166,21 +169,19 @@ def _evaluate_file(args: argparse.Namespace) -> None:
             print(f"{args.per_line}: {len(lines):,} lines", flush=True)
         of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens)
         cells = evaluate(scorer, stream, *of, report)
-    if args.output:
-        result = {
-            "checkpoint": args.path,
-            "data": args.data,
-            "subset": args.subset,
-            "options": scorer.options,
-            "stride": args.stride,
-            "model_overrides": args.model_overrides,
-            "ema": args.ema,
-            "parameters": sum(p.numel() for p in scorer.model.parameters()),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu ({platform.machine()})",
-            "versions": versions(),
-            "cells": cells,
-        }
-        write_json(args.output, result)
+    return {
+        "checkpoint": args.path,
+        "data": args.data,
+        "subset": args.subset,
+        "options": scorer.options,
+        "stride": args.stride,
+        "model_overrides": args.model_overrides,
+        "ema": args.ema,
+        "parameters": sum(p.numel() for p in scorer.model.parameters()),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "versions": versions(),
+        "cells": cells,
+    }
 
 
 def versions() -> Dict[str, str]:

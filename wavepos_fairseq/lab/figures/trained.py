@@ -8,6 +8,8 @@ The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style
 - context: what longer windows gain in sliding-window inference, from RESULTS/PRESET/context.csv.
 - positions: the loss over the position in sequences of 5 L_train, also written to RESULTS/PRESET/positions.csv.
 - receptive-field: how far each head looks in such sequences, also written to RESULTS/PRESET/attention.csv.
+- growth: the ratio of the perplexities at the longest length and at L_train over the tokens trained on, from the
+  checkpoints that the runs kept, also written to RESULTS/PRESET/growth.csv.
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
   and 8. They cover the first 2 L_train tokens of the validation set or, with ``--text``, a text; the axes of a short
   text show its tokens, as in Figure 7.
@@ -35,11 +37,11 @@ from ...common.files import PAPER, ROOT, refuse_unwritable
 from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
 from ...evaluation.perplexity import inputs_of
-from .. import results
+from .. import growth, results
 from ..configs import preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
-from .command import MAP
+from .command import GROWTH, MAP
 from .style import WIDTH, in_style, line_of, new_figure
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ PERPLEXITY = {  # the table, the column of the panels, and the column of the cur
     "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
 }
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
+NEAR_1 = 0.1  # nats by which a ratio of perplexities may differ from 1 and still be drawn on a linear scale
+RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 30, 100, 1000, 10000)  # on the axis
 BROKEN = 1.35  # a panel ends at this many times the best method's perplexity at its worst length
 MOST_TOKENS = 64  # that are readable on an axis; a longer text has numbers there
 L_TRAIN = "$L_{train}$"
@@ -220,6 +224,45 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
 
 
 @in_style
+def draw_growth(lines: pd.DataFrame) -> Figure:
+    """The ratio of the perplexities at the longest length and at L_train, and the latter, over the tokens trained on.
+
+    lines: of growth.csv, drawn with the 95% intervals of the ratios; each seed is a curve. The axis of the ratio is
+    linear within NEAR_1 nats of 1, and logarithmic beyond.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure = new_figure(7.4)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    l_train, longest = lines.l_train.iloc[0], lines.sequence_length.max()
+    shown = looks_of_methods(lines.row.map(methods()).fillna(lines.row))
+    for (row, _), run in lines.groupby(["row", "seed"], sort=False):
+        name = methods().get(row, row)
+        near, far = run[run.sequence_length == l_train], run[run.sequence_length == longest]
+        above.plot(far.trained_tokens, np.log(far.ratio), label=name, **line_of(shown[name]))
+        low, high, colour = np.log(far.low), np.log(far.high), shown[name].colour
+        above.fill_between(far.trained_tokens, low, high, color=colour, alpha=0.2, linewidth=0)
+        below.plot(near.trained_tokens, near.perplexity, label=name, **line_of(shown[name]))
+    above.axhline(0, color="0.6", linestyle="-", linewidth=0.8, zorder=0)
+    above.set_yscale("symlog", linthresh=NEAR_1)
+    bottom, top = above.get_ylim()
+    above.set_ylim(min(bottom, -NEAR_1 / 2), max(top, NEAR_1 / 2))  # early, all ratios are 1 to many digits
+    inside = [ratio for ratio in RATIOS if above.get_ylim()[0] <= math.log(ratio) <= above.get_ylim()[1]]
+    above.set_yticks(np.log(inside), [f"{ratio:g}" for ratio in inside])
+    above.yaxis.set_minor_locator(NullLocator())
+    below.set_xscale("log")
+    below.set_yscale("log")
+    for axis, unit in ((below.xaxis, 1e6), (below.yaxis, 1)):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(lambda value, _, unit=unit: f"{value / unit:,.6g}")
+        axis.set_minor_locator(NullLocator())
+    above.set(ylabel=f"perplexity at {longest} tokens\nover that at {L_TRAIN} = {l_train}")
+    below.set(ylabel=f"perplexity\nat {L_TRAIN} = {l_train}", xlabel="tokens trained on (millions)")
+    _legend(figure)
+    return figure
+
+
+@in_style
 def draw_attention_map(
     weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
 ) -> Figure:
@@ -307,7 +350,8 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         )
         return
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
-    names = args.names or [*PERPLEXITY, *COMPARED, *from_runs]
+    grown = [GROWTH] if results.sheet_file(args.folder, GROWTH).is_file() else []
+    names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *grown]
     for name, (table, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
@@ -321,10 +365,21 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
             yield name, draw(lines)
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {name}.csv of Table 1; run scripts/claims.sh first")
-    if not set(names) <= {*PERPLEXITY, *COMPARED}:
-        preset = preset_of(args.preset)
+    if set(names) <= {*PERPLEXITY, *COMPARED}:
+        return
+    preset = preset_of(args.preset)
+    data = args.data or ROOT / "data" / preset.corpus
+    if GROWTH in names:
+        yield GROWTH, draw_growth(growth.measure(args.folder, preset, args.runs, data, _reading(args)))
+    if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH}:
         runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
-        yield from draw_checkpoints(args, names, runs, args.data or ROOT / "data" / preset.corpus)
+        yield from draw_checkpoints(args, names, runs, data)
+
+
+def _reading(args: argparse.Namespace) -> List[str]:
+    """How checkpoints are read, in options of the evaluation."""
+    named = ["--position-encoding", args.position_encoding] if args.position_encoding else []
+    return [*named, *(["--trust-checkpoint"] if args.trust_checkpoint else [])]
 
 
 def draw_checkpoints(
