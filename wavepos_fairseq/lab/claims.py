@@ -10,21 +10,25 @@ folder, too (``--preset paper``). The comparison of each two rows is written to 
 to context.csv.
 """
 
+from __future__ import annotations
+
 import math
 import statistics
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence
 
 from ..common import commands
 from ..common.errors import prefixing_errors
 from ..common.files import CONFIGS, PAPER, ROOT, shown_path
 from ..evaluation.inferences import INFERENCES
-from . import comparisons, results
-from .comparisons import ATTENTION, UNKNOWN, Cell, Cells, compare, load_cells, rows_of
-from .configs import read_yaml
+from . import results
+from .configs import ATTENTION, read_yaml, rows_of
+
+if TYPE_CHECKING:  # imports PyTorch, which help does not need
+    from .comparisons import Cell, Cells
 
 VERDICTS = ("does not hold", "within the spread", "holds")  # with several comparisons, the first of these decides
 LENGTHS = {
@@ -131,6 +135,8 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
 
 def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[str, Any]:
     """The ratio over the seeds, its interval, its margin to the claim's bounds, and the verdict."""
+    from .comparisons import compare
+
     told = compare(of, over)
     if claim.at_least <= told.low and told.high <= claim.at_most:
         verdict = "holds"
@@ -148,6 +154,8 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
 
 def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
     """The claims, judged on a results folder once for each L_train of their table (the paper's have two)."""
+    from .comparisons import load_cells
+
     cells = {table: load_cells(folder, table) for table in {claim.table for claim in claims}}
     judged = []
     for claim in claims:
@@ -164,7 +172,7 @@ def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> st
     """A line for each judgement, with the deciding numbers. without: the tables that lack the losses of stretches."""
     counts = Counter(judgement["verdict"] for judgement in judged)
     deciding = [(judgement["verdict"], number) for judgement in judged for number in judgement.get("numbers", [])[:1]]
-    unknown = Counter(verdict for verdict, number in deciding if number["known_by"] == UNKNOWN)
+    unknown = Counter(verdict for verdict, number in deciding if number["known_by"] == results.UNKNOWN)
     shown = [
         f"{counts[verdict]} {verdict}" + (f" (of {unknown[verdict]} no interval is known)" if unknown[verdict] else "")
         for verdict in (*reversed(VERDICTS), "not judged")
@@ -193,7 +201,9 @@ def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> st
 def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
     number, agree = numbers[0], sum(number["verdict"] == numbers[0]["verdict"] for number in numbers)
     known_by = number["known_by"] + (f", {len(number['seeds'])} seeds" if len(number["seeds"]) > 1 else "")
-    interval = "(no interval)" if known_by == UNKNOWN else f"[{number['low']:.4f}, {number['high']:.4f}] ({known_by})"
+    interval = (
+        "(no interval)" if known_by == results.UNKNOWN else f"[{number['low']:.4f}, {number['high']:.4f}] ({known_by})"
+    )
     text = f"{number['row']} at {number['sequence_length']}: "
     if "over_row" in number:
         text = f"{number['row']} {number['value']:.2f} at {number['sequence_length']}, "
@@ -208,6 +218,8 @@ def main(arguments=None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="tables' folder (default: results)")
     args = parser.parse_args(arguments)
     folder = args.results / args.preset
+    from .comparisons import context, pairs
+
     try:
         if not folder.is_dir() and args.preset != PAPER.name:
             raise ValueError(f"--preset {args.preset}: {folder} does not exist; run scripts/reproduce.sh first")
@@ -218,7 +230,7 @@ def main(arguments=None) -> int:
         ]
         text = markdown(judged, f"The paper's statements, judged on {args.preset}", without)
         results.write_claims(folder, judged, text)
-        for sheet, made in (("pairs", comparisons.pairs(folder)), ("context", comparisons.context(folder))):
+        for sheet, made in (("pairs", pairs(folder)), ("context", context(folder))):
             if len(made):
                 results.write_sheet(folder, sheet, made)
     except (ValueError, OSError) as error:

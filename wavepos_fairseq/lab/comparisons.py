@@ -15,10 +15,9 @@ import pandas as pd
 
 from ..evaluation.statistics import paired_difference, students_half_width
 from . import results
-from .configs import Row, load_table, names
+from .configs import ATTENTION, names, rows_of
 
-ATTENTION = "attention"  # a table with the share of the attention beyond L_train; its rows are Table 1's
-TEXT, TEXT_AND_SEEDS, SEEDS, UNPAIRED, UNKNOWN = "text", "text and seeds", "seeds", "unpaired", "unknown"
+TEXT, TEXT_AND_SEEDS, SEEDS, UNPAIRED = "text", "text and seeds", "seeds", "unpaired"
 """What an interval is of; TEXT alone if there is one seed, whose chance is then unknown."""
 
 
@@ -41,10 +40,6 @@ class Cell(NamedTuple):
 
 Where = Tuple[int, str, str, int]  # L_train, inference, row and length
 Cells = Dict[Where, Dict[int, Cell]]  # then by seed
-
-
-def rows_of(table: str) -> List[Row]:
-    return load_table("table1" if table == ATTENTION else table)[1]
 
 
 def load_cells(folder: Path, table: str) -> Cells:
@@ -102,7 +97,7 @@ def compare(of: Mapping[int, Cell], over: Mapping[int, Cell]) -> Comparison:
     if not over:
         values = np.array([of[seed].value for seed in seeds])
         mean, half = float(values.mean()), students_half_width(values)
-        return Comparison(mean, mean - half, mean + half, SEEDS if len(seeds) > 1 else UNKNOWN, seeds)
+        return Comparison(mean, mean - half, mean + half, SEEDS if len(seeds) > 1 else results.UNKNOWN, seeds)
     found = [(of[seed].losses, over[seed].losses) for seed in seeds]
     both = [(one, other) for one, other in found if one and other and np.array_equal(one.tokens, other.tokens)]
     if len(both) == len(seeds) and len(both[0][0].tokens) > 1:
@@ -115,7 +110,7 @@ def compare(of: Mapping[int, Cell], over: Mapping[int, Cell]) -> Comparison:
     if len(seeds) == 1:  # as if the two were independent; they share their text, so their ratio varies less
         cells = [by_seed[seed] for by_seed in (of, over) for seed in seeds]
         half = math.hypot(*(math.log(cell.high / cell.low) / 2 for cell in cells))
-        known_by, half = (UNKNOWN, 0.0) if math.isnan(half) else (UNPAIRED, half)
+        known_by, half = (results.UNKNOWN, 0.0) if math.isnan(half) else (UNPAIRED, half)
     return Comparison(ratio, ratio * math.exp(-half), ratio * math.exp(half), known_by, seeds)
 
 

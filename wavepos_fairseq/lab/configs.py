@@ -16,6 +16,7 @@ from ..common.files import CONFIGS, shown_path
 from ..common.schema import COUNT, MAPPING, OPTIONS, TEXT, WHOLE, Accepted, check, is_count
 from .results import RESERVED_COLUMN, refuse_table_name
 
+ATTENTION = "attention"  # the share of the attention beyond L_train, a sheet of the results
 _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
@@ -179,6 +180,11 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)
     return content["title"], rows
+
+
+def rows_of(table: str) -> List[Row]:
+    """The rows of a table; the sheet ``attention`` is judged as one, with Table 1's rows."""
+    return load_table("table1" if table == ATTENTION else table)[1]
 
 
 def refuse_alike(rows: List[Row]) -> None:

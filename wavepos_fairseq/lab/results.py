@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # slow to import, and not needed for the status of runs
     import numpy as np
     import pandas as pd
 
+UNKNOWN = "unknown"
+"""What the interval of a comparison is known by if there is none; see `comparisons` for the others."""
 CELL = ["inference", "l_train", "sequence_length"]
 NUMBERS = ["perplexity", "low", "high"]
 ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
@@ -33,9 +35,7 @@ SHEETS = {"attention": ATTENTION, "positions": POSITIONS, "pairs": PAIRS, "conte
 _TEXT = ("inference", "table", "row", "other", "known_by", "ahead")
 _NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
-RESERVED_COLUMN = re.compile(
-    r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *ATTENTION, *POSITIONS, *GROWTH, *_WHILE_MADE})
-)
+RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *_WHILE_MADE}.union(*SHEETS.values())))
 """Names that no label may have: the columns beside the labels."""
 PAPER_ONLY = ("table2", "press2022")
 """The paper's folder has these besides the tables that this project makes."""
