@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import by_turns, machine, peak_bytes, ratios, report
+from measure import by_turns, machine, peak_bytes, ratios, report, write
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.common import commands
@@ -57,19 +57,27 @@ def alibi_mask(position, num_keys, like):
 
 
 def flex_attention_of(position, num_keys, like):
-    """FlexAttention whose score_mod adds the position term, precomputed over lags: (B, H, L, lags)."""
+    """FlexAttention whose score_mod adds slot b, or slot p's scores, precomputed over lags: (B, H, L, lags).
+
+    On a GPU it is compiled; on a CPU it has no backward pass.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    compiled = torch.compile(flex_attention)
+    torch._dynamo.reset()  # which compiles a function eight times at the most
+    run = torch.compile(flex_attention) if like.is_cuda else flex_attention
     causal = create_block_mask(lambda b, h, m, n: m >= n, None, None, num_keys, num_keys, device=like.device)
 
     def attend(query, key, value):
-        scores = query @ position.relative(num_keys, like=query).T / math.sqrt(query.size(-1))
+        bias, vectors = position.bias(num_keys, like=query), position.relative(num_keys, like=query)
+        scores = None if vectors is None else query @ vectors.transpose(-2, -1) / math.sqrt(query.size(-1))
 
-        def with_position(score, b, h, m, n):
+        def with_score(score, b, h, m, n):
             return score + scores[b, h, m, (m - n).clamp(min=0)]
 
-        return compiled(query, key, value, score_mod=with_position, block_mask=causal)
+        def with_bias(score, b, h, m, n):
+            return score + bias[h, (m - n).clamp(min=0)]
+
+        return run(query, key, value, score_mod=with_score if bias is None else with_bias, block_mask=causal)
 
     return attend
 
@@ -138,12 +146,13 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.sizes, args.rounds = "128x32,512x2", 3
-    rows = []
+    rows, output = [], args.output or RESULTS / f"attention-{args.device}.csv"
     for size in args.sizes.split(","):
         rows += measure(*map(int, size.split("x")), args)
+        write(rows, output)  # should a later size fail
         print(f"{size} done", flush=True)
     title = f"{args.heads} heads of {args.head_dim}, {args.dtype}; {machine(args.device)}"
-    report(title, rows, args.output or RESULTS / f"attention-{args.device}.csv")
+    report(title, rows, output)
 
 
 if __name__ == "__main__":
