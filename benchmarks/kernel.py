@@ -4,9 +4,11 @@
     python benchmarks/kernel.py speed [--dry-run]     time over flash attention's, after a search of tiles
 
 On one GPU, within --seconds: what does not fit is left out, and said. `--dry-run` is small, and on the CPU, where the
-kernel needs Triton's interpreter (TRITON_INTERPRET=1). In `speed` all of a line take turns. A ratio is of one round; its
-median and quartiles are shown. "mask" is PyTorch's attention with the position's score as its mask: for slot b the mask
-is ready beforehand and gets no gradient, for slot p it is made with torch.scatter (A.6, tip 2).
+kernel needs Triton's interpreter (TRITON_INTERPRET=1).
+
+In `speed` the two of a line take turns. A ratio is of one round; its median and quartiles are shown. "mask" is PyTorch's
+attention with the position's score as its mask: for slot b the mask is ready beforehand and gets no gradient, for slot p
+it is made with torch.scatter (A.6, tip 2).
 """
 
 import contextlib
@@ -34,6 +36,7 @@ ERRORS = (*SHAPE, "position", "tensor", "error", "largest_error", "flash_error",
 SPEED = (*SHAPE, "batch", "position", "mode", "attention", "tiles", "milliseconds", "ratio", "ratio_first_quartile")
 SPEED += ("ratio_third_quartile", "rounds", "note")
 FLASH, AS_CHOSEN = "flash", "PyTorch's choice"
+LEFT_OUT = "left out, because no time is left"
 MODES = ("forward", "forward + backward")
 LENGTHS = [4096, 512, 16384, 1024, 32768, 2048, 8192]  # the most telling first
 ALIKE = {
@@ -92,7 +95,7 @@ def side_by_side(function, tasks, device, ends):
             try:
                 yield task, result.get(max(0, ends - time.monotonic()))
             except multiprocessing.TimeoutError:
-                yield task, "left out: no time is left"
+                yield task, LEFT_OUT
 
 
 # Errors
@@ -214,7 +217,7 @@ class Speed:
 
         try:
             if time.monotonic() > args.ends:
-                raise TimeoutError("left out, no time is left")
+                raise TimeoutError(LEFT_OUT)
             with mock.patch.object(kernel, "block_sizes", block_sizes):
                 row.update(self.compare(heads, head_dim, length, batch, name, mode, attention))
             self.measured += 1

@@ -120,7 +120,7 @@ def measure(words, args):
             command, cwd=str(ROOT), env=environment, stdout=-1, stderr=subprocess.STDOUT, timeout=left, text=True
         )
     except subprocess.TimeoutExpired:
-        return {"note": "left out: no time is left"}
+        return {"note": "left out, because no time is left"}
     logged = [json.loads(line[line.index("{") :]) for line in done.stdout.splitlines() if '"num_updates"' in line]
     steady = [line for line in logged if "wps" in line][len(logged) // 2 :]
     if done.returncode or not steady:
@@ -147,9 +147,8 @@ def table1(args):
             rows = [row for row in rows if row.name in ("nope", "ricker")]
             stack.enter_context(mock.patch.object(experiments, "load_preset", small))
             stack.enter_context(mock.patch.object(experiments, "load_table", lambda name: (title, rows)))
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory()), "data")
-            write_words(data, 60, 5 * 64)
-            words += ["--data", str(data)]
+            write_words(args.out / "data", 60, 5 * 64)
+            words += ["--data", str(args.out / "data")]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(["0"] * JOBS)  # a GPU for each job, and all are the same one
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.alarm(max(1, int(args.ends - time.monotonic())))

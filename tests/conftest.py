@@ -16,7 +16,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it on import; test_triton.py needs it without a GPU
+# Triton reads it on import and later; without a GPU test_triton.py needs the interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "wavepos_fairseq"
 L_TRAIN = 32

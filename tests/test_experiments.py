@@ -470,6 +470,8 @@ def test_runs_side_by_side_have_threads_and_gpus_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     shares = schedule.shares_of_the_machine(8, 1, 1)
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == list("01234567")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0,0")  # named three times, a GPU is shared by three
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in schedule.shares_of_the_machine(3, 1, 1)] == ["0", "0", "0"]
 
 
 @pytest.fixture

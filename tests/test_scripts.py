@@ -18,8 +18,15 @@ STEPS = {  # what each step of the scripts that have several is given, in order
     "scripts/quickstart.sh": ["wavepos_fairseq prepare demo", "wavepos_fairseq reproduce table1"],
     "scripts/test.sh": ["ruff check", "mypy", "pytest"],
     CI: ["ruff check", "mypy", "pytest"],
-    BENCHMARK: ["pytest", "benchmarks/attention.py", "benchmarks/training.py"],
 }
+PARTS = {  # what a step of the benchmark on a GPU runs
+    "right": ["pytest", "benchmarks/kernel.py errors", "benchmarks/attention.py"],
+    "fast": ["benchmarks/kernel.py speed"],
+    "paper": ["benchmarks/paper.py updates"],
+    "table1": ["benchmarks/paper.py table1"],
+    "rest": ["benchmarks/attention.py", "benchmarks/training.py"],
+}
+NEEDED = {BENCHMARK: ["rest"]}  # the words without which a script does nothing
 
 
 def run(script, *words, cwd, path=os.environ["PATH"], shell="bash"):
@@ -93,6 +100,30 @@ def test_every_step_is_made_until_one_fails(stub, script, steps):
         assert done.returncode == 7 and len(calls) == number + 1
 
 
+@pytest.mark.parametrize("step, parts", PARTS.items())
+def test_every_part_of_a_step_on_a_gpu_is_made_even_if_another_fails(stub, step, parts):
+    for failing in ("nothing", *parts):
+        done, calls = stub(BENCHMARK, step, failing=failing)
+        assert done.returncode == (failing != "nothing")
+        made = [call for call in calls if not call.startswith("-c ")]
+        assert len(made) == len(parts) and all(part in call for part, call in zip(parts, made))
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        ([], "no step is given"),
+        (["all"], "not all"),
+        (["right", "python3", "fast"], "not fast"),
+        (["fast", "no-python"], "not no-python"),
+    ],
+)
+def test_the_benchmark_on_a_gpu_says_what_its_steps_are(stub, words, why):
+    done, calls = stub(BENCHMARK, *words)
+    accepted = "a step (right, fast, paper, table1 or rest), the name of one Python and --dry-run"
+    assert (done.returncode, calls, done.stderr) == (2, [], f"error: gpu.sh takes {accepted}; {why}\n")
+
+
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in STEPS])
 def test_other_scripts_are_one_step_whose_status_is_theirs(stub, script):
     done, calls = stub(script, "a b", "--preset", "x", failing="a b")
@@ -108,7 +139,8 @@ def test_a_script_that_knows_no_options_says_so_and_starts_nothing(stub, script)
 
 @pytest.mark.parametrize("script", [*SCRIPTS, BENCHMARK])
 def test_scripts_work_through_links_and_by_the_name_of_another_shell(stub, tmp_path, script):
-    done, calls = stub(script)
+    words = NEEDED.get(script, [])
+    done, calls = stub(script, *words)
     assert done.returncode == 0 and calls
     here = tmp_path / "bin"
     here.mkdir()
@@ -116,7 +148,7 @@ def test_scripts_work_through_links_and_by_the_name_of_another_shell(stub, tmp_p
     (here / "second").symlink_to("first")
     for name, shell in ((tmp_path / "bin/second", "bash"), (script, "sh"), (here / "first", "sh"), (script, "zsh")):
         if shutil.which(shell):
-            done, again = stub(name, shell=shell)
+            done, again = stub(name, *words, shell=shell)
             assert (done.returncode, again) == (0, calls), (name, shell, done.stderr)
             done, again = stub(name, "--help", shell=shell)
             assert (done.returncode, again, done.stderr) == (0, [], "") and done.stdout
