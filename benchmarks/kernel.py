@@ -6,9 +6,9 @@
 On one GPU, within --seconds: what does not fit is left out, and said. `--dry-run` is small, and on the CPU, where the
 kernel needs Triton's interpreter (TRITON_INTERPRET=1).
 
-In `speed` the two of a line take turns. A ratio is of one round; its median and quartiles are shown. "mask" is PyTorch's
-attention with the position's score as its mask: for slot b the mask is ready beforehand and gets no gradient, for slot p
-it is made with torch.scatter (A.6, tip 2).
+In `speed` the two of a line take turns. A ratio is of one round; its median and quartiles are shown. "mask" is
+PyTorch's attention with the position's score as its mask: for slot b the mask is ready beforehand and gets no gradient,
+for slot p it is made with torch.scatter (A.6, tip 2).
 """
 
 import contextlib
