@@ -50,6 +50,7 @@ else
     quick=(--quick) operator=(--dtype bfloat16 --sizes "512x32,1024x16,2048x8,4096x4,8192x2") training=(--fp16)
     export TRITON_INTERPRET=0
 fi
+export PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
 failed=0

@@ -223,9 +223,9 @@ class Speed:
             self.measured += 1
         except Exception as error:  # of memory, or of a compiler
             row["note"] = described(error)
+        if "note" in row and args.device == "cuda":
             self.drawn = None, None
-            if args.device == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
         tiles = used[-1] if used else tiles
         self.add(**row, tiles=" ".join(map(str, tiles or ())))
         return row.get("ratio", float("inf")), tiles
@@ -255,9 +255,9 @@ def best_tiles(speed, shapes, length, candidates, args):
     """The kernel's fastest tiles that are right, by (heads, head_dim, position, mode)."""
     tasks = [
         (args.device, args.dtype, *shape, length, name, tiles)
+        for tiles in candidates
         for shape in shapes
         for name in ALIKE
-        for tiles in candidates
     ]
     ends = time.monotonic() + 0.4 * (args.ends - time.monotonic())
     checked = list(side_by_side(refuse_wrong_tiles, tasks, args.device, ends))  # nothing is timed beside other work
