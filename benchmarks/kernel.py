@@ -44,8 +44,8 @@ ALIKE = {
     "wavelet": ["trans-xl"],
 }  # slots b and p: what tiles are searched with, and others
 OTHERS = ("mask", "blockwise", "FlexAttention")
-TILES = [(32, 4, 2), (32, 4, 3), (64, 4, 1), (64, 4, 2), (64, 4, 3), (64, 8, 1), (64, 8, 2), (128, 4, 1), (128, 8, 1)]
-TILES += [(128, 8, 2), (128, 8, 3)]  # queries and keys of a tile, warps, stages
+TILES = [(64, 4, 2), (64, 4, 1), (64, 8, 2), (32, 4, 2), (128, 8, 1), (64, 8, 1), (64, 4, 3), (32, 4, 3), (128, 8, 2)]
+TILES += [(128, 4, 1)]  # queries and keys of a tile, warps, stages
 
 
 def flash_attention(query, key, value):

@@ -56,7 +56,10 @@ def skip_where_plain_attention_is_old(position):
 HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 
-LONGEST = [f"test_{name}.py" for name in ("package", "runs", "triton", "experiments", "scripts", "data", "parallel")]
+LONGEST = [
+    f"test_{name}.py"
+    for name in ("package", "runs", "benchmarks", "triton", "experiments", "scripts", "data", "parallel")
+]
 
 
 def pytest_collection_modifyitems(items):
