@@ -105,7 +105,7 @@ def dry_run(tmp_path):
 
 @pytest.fixture
 def kernel():
-    pytest.importorskip("triton", "3", reason="Triton 3 is not installed")
+    pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
 
 
 def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytorchs_attention(

@@ -27,7 +27,7 @@ def patch_lang_tensor(tensor, scope, original=None):
 
 with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels are imported, which no other test does
     patch.setenv("TRITON_INTERPRET", "0" if DEVICE == "cuda" else "1")
-    triton = pytest.importorskip("triton", "3", reason="Triton 3 is not installed")
+    triton = pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
     from wavepos_fairseq.attention import triton as kernel
 
     if DEVICE == "cpu":
@@ -277,7 +277,15 @@ def test_without_triton_the_module_imports_and_says_so(monkeypatch):
     spec = importlib.util.spec_from_file_location("without_triton", kernel.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3 is not installed"
+    assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3.3 is not installed"
+
+
+def test_a_triton_without_what_the_kernel_needs_counts_as_none(monkeypatch):
+    monkeypatch.delattr(triton.language, "gather")
+    spec = importlib.util.spec_from_file_location("with_old_triton", kernel.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3.3 is not installed"
 
 
 def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():

@@ -30,8 +30,8 @@ try:
     import triton.language as tl
 except ImportError:
     triton = None
-if triton is not None and int(triton.__version__.split(".")[0]) < 3:
-    triton = None  # it lacks what the kernel is written in
+if triton is not None and not hasattr(tl, "gather"):
+    triton = None  # it is older than 3.3, which PyTorch 2.7 brings, and lacks what the kernel is written in
 
 MAX_HEAD_DIM = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -40,7 +40,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 def why_unsupported(query: Tensor) -> str | None:
     """Why `triton_attention` cannot run for a query (.., L, d), or None if it can."""
     if triton is None:
-        return "Triton 3 is not installed"
+        return "Triton 3.3 is not installed"
     if query.dtype not in DTYPES:
         return f"the tensors are {query.dtype}; accepted are torch.float16, torch.bfloat16 and torch.float32"
     if query.size(-1) > MAX_HEAD_DIM:
