@@ -262,7 +262,7 @@ def best_tiles(speed, shapes, length, candidates, args):
     ends = time.monotonic() + 0.4 * (args.ends - time.monotonic())
     checked = list(side_by_side(refuse_wrong_tiles, tasks, args.device, ends))  # nothing is timed beside other work
     found = {}
-    for (_, _, heads, head_dim, _, name, tiles), wrong in checked:
+    for (_, _, heads, head_dim, _, name, tiles), wrong in sorted(checked, key=lambda of: of[0][2:6]):
         for mode in MODES if not wrong else ():
             ratio, _ = speed.measure(heads, head_dim, length, name, mode, "triton", tiles)
             found.setdefault((heads, head_dim, name, mode), []).append((ratio, tiles))

@@ -35,7 +35,9 @@ with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels 
 
         if not kernel._INTERPRETED or isinstance(triton.language.sum, triton.JITFunction):
             pytest.skip("Triton was imported before, without TRITON_INTERPRET=1", allow_module_level=True)
-        interpreter._patch_lang_tensor = functools.partial(patch_lang_tensor, original=interpreter._patch_lang_tensor)
+        if triton.__version__.startswith("3.6."):
+            of = interpreter._patch_lang_tensor
+            interpreter._patch_lang_tensor = functools.partial(patch_lang_tensor, original=of)
         kernel.triton_attention(*torch.ones(3, 1, 1, 16), None, None, None)  # the first launch imports more of Triton
 
 triton_attention = kernel.triton_attention
