@@ -50,13 +50,20 @@ else
     quick=(--quick) operator=(--dtype bfloat16 --sizes "512x32,1024x16,2048x8,4096x4,8192x2") training=(--fp16)
     export TRITON_INTERPRET=0
 fi
+case $out in
+/*) ;;
+*) out=$here/$out ;;
+esac
 export PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
 failed=0
 part() { # SECONDS FILE ARGUMENT ...
     echo "== ${*:2}"
-    timeout -k 10 "$1" "$python" "${@:2}" || failed=1
+    timeout -k 10 "$1" "$python" "${@:2}" || {
+        echo "error: status $? (124: more than $1 seconds) of ${*:2}"
+        failed=1
+    }
 }
 
 parts() {
