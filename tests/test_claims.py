@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from wavepos_fairseq.common.files import CONFIGS, PAPER
-from wavepos_fairseq.lab import claims, comparisons
+from wavepos_fairseq.lab import claims, configs
 from wavepos_fairseq.lab.claims import Claim
 from wavepos_fairseq.lab.comparisons import Cell, load_cells
 from wavepos_fairseq.lab.configs import Row, load_table
@@ -354,7 +354,7 @@ def test_two_numbers_of_one_cell_are_refused_and_not_the_last_one_taken(tmp_path
 
 def test_rows_that_differ_in_a_part_of_the_heads_width_only_are_not_told_apart(tmp_path, monkeypatch):
     rows = [Row(name, {"wavelet": "W", "num_shifts": f"d/{name}"}, {"name": "nope"}) for name in ("4", "8")]
-    monkeypatch.setattr(comparisons, "load_table", lambda name: (name, rows))
+    monkeypatch.setattr(configs, "load_table", lambda name: (name, rows))
     (tmp_path / "t.csv").write_text("wavelet,num_shifts\n")
     with pytest.raises(ValueError, match="table t: two rows differ only in a label d/N"):
         load_cells(tmp_path, "t")

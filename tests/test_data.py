@@ -947,13 +947,14 @@ def test_characters_are_the_words_spelled_out_and_rare_ones_are_unk(text_folder,
 
 
 @pytest.mark.skipif(not WIKITEXT2.is_dir(), reason=f"no WikiText-2 in {WIKITEXT2}; WAVEPOS_WIKITEXT2 names its folder")
-def test_the_real_wikitext2_has_as_many_characters_as_its_files_and_rare_ones_are_few(tmp_path):
-    data_bin = data.prepare("wikitext-2-characters", WIKITEXT2, tmp_path)
-    made, texts = provenance(data_bin), {split: WIKITEXT2 / f"wiki.{split}.tokens" for split in streams.SPLITS}
-    texts = {split: path.read_bytes().decode() for split, path in texts.items()}
-    assert made["tokens"] == {split: len(text) for split, text in texts.items()}  # </s> is the line's end
-    kept = {character for character, count in Counter(texts["train"]).items() if count >= 20} - {" ", "\n"}
-    assert made["types"] == len(kept) + 3  # the blank, <unk> and </s>
+def test_the_characters_that_wikitext2_is_checked_by_are_those_of_its_files():
+    corpus = data.data_bin.CORPORA["wikitext-2-characters"]
+    texts = {split: (WIKITEXT2 / f"wiki.{split}.tokens").read_bytes().decode() for split in streams.SPLITS}
+    assert corpus.tokens == {split: len(text) for split, text in texts.items()}  # </s> is the line's end
+    counts = Counter(texts["train"])
+    kept = {character for character, count in counts.items() if count >= corpus.min_count} - {" ", "\n"}
+    assert corpus.types == len(kept) + 3  # the blank, <unk> and </s>
+    assert sum(count for character, count in counts.items() if count < corpus.min_count) < 1e-4 * len(texts["train"])
 
 
 def test_every_white_space_is_one_blank():
