@@ -126,6 +126,10 @@ def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytor
     assert rows_of(tmp_path / "attention-quick-cpu.csv")
 
 
+LONG = pytest.mark.skipif("WAVEPOS_GPU_STEPS" not in os.environ, reason="takes minutes; WAVEPOS_GPU_STEPS=all runs it")
+
+
+@LONG
 def test_the_step_that_times_the_kernel_has_every_rival_and_the_tiles_that_were_tried(kernel, dry_run, tmp_path):
     dry_run("fast")
     rows = rows_of(tmp_path / "kernel-speed-cpu.csv")
@@ -138,6 +142,7 @@ def test_the_step_that_times_the_kernel_has_every_rival_and_the_tiles_that_were_
 WAYS = ("triton", "mask", "blockwise")
 
 
+@LONG
 @pytest.mark.parametrize("what", ["speed", "errors"])
 def test_what_no_time_is_left_for_has_a_line_that_says_so(kernel, what, tmp_path):
     command = [sys.executable, str(BENCHMARKS / "kernel.py"), what, "--dry-run", "--seconds", "1"]
@@ -167,6 +172,7 @@ def test_the_step_of_table_1_makes_the_rows_and_packs_them_so_that_they_are_not_
     assert {"[1/2] nope: done", "[2/2] ricker: done"} < set(dry_run("table1").splitlines())
 
 
+@LONG
 def test_the_step_of_all_representations_has_them_all(dry_run, tmp_path):
     pytest.importorskip("fairseq")
     dry_run("rest")
