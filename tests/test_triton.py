@@ -288,7 +288,7 @@ def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():
     torch.testing.assert_close(causal_attention(*inputs, position, implementation="triton"), plain)
 
 
-COMBINED = ["alibi+wavelet", "rope+rpe+t5", "trans-xl+wavelet", "rpe+transformer-xl+wavelet"]
+COMBINED = ["alibi+wavelet", "rope+rpe+t5", "rpe+transformer-xl+wavelet"]
 
 
 @pytest.mark.parametrize("name", position_names() + COMBINED)

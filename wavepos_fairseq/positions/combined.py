@@ -53,9 +53,8 @@ class CombinedPosition(Position):
         products = _filled(_factors_of_sum(parts, num_lags, like) for parts in self._products)
         if len(products) < 2:
             return products[0] if products else None
-        identity = torch.eye(self.head_dim, dtype=like.dtype, device=like.device)
-        projections = [identity if projection is None else projection for projection, _ in products]
-        return torch.block_diag(*projections), _beside(_to_the_longest([rows for _, rows in products]))
+        projections, rows = zip(*(_with_projection(*product) for product in products))
+        return torch.block_diag(*projections), _beside(_to_the_longest(rows))
 
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         biases = _filled(part.bias(num_lags, like) for part in self.parts)
@@ -85,27 +84,24 @@ def _with_one_table(parts: List[Position]) -> List[Position]:
 
 
 def _factors_of_sum(parts: List[Position], num_lags: int, like: Tensor) -> Optional[Factors]:
-    """`Position.factors` of the sum of the parts' p. A part alone keeps its C; a sum of several has none."""
-    if len(parts) == 1:
-        return parts[0].factors(num_lags, like)
-    rows = _filled(_multiplied_out(part, num_lags, like) for part in parts)
-    return (None, _sum(_to_the_longest(rows))) if rows else None
+    """`Position.factors` of the sum of the parts' p: their columns beside one another."""
+    factors = _filled(part.factors(num_lags, like) for part in parts)
+    if len(factors) < 2:
+        return factors[0] if factors else None
+    projections, rows = zip(*(_with_projection(*one) for one in factors))
+    return torch.cat(projections, dim=1), _beside(_to_the_longest(rows))
 
 
-def _multiplied_out(part: Position, num_lags: int, like: Tensor) -> Optional[Tensor]:
-    """p as `Position.factors` has it, C V_t: (T, d) or (H, T, d)."""
-    factors = part.factors(num_lags, like)
-    if factors is None:
-        return None
-    projection, rows = factors
-    if projection is None:
-        return rows
-    if isinstance(part, FixedRelativePosition):
-        return part.relative(rows.size(-2), like)  # the same, and kept between calls
-    return rows @ projection.T
+def _with_projection(projection: Optional[Tensor], rows: Tensor) -> Tuple[Tensor, Tensor]:
+    """C and V where C may be None: I and V, or V^T and I if there are fewer lags than dimensions."""
+    if projection is not None:
+        return projection, rows
+    few = rows.dim() == 2 and rows.size(0) < rows.size(1)
+    identity = torch.eye(rows.size(0 if few else -1), dtype=rows.dtype, device=rows.device)
+    return (rows.T, identity) if few else (identity, rows)
 
 
-def _to_the_longest(several: List[Tensor]) -> List[Tensor]:
+def _to_the_longest(several: Sequence[Tensor]) -> List[Tensor]:
     """Rows (.., T, x) of several T, with zeros up to the largest T."""
     reach = max(rows.size(-2) for rows in several)
     return [F.pad(rows, (0, 0, 0, reach - rows.size(-2))) for rows in several]
@@ -115,7 +111,8 @@ def _beside(several: List[Tensor]) -> Tensor:
     """(.., x) and (.., y) as (.., x + y), of which some may lack the dimension of the heads."""
     if len(several) == 1:
         return several[0]
-    leading = max((tensor.shape[:-1] for tensor in several), key=len)
+    most = max(tensor.dim() for tensor in several)
+    leading = next(tensor.shape[:-1] for tensor in several if tensor.dim() == most)
     return torch.cat([tensor.expand(*leading, -1) for tensor in several], dim=-1)
 
 
