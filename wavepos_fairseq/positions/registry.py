@@ -99,8 +99,8 @@ def _constructor_options(cls: Type[Position]) -> Dict[str, Option]:
 def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) -> Position:
     """The representation `name` for `num_heads` heads of width `head_dim`; an option of None has its default.
 
-    ``wavelet+alibi`` is the combination of both; an option goes to the part that reads it, and their order is no
-    matter. Raises ValueError for an unknown name, for parts that do not go together (`position_parts`), for options
+    ``wavelet+alibi`` is the combination of both; an option goes to the part that reads it, and the names may have any
+    order. Raises ValueError for an unknown name, for parts that do not go together (`position_parts`), for options
     that the representation does not read or that two of its parts do, and for bad values.
     """
     parts = position_parts(name)
