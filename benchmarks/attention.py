@@ -85,7 +85,8 @@ def flex_attention_of(position, num_keys, like):
 def contestants(length, args, like):
     """name -> attention(query, key, value)"""
     positions = {
-        name: build_position(name, head_dim=args.head_dim, num_heads=args.heads).to(like) for name in position_names()
+        name: build_position(name, head_dim=args.head_dim, num_heads=args.heads).to(like)
+        for name in (*position_names(), "wavelet+alibi")
     }
     ricker = positions["wavelet"]
     attentions = {BASELINE: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}

@@ -66,7 +66,7 @@ def build(variant, head_dim, num_heads):
     if variant == "every slot":
         position = EverySlot(head_dim, num_heads)
     else:
-        name, options = VARIANTS[variant]
+        name, options = VARIANTS.get(variant, (variant, {}))
         position = build_position(name, head_dim=head_dim, num_heads=num_heads, **options)
     for parameter in position.double().parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -586,7 +586,7 @@ import torch
 from wavepos_fairseq.attention import causal_attention
 from wavepos_fairseq.positions import build_position
 
-for name in ("nope", "alibi", "wavelet", "transformer-xl"):
+for name in ("nope", "alibi", "wavelet", "transformer-xl", "alibi+rpe+transformer-xl+wavelet"):
     position = build_position(name, head_dim=16, num_heads=2)
     for parameter in position.parameters():
         torch.nn.init.normal_(parameter)
@@ -607,7 +607,8 @@ def test_torch_compile_changes_nothing():
 
 # Traced, exported, imagined. Heads of another shape than anywhere else here, so that no table is there beforehand.
 
-TRACED = {name: options for name, options in VARIANTS.items() if name not in ("sinusoidal", "rope 500000")}
+TRACED = [variant for variant in VARIANTS if variant not in ("sinusoidal", "rope 500000")]
+TRACED += ["rope+t5+trans-xl+wavelet", "alibi+rpe+transformer-xl+wavelet"]
 
 
 class Attending(torch.nn.Module):

@@ -245,6 +245,17 @@ def test_combinations_of_a_sweep_that_come_to_the_same_are_one_run_and_others_ne
     assert rows[0].name != rows[1].name and all(len(row.name) < 200 for row in rows)
 
 
+def test_a_sweep_may_vary_what_the_wavelets_are_combined_with():
+    grid = {"wavelet": ["haar", "db5"], "position": ["wavelet", "wavelet+alibi", "alibi+wavelet"]}
+    rows = sweeps.sweep_rows(grid, head_dim=64)
+    assert [row.position["name"] for row in rows] == ["wavelet", "wavelet+alibi"] * 2
+    assert rows[0].name == "haar" and rows[1].name == "haar_position-wavelet+alibi"
+    with pytest.raises(ValueError, match="2 of 3 combinations do not fit") as refused:
+        sweeps.sweep_rows({"wavelet": ["haar"], "position": ["wavelet+t5", "wavelet+", "alibi"]}, head_dim=64)
+    assert "\n  haar wavelet+: --position 'wavelet+': '' is unknown; " in str(refused.value)
+    assert "\n  haar alibi: --wavelet 'haar' is given, but --position 'alibi' does not read it" in str(refused.value)
+
+
 def test_the_status_of_a_sweep_is_asked_for_by_its_grid(tmp_path, capsys):
     status = ["status", "--preset", "demo", "--runs", str(tmp_path)]
     assert experiments.main([*status, "--wavelet", "ricker", "db5", "--shifts", "1..2"]) == 0

@@ -90,14 +90,21 @@ def positions(head_dim, num_heads):
     """A representation for such heads, what it learns drawn at random."""
 
     def build(name):
-        scales = {"wavelet_scales": f"2^0..2^{head_dim - 1}", "wavelet_shifts": "1"} if name == "wavelet" else {}
+        reads_scales = "wavelet" in name.split("+")
+        scales = {"wavelet_scales": f"2^0..2^{head_dim - 1}", "wavelet_shifts": "1"} if reads_scales else {}
         position = build_position(name, head_dim=head_dim, num_heads=num_heads, **scales).double()
         for parameter in position.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         return position
 
     of_even_width = ("rope", "rope-wavelet")
-    return st.sampled_from([n for n in position_names() if head_dim % 2 == 0 or n not in of_even_width]).map(build)
+    alone = st.sampled_from([n for n in position_names() if head_dim % 2 == 0 or n not in of_even_width])
+    parts = st.sets(alone, min_size=2, max_size=3).filter(fit_together).map(sorted)
+    return (alone | parts.map("+".join)).map(build)
+
+
+def fit_together(names):
+    return len(names & {"rope", "rope-wavelet", "transformer-xl"}) <= 1  # which fill slot R
 
 
 @few

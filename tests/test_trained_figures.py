@@ -289,6 +289,13 @@ def test_a_threshold_is_a_weight(threshold, capsys):
     assert f"--threshold {float(threshold)}: accepted are weights > 0" in capsys.readouterr().err
 
 
+def test_positions_that_cannot_be_combined_are_refused_before_anything_is_drawn(capsys):
+    with pytest.raises(SystemExit) as stop:
+        figures.main(["--preset", "demo", "--position-encoding", "rope+rope-wavelet"])
+    assert stop.value.code == 2
+    assert "error: --position-encoding 'rope+rope-wavelet': rope and rope-wavelet each" in capsys.readouterr().err
+
+
 def test_fairseqs_own_model_shows_its_attention_as_a_model_of_this_package(trained, data_bin, tmp_path, capsys):
     path = trained(None, {"--arch": "transformer_lm"})
     words = ["--path", str(path), "--data", str(data_bin), "--results", str(tmp_path), "receptive-field"]

@@ -298,7 +298,10 @@ def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():
     torch.testing.assert_close(causal_attention(*inputs, position, implementation="triton"), plain)
 
 
-@pytest.mark.parametrize("name", position_names())
+COMBINED = ["alibi+wavelet", "rope+rpe+t5", "rpe+transformer-xl+wavelet"]
+
+
+@pytest.mark.parametrize("name", position_names() + COMBINED)
 def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
     position = build_position(name, head_dim=16, num_heads=2).to(DEVICE)
     torch.manual_seed(0)

@@ -259,7 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("table", nargs="?", help=f"{', '.join(names('tables'))}; for a sweep, give its grid instead")
     for command in (sweep, status):
         for axis, option in AXES.items():
-            text = f"one or more values of --{option.replace('_', '-')} ({EXAMPLES[axis]})"
+            flag = "position-encoding" if axis == "position" else option.replace("_", "-")
+            text = f"one or more values of --{flag} ({EXAMPLES[axis]})"
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
     for name in ("train", "evaluate"):

@@ -16,9 +16,16 @@ AXES = {
     "scales": "wavelet_scales",
     "shifts": "wavelet_shifts",
     "direction": "wavelet_shift_direction",
+    "position": "name",
 }
-"""The axes of a grid, and the position's option that each varies."""
-EXAMPLES = {"wavelet": "ricker db4", "scales": "2^0..2^7 1,2,4,8", "shifts": "0..7", "direction": "past future scaled"}
+"""The axes of a grid, and what each varies of a row's position."""
+EXAMPLES = {
+    "wavelet": "ricker db4",
+    "scales": "2^0..2^7 1,2,4,8",
+    "shifts": "0..7",
+    "direction": "past future scaled",
+    "position": "wavelet wavelet+alibi",
+}
 
 
 def sweep_rows(grid: Dict[str, List[str]], head_dim: int) -> List[Row]:
@@ -56,23 +63,26 @@ def refuse_too_many(what: str, *counts: int) -> None:
 def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
     rows = {}
     for row in [row for table in names("tables") for row in load_table(table)[1]]:
-        if row.position["name"] == "wavelet":
+        if "wavelet" in row.position["name"].split("+") and set(row.position) <= set(AXES.values()):
             with contextlib.suppress(ValueError):  # made for wider heads
                 rows[_wavelets(row, head_dim)] = row
     return rows
 
 
 def _wavelets(row: Row, head_dim: int) -> Tuple[Any, ...]:
-    """Mother wavelet, scales, shifts and direction of a row. Raises ValueError if they do not fit the head."""
-    from ..positions.wavelet import WaveletPosition  # here, because PyTorch takes a second to import
+    """Names, mother wavelet, scales, shifts and direction of a row. Raises ValueError if they do not fit the head."""
+    from ..positions import build_position, position_parts  # here, because PyTorch takes a second to import
+    from ..positions.wavelet import WaveletPosition
 
     options = {name: value for name, value in row.position.items() if name != "name"}
-    return WaveletPosition(head_dim, 1, **options).head
+    position = build_position(row.position["name"], head_dim=head_dim, num_heads=1, **options)
+    heads = [module.head for module in position.modules() if isinstance(module, WaveletPosition)]
+    return (*position_parts(row.position["name"]), *heads)
 
 
 def _by_axes(error: str) -> str:
     """The position's error, with the axes that the user gave in place of its options."""
-    for axis, option in AXES.items():
+    for axis, option in {**AXES, "position": "position_encoding"}.items():
         error = error.replace(f"{option}=", f"--{axis} ")
     return error
 

@@ -29,7 +29,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..attention import IMPLEMENTATIONS, causal_attention
-from ..positions import Position, build_position, position_class, position_names, position_options
+from ..positions import Position, build_position, position_names, position_options
 
 if not hasattr(numpy, "compat"):  # NumPy 2 removed it, but fairseq cuts prompts into batches with numpy.compat.long
     numpy.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
@@ -50,7 +50,9 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
             str,
             dataclasses.field(
                 default="wavelet",
-                metadata={"help": "position representation: " + ", ".join(position_names())},
+                metadata={
+                    "help": f"position representation: {', '.join(position_names())}; or several, as wavelet+alibi"
+                },
             ),
         ),
         *((name, Optional[option.type], _option_field(option)) for name, option in position_options().items()),
@@ -193,17 +195,18 @@ def _position_of(args: Any) -> Position:
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
-    if option("no_token_positional_embeddings") and position_class(name).adds_to_embedding:
-        raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
     width, num_heads = option("decoder_embed_dim"), option("decoder_attention_heads")
     if width % num_heads:
         raise ValueError(f"--decoder-embed-dim {width} is not a multiple of --decoder-attention-heads {num_heads}")
-    return build_position(
+    position = build_position(
         name,
         head_dim=width // num_heads,
         num_heads=num_heads,
         **{name: option(name) for name in position_options()},
     )
+    if option("no_token_positional_embeddings") and position.adds_to_embedding:
+        raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
+    return position
 
 
 _TIED = [  # with --tie-adaptive-weights, one value for both
@@ -252,9 +255,8 @@ class WaveletLanguageModel(TransformerLanguageModel):
         As the base class builds its own, which cannot be told of another decoder: the same options, and the same order
         of random draws.
         """
-        _position_of(args)
+        args.no_token_positional_embeddings = not _position_of(args).adds_to_embedding
         refuse_cutoffs(args, len(task.source_dictionary))
-        args.no_token_positional_embeddings = not position_class(args.position_encoding).adds_to_embedding
         if args.decoder_layers_to_keep:
             args.decoder_layers = len(args.decoder_layers_to_keep.split(","))
         if utils.safe_getattr(args, "max_target_positions") is None:

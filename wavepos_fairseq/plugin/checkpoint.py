@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from ..common.errors import first_line, prefixing_errors
 from ..evaluation.probes import AttentionInputs
 from ..models.transformer_lm_wavelet import PositionalSelfAttention, WaveletLanguageModel, errors_in_flags
-from ..positions import position_class
+from ..positions import position_parts
 from . import unpickling
 from .streams import first_folder, load_dictionary, load_stream
 
@@ -109,7 +109,7 @@ def load_checkpoint(
     dictionary = Path(data, "dict.txt")
     if position_encoding is not None:
         with errors_in_flags():
-            position_class(position_encoding)
+            position_parts(position_encoding)
     if not dictionary.is_file():
         raise ValueError(f"{data} is no fairseq data-bin folder (scripts/prepare_data.sh makes one): no dict.txt in it")
     if not Path(path).is_file():

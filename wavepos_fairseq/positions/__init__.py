@@ -4,7 +4,14 @@ import importlib
 import pkgutil
 
 from .base import FixedRelativePosition, Position
-from .registry import build_position, position_class, position_names, position_options, register_position
+from .registry import (
+    build_position,
+    position_class,
+    position_names,
+    position_options,
+    position_parts,
+    register_position,
+)
 
 __all__ = [
     "FixedRelativePosition",
@@ -13,6 +20,7 @@ __all__ = [
     "position_class",
     "position_names",
     "position_options",
+    "position_parts",
     "register_position",
 ]
 

@@ -27,6 +27,11 @@ class Position(nn.Module):
         self.head_dim = head_dim
         self.num_heads = num_heads
 
+    @classmethod
+    def overrides(cls, slot: str) -> bool:
+        """Whether the class has its own `rotate`, `relative`, `relative_query` or `bias`."""
+        return getattr(cls, slot) is not getattr(Position, slot)
+
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
         """R: query (B, H, L, d) and key (B, H, S, d) as they enter their product, in the same shapes."""
         return query, key

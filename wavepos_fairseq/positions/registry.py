@@ -2,6 +2,8 @@
 
 Constructor arguments beyond `head_dim` and `num_heads` are options; declare them as ``Annotated[type, "help"] =
 default``. Front-ends read them from here: each becomes an option of the fairseq model.
+
+Names joined by + are a combination of representations (see `combined`).
 """
 
 import inspect
@@ -10,6 +12,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Type
 from typing_extensions import get_type_hints  # typing's own drops Annotated on Python 3.8
 
 from .base import Position
+from .combined import CombinedPosition
 
 
 class Option(NamedTuple):
@@ -25,9 +28,11 @@ _REGISTRY: Dict[str, Type[Position]] = {}
 
 
 def register_position(name: str) -> Callable[[Type[Position]], Type[Position]]:
-    """Class decorator: makes the class available under `name`. ValueError if the name is taken."""
+    """Class decorator: makes the class available under `name`. ValueError if the name is taken or has a +."""
 
     def register(cls: Type[Position]) -> Type[Position]:
+        if "+" in name:
+            raise ValueError(f"position_encoding={name!r} cannot be registered: + joins the names of a combination")
         if name in _REGISTRY:
             raise ValueError(f"position_encoding={name!r} is registered twice")
         _REGISTRY[name] = cls
@@ -46,6 +51,30 @@ def position_class(name: str) -> Type[Position]:
     if name not in _REGISTRY:
         raise ValueError(f"position_encoding={name!r} is unknown; accepted are {', '.join(position_names())}")
     return _REGISTRY[name]
+
+
+def position_parts(name: str) -> Dict[str, Type[Position]]:
+    """The classes of the representation `name` or of the combination ``name+name``, sorted by name.
+
+    Raises ValueError for an unknown, empty or repeated name and for two that fill slot R.
+    """
+    if "+" not in name:
+        return {name: position_class(name)}
+    names = sorted(name.split("+"))
+    for part in names:
+        if part not in _REGISTRY:
+            raise ValueError(
+                f"position_encoding={name!r}: {part!r} is unknown; accepted beside + are {', '.join(position_names())}"
+            )
+        if names.count(part) > 1:
+            raise ValueError(f"position_encoding={name!r}: {part} appears twice; accepted are different names")
+    turning = [part for part in names if _REGISTRY[part].overrides("rotate")]
+    if len(turning) > 1:
+        raise ValueError(
+            f"position_encoding={name!r}: {' and '.join(turning)} each change queries and keys before their product "
+            "(slot R), of which there is one; accepted is one of them, because only slots p and b add up"
+        )
+    return {part: _REGISTRY[part] for part in names}
 
 
 def position_options() -> Dict[str, Option]:
@@ -70,14 +99,26 @@ def _constructor_options(cls: Type[Position]) -> Dict[str, Option]:
 def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) -> Position:
     """The representation `name` for `num_heads` heads of width `head_dim`; an option of None has its default.
 
-    Raises ValueError for an unknown name, for options that the representation does not read and for bad values.
+    ``wavelet+alibi`` is the combination of both; an option goes to the part that reads it, and the names may have any
+    order. Raises ValueError for an unknown name, for parts that do not go together (`position_parts`), for options
+    that the representation does not read or that two of its parts do, and for bad values.
     """
-    cls = position_class(name)
+    parts = position_parts(name)
     given = {option: value for option, value in options.items() if value is not None}
-    accepted = _constructor_options(cls)
+    accepted = {part: _constructor_options(cls) for part, cls in parts.items()}
     for option, value in given.items():
-        if option not in accepted:
+        readers = [part for part in parts if option in accepted[part]]
+        if not readers:
             known = position_options().get(option)
-            readers = f"; it is read by {', '.join(known.readers)}" if known else ""
-            raise ValueError(f"{option}={value!r} is given, but position_encoding={name!r} does not read it{readers}")
-    return cls(head_dim, num_heads, **given)
+            hint = f"; it is read by {', '.join(known.readers)}" if known else ""
+            raise ValueError(f"{option}={value!r} is given, but position_encoding={name!r} does not read it{hint}")
+        if len(readers) > 1:
+            raise ValueError(
+                f"{option}={value!r} is given, but {' and '.join(readers)} of position_encoding={name!r} both read it; "
+                "accepted is an option that one part reads"
+            )
+    built = [
+        cls(head_dim, num_heads, **{option: value for option, value in given.items() if option in accepted[part]})
+        for part, cls in parts.items()
+    ]
+    return built[0] if len(built) == 1 else CombinedPosition(built)

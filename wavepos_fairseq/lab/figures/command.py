@@ -87,11 +87,14 @@ def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     commands.require_lab("matplotlib")
     for library in ("fairseq", "matplotlib"):  # importing fairseq turns on the log messages of all
         logging.getLogger(library).setLevel(logging.WARNING)
-    from ...positions import position_names
+    from ...positions import position_parts
     from .trained import draw_figures
 
-    if args.position_encoding not in (None, *position_names()):
-        parser.error(f"--position-encoding {args.position_encoding}: accepted are {', '.join(position_names())}")
+    if args.position_encoding is not None:
+        try:
+            position_parts(args.position_encoding)
+        except ValueError as error:
+            parser.error(str(error).replace("position_encoding=", "--position-encoding "))
     return _save(draw_figures(args), args.folder / "figures")
 
 
