@@ -37,6 +37,7 @@ VARIANTS["haar 2^0*8 future"] = (
     "wavelet",
     {"wavelet": "haar", "wavelet_scales": "2^0*8", "wavelet_shift_direction": "future"},
 )
+VARIANTS["alibi learned"] = ("alibi", {"alibi_slopes": "learned"})
 VARIANTS["db4"] = ("wavelet", {"wavelet": "db4"})
 ATTENTIONS = (causal_attention, reference_attention)
 
@@ -62,14 +63,14 @@ class EverySlot(Position):
 
 
 def build(variant, head_dim, num_heads):
-    """The representation in fp64, anything that it learns drawn at random."""
+    """The representation in fp64, anything that it learns moved at random."""
     if variant == "every slot":
         position = EverySlot(head_dim, num_heads)
     else:
         name, options = VARIANTS.get(variant, (variant, {}))
         position = build_position(name, head_dim=head_dim, num_heads=num_heads, **options)
     for parameter in position.double().parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
     return position
 
 
