@@ -378,6 +378,18 @@ def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(vari
         torch.testing.assert_close(attend(query, key, value, tempered), expected, atol=1e-10, rtol=1e-10)
 
 
+def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_slowly():
+    position = build_position("alibi", head_dim=16, num_heads=8)
+    query, key, value = (tensor.float().requires_grad_() for tensor in draw(300, 300, 16, num_heads=8))
+    denormal = lambda weights: (weights > 0) & (weights < torch.finfo(torch.float32).tiny)  # noqa: E731
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        causal_attention(query, key, value, position)
+    assert denormal(attention_weights(query, key, position)).any()
+    assert sum(tensor.numel() for tensor in saved) > 2 * 8 * 300 * 150  # the weights are among them
+    assert not any(denormal(tensor).any() for tensor in saved)
+
+
 TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]
 
 
