@@ -49,10 +49,11 @@ class EverySlot(Position):
         self.embedding = torch.nn.Parameter(torch.zeros(600, head_dim))
         self.biases = torch.nn.Parameter(torch.zeros(num_heads, 600))
 
-    def rotate(self, query, key):
-        num_keys = key.size(-2)
-        sign = (1 - 2 * (torch.arange(num_keys) % 2))[:, None].to(key)
-        return query * sign[num_keys - query.size(-2) :], key * sign
+    def rotate_query(self, query, first):
+        return self.rotate_key(query, first)
+
+    def rotate_key(self, key, first):
+        return key * (1 - 2 * ((first + torch.arange(key.size(-2))) % 2))[:, None].to(key)
 
     def relative(self, num_lags, like):
         return self.embedding[:num_lags].to(like)
@@ -66,7 +67,7 @@ def build(variant, head_dim, num_heads):
     if variant == "every slot":
         position = EverySlot(head_dim, num_heads)
     else:
-        name, options = VARIANTS.get(variant, (variant, {}))
+        name, options = VARIANTS.get(variant, (variant, {})) if isinstance(variant, str) else variant
         position = build_position(name, head_dim=head_dim, num_heads=num_heads, **options)
     for parameter in position.double().parameters():
         torch.nn.init.normal_(parameter, std=0.3)

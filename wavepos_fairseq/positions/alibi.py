@@ -1,7 +1,7 @@
 """ALiBi: attention with linear biases (Press et al., 2022; Eq. 9 of Oka et al., 2025)."""
 
 import math
-from typing import List
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ def alibi_slopes(num_heads: int) -> List[float]:
 
 @cached_rows
 def _biases(num_lags: int, num_heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    lag, slopes = torch.arange(num_lags).double(), torch.tensor(alibi_slopes(num_heads), dtype=torch.float64)
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    lag, slopes = torch.arange(num_lags, **fp64), torch.tensor(alibi_slopes(num_heads), **fp64)
     return (-lag[:, None] * slopes).to(device, dtype)  # (num_lags, 1) * (H,) -> (num_lags, H)
 
 
