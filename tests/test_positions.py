@@ -161,6 +161,40 @@ def test_alibi_bias_is_minus_slope_times_lag():
     assert bias.tolist() == [[-t / 2 ** (head + 1) for t in range(600)] for head in range(8)]
 
 
+def test_alibi_for_half_of_the_heads_has_the_slopes_of_half_as_many_and_none_elsewhere():
+    bias = build_position("alibi", head_dim=16, num_heads=8, alibi_share=0.5, alibi_slope_factor=3).bias(40, like=FP64)
+    assert bias.tolist() == [[-3 * t / 4 ** (head + 1) for t in range(40)] for head in range(4)] + [[0] * 40] * 4
+
+
+def test_learned_slopes_begin_at_the_fixed_ones_and_are_exponentials():
+    options = dict(head_dim=16, num_heads=4, alibi_share=0.5, alibi_slope_factor=2)
+    fixed, learned = (build_position("alibi", alibi_slopes=kind, **options).double() for kind in ("fixed", "learned"))
+    np.testing.assert_allclose(learned.bias(40, FP64).detach(), fixed.bias(40, FP64), rtol=1e-7)
+    with torch.no_grad():
+        learned.log_slopes.copy_(torch.tensor([-1000.0, 0.5]))
+    bias = learned.bias(3, FP64)
+    np.testing.assert_allclose(bias.detach(), [[0, 0, 0], [0, -(math.e**0.5), -2 * math.e**0.5], [0] * 3, [0] * 3])
+    bias[1, 2].backward()
+    assert learned.log_slopes.grad.tolist() == [0, pytest.approx(-2 * math.e**0.5)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"alibi_slopes": "free"}, "alibi_slopes='free' is unknown; accepted are fixed, learned"),
+        ({"alibi_slope_factor": 0.0}, "alibi_slope_factor=0.0: must be > 0 and finite"),
+        ({"alibi_slope_factor": math.inf}, "alibi_slope_factor=inf: must be > 0 and finite"),
+        ({"alibi_share": 0.3}, "alibi_share=0.3: must be > 0, at most 1 and whole heads of 8"),
+        ({"alibi_share": 1.5}, "alibi_share=1.5: must be > 0, at most 1 and whole heads of 8"),
+        ({"alibi_share": math.nan}, "alibi_share=nan: must be > 0, at most 1 and whole heads of 8"),
+    ],
+)
+def test_alibi_refuses_options_out_of_range(options, message):
+    with pytest.raises(ValueError) as error:
+        build_position("alibi", head_dim=16, num_heads=8, **options)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize("head_dim", [16, 64, 7])
 def test_trans_xl_is_the_sinusoid_of_the_lag(head_dim):
     position = build_position("trans-xl", head_dim=head_dim, num_heads=2)
@@ -405,6 +439,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
 
 
 META = {name: (name, {}) for name in (*position_names(), "transformer-xl+alibi")}
+META["learned slopes"] = ("alibi", {"alibi_slopes": "learned"})
 for _wavelet in (*MOTHER_WAVELETS, "db4", "sym8", "coif2", "dmey", "bior6.8", "rbio1.1"):
     META[f"wavelet {_wavelet}"] = ("wavelet", {"wavelet": _wavelet})
 
@@ -450,7 +485,7 @@ TABLES = {
     "wavelets": lambda: wavelet_basis("db4", [1, 2], [0, 3], "past", 20),
     "sine waves": lambda: sine_waves(16, 20),
     "rotations": lambda: rope._rotations.__wrapped__(20, 16, 1e4, torch.float64, CPU),
-    "biases": lambda: alibi._biases.__wrapped__(20, 2, torch.float64, CPU),
+    "biases": lambda: alibi._biases.__wrapped__(20, (1 / 2, 1 / 4), torch.float64, CPU),
     "buckets": lambda: lag_buckets.__wrapped__(20, 8, 16, CPU),
 }
 
