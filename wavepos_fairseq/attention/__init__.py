@@ -21,9 +21,10 @@ from torch import Tensor
 from ..positions import Position
 from ..positions.tracing import is_traced
 from .blockwise import blockwise_attention
+from .flex import score_mod
 from .reference import attention_weights, check_tensors, reference_attention
 
-__all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention"]
+__all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention", "score_mod"]
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU that can run it and ``blockwise`` elsewhere, or ``reference`` while PyTorch traces or
@@ -39,12 +40,14 @@ def causal_attention(
     dropout_p: float = 0.0,
     implementation: str = "auto",
     recompute: bool = False,
+    rotated_keys: bool = False,
 ) -> Tensor:
     """`reference_attention`, fast: it makes no tensor of L x S x d numbers, and in inference none of L x S.
 
     query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
     implementation: one of IMPLEMENTATIONS; recompute: whether the backward pass of ``blockwise`` computes the weights
-    again. Otherwise the forward pass keeps them: B H L S / 2 numbers.
+    again. Otherwise the forward pass keeps them: B H L S / 2 numbers; rotated_keys: whether the keys have been through
+    `position.rotate_key`, as those of a cache may.
 
     Returns (B, H, L, d). Raises ValueError for tensors that do not fit together, for a dropout_p outside [0, 1) and for
     an implementation that cannot run here. Only ``reference`` has second derivatives; the others refuse them.
@@ -55,9 +58,10 @@ def causal_attention(
     no_autocast = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
     with no_autocast:
         if chosen == "reference" or query.numel() == 0:  # the fast ones need a query
-            return reference_attention(query, key, value, position, dropout_p)
+            return reference_attention(query, key, value, position, dropout_p, rotated_keys=rotated_keys)
         allow_sdpa = implementation == "auto"
-        return _fast_attention(query, key, value, position, dropout_p, chosen == "triton", allow_sdpa, recompute)
+        options = dropout_p, chosen == "triton", allow_sdpa, recompute, rotated_keys
+        return _fast_attention(query, key, value, position, *options)
 
 
 def _choose(implementation: str, query: Tensor) -> str:
@@ -84,7 +88,15 @@ def _choose(implementation: str, query: Tensor) -> str:
 
 
 def _fast_attention(
-    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p, use_triton, allow_sdpa, recompute
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Position,
+    dropout_p,
+    use_triton,
+    allow_sdpa,
+    recompute,
+    rotated_keys,
 ) -> Tensor:
     """allow_sdpa: whether PyTorch's own attention may be used where it can."""
     num_queries, num_keys, head_dim = check_tensors(query, key, value, position)
@@ -95,12 +107,12 @@ def _fast_attention(
     factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
     if allow_sdpa and factors is None and bias is None and sdpa_is_fast:
-        rotated_query, rotated_key = position.rotate(query, key)
+        rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
         return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, is_causal=True)
     if not use_triton and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
         factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
-    rotated_query, rotated_key = position.rotate(query, key)
+    rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
     projected_query = basis = None  # slot p is empty
     if factors is not None:
         projection, rows = factors

@@ -15,16 +15,17 @@ from torch import Tensor
 from ..positions import Position
 
 
-def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
+def attention_weights(query: Tensor, key: Tensor, position: Position, rotated_keys: bool = False) -> Tensor:
     """The softmax over the keys of the formula's scores. Slot p costs a tensor of L x S x d numbers.
 
-    query: (B, H, L, d); key: (B, H, S, d) with S >= L. Returns (B, H, L, S), zero for keys in a query's future.
+    query: (B, H, L, d); key: (B, H, S, d) with S >= L; rotated_keys: whether they have been through
+    `position.rotate_key`. Returns (B, H, L, S), zero for keys in a query's future.
     """
     num_queries, num_keys = query.size(-2), key.size(-2)
     place = torch.arange(num_keys, device=query.device)
     lag = place[num_keys - num_queries :, None] - place  # (L, 1) - (S,) -> (L, S)
     past = lag.clamp(min=0)
-    rotated_query, rotated_key = position.rotate(query, key)
+    rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)  # (B, H, L, S)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
@@ -39,15 +40,23 @@ def attention_weights(query: Tensor, key: Tensor, position: Position) -> Tensor:
 
 
 def reference_attention(
-    query: Tensor, key: Tensor, value: Tensor, position: Position, dropout_p: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Position,
+    dropout_p: float = 0.0,
+    rotated_keys: bool = False,
 ) -> Tensor:
     """`attention_weights` times the values: slow and exact.
 
-    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights.
-    Returns (B, H, L, d). Raises ValueError for tensors that do not fit together.
+    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
+    rotated_keys: whether the keys have been through `position.rotate_key`. Returns (B, H, L, d).
+
+    Raises ValueError for tensors that do not fit together.
     """
     check_tensors(query, key, value, position)
-    return F.dropout(attention_weights(query, key, position), dropout_p) @ value  # (B, H, L, S) -> (B, H, L, d)
+    weights = attention_weights(query, key, position, rotated_keys)  # (B, H, L, S)
+    return F.dropout(weights, dropout_p) @ value  # (B, H, L, S) -> (B, H, L, d)
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor, position: Position) -> Tuple[int, int, int]:

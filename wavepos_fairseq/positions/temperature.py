@@ -24,9 +24,12 @@ class TemperedPosition(Position):
         self.position = position
         self.l_train = l_train
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        rotated_query, rotated_key = self.position.rotate(query, key)
-        return rotated_query * yarn_factor(key.size(-2), self.l_train), rotated_key
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        num_keys = first + query.size(-2)
+        return self.position.rotate_query(query, first) * yarn_factor(num_keys, self.l_train)
+
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        return self.position.rotate_key(key, first)
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         relative = self.position.relative(num_lags, like)
