@@ -33,7 +33,10 @@ class Position(nn.Module):
         return getattr(cls, slot) is not getattr(Position, slot)
 
     def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        """R: query (B, H, L, d) and key (B, H, S, d) as they enter their product, in the same shapes."""
+        """R: query (B, H, L, d) and key (B, K, S, d) as they enter their product, in the same shapes.
+
+        The H / K heads with the same keys are given them once; so R may differ among heads for the query alone.
+        """
         return query, key
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
