@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from measure import by_turns, machine, peak_bytes, ratios, report, write
 
-from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.attention import causal_attention, reference_attention, score_mod
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import build_position, position_names
 
@@ -57,10 +57,7 @@ def alibi_mask(position, num_keys, like):
 
 
 def flex_attention_of(position, num_keys, like):
-    """FlexAttention whose score_mod adds slot b, or slot p's scores, precomputed over lags: (B, H, L, lags).
-
-    On a GPU it is compiled; on a CPU it has no backward pass.
-    """
+    """FlexAttention with the position; compiled on a GPU, and without a backward pass on a CPU."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     torch._dynamo.reset()  # which compiles a function eight times at the most
@@ -68,16 +65,8 @@ def flex_attention_of(position, num_keys, like):
     causal = create_block_mask(lambda b, h, m, n: m >= n, None, None, num_keys, num_keys, device=like.device)
 
     def attend(query, key, value):
-        bias, vectors = position.bias(num_keys, like=query), position.relative(num_keys, like=query)
-        scores = None if vectors is None else query @ vectors.transpose(-2, -1) / math.sqrt(query.size(-1))
-
-        def with_score(score, b, h, m, n):
-            return score + scores[b, h, m, (m - n).clamp(min=0)]
-
-        def with_bias(score, b, h, m, n):
-            return score + bias[h, (m - n).clamp(min=0)]
-
-        return run(query, key, value, score_mod=with_score if bias is None else with_bias, block_mask=causal)
+        rotated_query, rotated_key = position.rotate(query, key)
+        return run(rotated_query, rotated_key, value, score_mod=score_mod(position, query), block_mask=causal)
 
     return attend
 

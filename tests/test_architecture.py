@@ -88,7 +88,8 @@ sys.addaudithook(hear)
 for name in {names!r}:
     if not name.endswith(("attention.triton", "plugin.parallel")):  # which need Triton, and are a process
         importlib.import_module(name.replace(".__init__", ""))
-print([path for path in read if not path.endswith((".py", ".pyc")) and "/lib/" not in path])
+others = ("/lib/", ".egg-info/")  # installed packages, this one too, say which representations they bring
+print([path for path in read if not path.endswith((".py", ".pyc")) and not any(of in path for of in others)])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=str(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
 
-from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention
+from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention, score_mod
 from wavepos_fairseq.positions import Position, build_position, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
 from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
@@ -50,10 +50,11 @@ class EverySlot(Position):
         self.embedding = torch.nn.Parameter(torch.zeros(600, head_dim))
         self.biases = torch.nn.Parameter(torch.zeros(num_heads, 600))
 
-    def rotate(self, query, key):
-        num_keys = key.size(-2)
-        sign = (1 - 2 * (torch.arange(num_keys) % 2))[:, None].to(key)
-        return query * sign[num_keys - query.size(-2) :], key * sign
+    def rotate_query(self, query, first):
+        return self.rotate_key(query, first)
+
+    def rotate_key(self, key, first):
+        return key * (1 - 2 * ((first + torch.arange(key.size(-2))) % 2))[:, None].to(key)
 
     def relative(self, num_lags, like):
         return self.embedding[:num_lags].to(like)
@@ -67,7 +68,7 @@ def build(variant, head_dim, num_heads):
     if variant == "every slot":
         position = EverySlot(head_dim, num_heads)
     else:
-        name, options = VARIANTS.get(variant, (variant, {}))
+        name, options = VARIANTS.get(variant, (variant, {})) if isinstance(variant, str) else variant
         position = build_position(name, head_dim=head_dim, num_heads=num_heads, **options)
     for parameter in position.double().parameters():
         parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
@@ -284,6 +285,65 @@ def test_decoding_token_by_token_gives_what_the_whole_sequence_gives(variant, at
     position = build(variant, 16, 2)
     rows = [attend(query[:, :, n : n + 1], key[:, :, : n + 1], value[:, :, : n + 1], position) for n in range(9)]
     torch.testing.assert_close(torch.cat(rows, dim=2), attend(query, key, value, position))
+
+
+@pytest.mark.parametrize("attend", ATTENTIONS)
+@pytest.mark.parametrize("variant", [*position_names(), "every slot", "wavelet+rope"])
+def test_keys_that_were_turned_in_pieces_give_what_attention_gives_that_turns_them(variant, attend):
+    query, key, value = draw(11, 11, 16)
+    position = build(variant, 16, 2)
+    pieces = [position.rotate_key(key[:, :, first:last], first) for first, last in ((0, 6), (6, 7), (7, 11))]
+    turned, whole = torch.cat(pieces, dim=2), attend(query, key, value, position)
+    for last in (11, 4, 1):
+        attended = attend(query[:, :, -last:], turned, value, position, rotated_keys=True)
+        torch.testing.assert_close(attended, whole[:, :, -last:], rtol=0, atol=1e-12)
+
+
+# FlexAttention
+
+FAR = ("wavelet", {"wavelet": "haar", "wavelet_shifts": "500,600"})  # zero at all lags of these tests
+
+
+def flex_attention(query, key, value, position):
+    """PyTorch's FlexAttention, uncompiled, with the position as its score_mod."""
+    flex = pytest.importorskip("torch.nn.attention.flex_attention", reason="PyTorch has no FlexAttention before 2.5")
+    length = query.size(2)
+    causal = flex.create_block_mask(lambda b, h, m, n: m >= n, None, None, length, length, device="cpu")
+    turned = position.rotate(query, key)
+    return flex.flex_attention(*turned, value, score_mod=score_mod(position, query), block_mask=causal)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("variant", [*position_names(), "haar future", "every slot", "wavelet+alibi+rope", FAR])
+def test_flex_attention_with_the_score_mod_is_the_definition(variant):
+    inputs, position = draw(40, 40, 16), build(variant, 16, 2)
+    with torch.no_grad():
+        attended = flex_attention(*inputs, position)
+        torch.testing.assert_close(attended, reference_attention(*inputs, position), rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("variant", ["rpe", "t5", "every slot"])
+def test_what_is_learned_gets_the_definitions_gradients_through_the_score_mod(variant):
+    """On a CPU, FlexAttention has no gradients of queries, keys and values."""
+    inputs, position = draw(40, 40, 16), build(variant, 16, 2)
+    attended = [attend(*inputs, position) for attend in (flex_attention, reference_attention)]
+    for one, other in zip(*(torch.autograd.grad(of.square().sum(), [*position.parameters()]) for of in attended)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.skipif(PYTORCH < (2, 5), reason="PyTorch has no FlexAttention before 2.5")
+def test_the_score_mod_of_empty_slots_is_none():
+    for name in ("nope", "sinusoidal", "rope", "rope-wavelet"):
+        assert score_mod(build(name, 16, 2), draw(5, 5, 16)[0]) is None
+
+
+@pytest.mark.skipif(PYTORCH >= (2, 5), reason="PyTorch has FlexAttention")
+def test_before_pytorch_2_5_the_score_mod_says_what_it_needs():
+    with pytest.raises(
+        RuntimeError, match=r"^score_mod is for FlexAttention, which PyTorch has from 2.5 on; this is 2"
+    ):
+        score_mod(build("alibi", 16, 2), draw(5, 5, 16)[0])
 
 
 @pytest.mark.parametrize("attend", ATTENTIONS)

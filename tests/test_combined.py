@@ -29,7 +29,7 @@ from wavepos_fairseq.positions import (
 )
 from wavepos_fairseq.positions.wavelet import WaveletPosition
 
-TURNING = {name for name in position_names() if position_class(name).overrides("rotate")}
+TURNING = {name for name in position_names() if position_class(name).overrides("rotate_query", "rotate_key")}
 PAIRS = ["+".join(pair) for pair in itertools.combinations(position_names(), 2) if not TURNING.issuperset(pair)]
 THREE = ["alibi+rope+wavelet", "rpe+trans-xl+wavelet", "rpe+transformer-xl+wavelet", "alibi+sinusoidal+t5"]
 ATTENTIONS = {

@@ -176,9 +176,9 @@ def stepwise(model, tokens, state, start=0):
 
 
 @pytest.mark.parametrize("encoding", position_names())
-def test_tokens_fed_one_at_a_time_score_as_in_one_forward_also_past_the_training_length(build, encoding):
+def test_tokens_fed_one_at_a_time_score_as_in_one_forward_to_four_times_the_training_length(build, encoding):
     model = spread(build({**PLAIN, "--position-encoding": encoding}))
-    tokens = random_tokens(2, L_TRAIN + 18)
+    tokens = random_tokens(2, 4 * L_TRAIN)
     torch.testing.assert_close(stepwise(model, tokens, {}), log_probs(model, tokens), rtol=1e-5, atol=1e-5)
 
 
@@ -191,6 +191,17 @@ def test_reordered_incremental_state_continues_the_reordered_sequences(build, en
     model.decoder.reorder_incremental_state_scripting(state, order)
     whole = torch.cat((tokens[order], continuation), dim=1)
     torch.testing.assert_close(stepwise(model, whole, state, 12), log_probs(model, whole)[:, 12:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_turns_its_own_keys_alone_however_many_are_kept(build):
+    model, tokens, turned = spread(build({**PLAIN, "--position-encoding": "rope+wavelet"})), random_tokens(2, 9), []
+    attention = model.decoder.layers[0].self_attn
+    rotate_key = attention.position.rotate_key
+    attention.position.rotate_key = lambda key, first: turned.append((first, key.size(2))) or rotate_key(key, first)
+    attended = log_probs(model, tokens)
+    assert turned == [(0, 9)]
+    torch.testing.assert_close(stepwise(model, tokens, {}), attended, rtol=1e-5, atol=1e-5)
+    assert turned[1:] == [(step, 1) for step in range(9)]
 
 
 # architectures and options
@@ -238,7 +249,7 @@ def test_options_given_on_the_command_line_win_over_an_architecture():
     assert (args.decoder_layers, args.dropout, args.position_encoding) == (3, 0.25, "rope")
 
 
-OPTIONS = """--position-encoding --rope-theta --wavelet --wavelet-scales --wavelet-shifts
+OPTIONS = """--position-encoding --rope-theta --rope-pairs --wavelet --wavelet-scales --wavelet-shifts
     --wavelet-shift-direction""".split()
 
 
@@ -275,6 +286,7 @@ BAD_OPTIONS = {
     "--wavelet-scales 1,2,4 --wavelet-shifts 0,1,2": ["--wavelet-shifts", "3 shifts", "3 scales", "9", "16"],
     "--position-encoding alibi --rope-theta 1e4": ["--rope-theta", "alibi"],
     "--position-encoding rope --rope-theta 0": ["--rope-theta", "0"],
+    "--position-encoding rope --rope-pairs odd": ["--rope-pairs", "odd", "adjacent", "halves"],
 }
 
 

@@ -1,8 +1,10 @@
 """The claims of wavepos_fairseq/positions: each slot against its published formula, the registry, and the errors."""
 
 import cmath
+import contextlib
 import importlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -18,13 +20,18 @@ import wavepos_fairseq
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import (
     Position,
+    alibi,
     build_position,
     position_class,
     position_names,
     position_options,
     register_position,
     registry,
+    rope,
 )
+from wavepos_fairseq.positions.t5 import lag_buckets
+from wavepos_fairseq.positions.trans_xl import sine_waves
+from wavepos_fairseq.wavelets import MOTHER_WAVELETS, wavelet_basis
 
 PACKAGE = Path(wavepos_fairseq.__file__).parent
 FP64 = torch.empty(0, dtype=torch.float64)
@@ -211,6 +218,42 @@ def test_rope_turns_its_first_pair_of_position_1_by_one_radian_counterclockwise(
     np.testing.assert_allclose(rotated[0, 0, 1, :2], [math.cos(1), math.sin(1)], rtol=1e-15)
 
 
+def rotate_half(x):
+    return np.concatenate([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], axis=-1)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+def test_rope_of_halves_is_what_transformers_applies_to_llama(theta):
+    """`LlamaRotaryEmbedding` and `apply_rotary_pos_emb` of modeling_llama.py, in NumPy."""
+    x = torch.randn(2, 3, 9, 16, dtype=torch.float64)
+    inv_freq = 1 / theta ** (np.arange(0, 16, 2) / 16)
+    freqs = np.arange(9)[:, None] * inv_freq
+    emb = np.concatenate([freqs, freqs], axis=-1)
+    expected = x.numpy() * np.cos(emb) + rotate_half(x.numpy()) * np.sin(emb)
+    position = build_position("rope", head_dim=16, num_heads=3, rope_theta=theta, rope_pairs="halves")
+    for turned_one, last in zip(position.rotate(x[:, :, -4:], x), (4, 9)):  # the queries are positions 5 to 8
+        np.testing.assert_allclose(turned_one, expected[:, :, -last:], rtol=0, atol=1e-13)
+
+
+def test_rope_of_halves_multiplies_dimensions_i_and_i_plus_half_by_a_complex_exponential():
+    x = torch.randn(1, 1, 9, 16, dtype=torch.float64)
+    numbers = x[0, 0, :, :8].numpy() + 1j * x[0, 0, :, 8:].numpy()
+    rotated = [
+        [z * cmath.exp(1j * m * 10000 ** (-2 * i / 16)) for i, z in enumerate(row)] for m, row in enumerate(numbers)
+    ]
+    _, found = build_position("rope", head_dim=16, num_heads=1, rope_pairs="halves").rotate(x, x)
+    np.testing.assert_allclose(found[0, 0], np.hstack([np.real(rotated), np.imag(rotated)]), rtol=0, atol=1e-13)
+
+
+def test_rope_turns_adjacent_dimensions_by_default():
+    x = torch.randn(1, 1, 9, 16)
+    default, adjacent = (build_position("rope", head_dim=16, num_heads=1, **given) for given in ({}, ADJACENT))
+    assert torch.equal(default.rotate_key(x, 0), adjacent.rotate_key(x, 0))
+
+
+ADJACENT = {"rope_pairs": "adjacent"}
+
+
 def equation_28(m, head_dim):
     """The matrix of Eq. 28: row pair i holds the rotation by m theta_i in every column pair up to i."""
     matrix = np.zeros((head_dim, head_dim))
@@ -222,15 +265,19 @@ def equation_28(m, head_dim):
     return matrix
 
 
+@pytest.mark.parametrize("pairs", ["adjacent", "halves"])
 @pytest.mark.parametrize("head_dim", [8, 64])
-def test_rope_wavelet_is_the_matrix_of_equation_28(head_dim):
+def test_rope_wavelet_is_the_matrix_of_equation_28(head_dim, pairs):
     query, key = (
         torch.randn(1, 1, 3, head_dim, dtype=torch.float64),
         torch.randn(1, 1, 40, head_dim, dtype=torch.float64),
     )
-    position = build_position("rope-wavelet", head_dim=head_dim, num_heads=1)
+    position = build_position("rope-wavelet", head_dim=head_dim, num_heads=1, rope_pairs=pairs)
     for before, after in zip((query, key), position.rotate(query, key)):
         first = 40 - before.size(-2)
+        if pairs == "halves":  # dimensions 0, d/2, 1, d/2 + 1 and so on stand beside one another in Eq. 28
+            order = [i + half for i in range(head_dim // 2) for half in (0, head_dim // 2)]
+            before, after = before[..., order], after[..., order]
         expected = [equation_28(m, head_dim) @ row.numpy() for m, row in enumerate(before[0, 0], start=first)]
         np.testing.assert_allclose(after[0, 0], expected, rtol=0, atol=1e-12)
 
@@ -388,6 +435,79 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
     assert query.grad.isfinite().all()
 
 
+# The meta device
+
+
+META = {name: (name, {}) for name in (*position_names(), "transformer-xl+alibi")}
+for _wavelet in (*MOTHER_WAVELETS, "db4", "sym8", "coif2", "dmey", "bior6.8", "rbio1.1"):
+    META[f"wavelet {_wavelet}"] = ("wavelet", {"wavelet": _wavelet})
+
+
+@contextlib.contextmanager
+def default_device(device):
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def reset(module):
+    """What FSDP and transformers do with what they have moved off the meta device, module by module."""
+    if any(True for _ in module.parameters(recurse=False)):
+        module.reset_parameters()
+
+
+@pytest.mark.parametrize("on", [torch.device, default_device])
+@pytest.mark.parametrize("variant", META)
+def test_what_was_built_on_the_meta_device_is_bit_for_bit_what_is_built_on_the_cpu(variant, on):
+    name, options = META[variant]
+    plain = build_position(name, head_dim=24, num_heads=2, **options)
+    with on("meta"):
+        position = build_position(name, head_dim=24, num_heads=2, **options)
+        assert all(parameter.is_meta for parameter in position.parameters())
+    position = position.to_empty(device="cpu")
+    for parameter in position.parameters():
+        nn.init.constant_(parameter, math.nan)
+    position.apply(reset)
+    query, key, value = torch.randn(3, 2, 2, 20, 24)
+    for _ in range(2):
+        outputs = [causal_attention(query, key, value, one) for one in (position, plain)]
+        assert torch.equal(*outputs) and outputs[0].isfinite().all()
+        for parameter in plain.parameters():
+            nn.init.normal_(parameter)
+        position.load_state_dict(plain.state_dict())
+
+
+CPU = torch.device("cpu")
+TABLES = {
+    "wavelets": lambda: wavelet_basis("db4", [1, 2], [0, 3], "past", 20),
+    "sine waves": lambda: sine_waves(16, 20),
+    "rotations": lambda: rope._rotations.__wrapped__(20, 16, 1e4, torch.float64, CPU),
+    "biases": lambda: alibi._biases.__wrapped__(20, 2, torch.float64, CPU),
+    "buckets": lambda: lag_buckets.__wrapped__(20, 8, 16, CPU),
+}
+
+
+@pytest.mark.parametrize("on", [torch.device, default_device])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_computed_on_the_cpu_whatever_the_default_device(table, on):
+    with on("meta"):
+        found = TABLES[table]()
+    assert found.device == CPU and torch.equal(found, TABLES[table]())
+
+
+def test_a_representation_without_initial_values_for_what_it_learns_says_so_when_they_are_wanted():
+    class Forgetful(Position):
+        def __init__(self):
+            super().__init__(16, 2)
+            self.weight = nn.Parameter(torch.zeros(3))
+
+    with pytest.raises(NotImplementedError, match=r"^Forgetful learns something, but has no reset_parameters\(\)$"):
+        Forgetful().reset_parameters()
+    Position(16, 2).reset_parameters()
+
+
 # Errors name the parameter, what was given and what is accepted
 
 
@@ -444,6 +564,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
         ("rope", {"rope_theta": 0.0}, "^rope_theta=0.0: must be > 0"),
         ("rope", {"rope_theta": -1.0}, "^rope_theta=-1.0: must be > 0"),
         ("rope", {"rope_theta": math.nan}, "^rope_theta=nan: must be > 0"),
+        ("rope", {"rope_pairs": "odd"}, "^rope_pairs='odd' is unknown; accepted are adjacent, halves$"),
         (
             "alibi",
             {"rope_theta": 10000.0},
@@ -519,6 +640,100 @@ def test_a_registered_representation_is_found_with_its_option(fresh_registry):
 def test_a_name_is_registered_once(fresh_registry):
     with pytest.raises(ValueError, match="^position_encoding='nope' is registered twice"):
         register_position("nope")(Position)
+
+
+def test_a_class_that_turns_queries_and_keys_in_one_method_is_told_the_two():
+    with pytest.raises(
+        TypeError, match=r"^Old overrides rotate\(query, key\); accepted are rotate_query.* and rotate_key"
+    ):
+
+        class Old(Position):
+            def rotate(self, query, key):
+                return query, key
+
+
+@pytest.fixture
+def with_packages(tmp_path):
+    """with_packages(program, entry points by module, source by module): what Python prints, the packages installed."""
+
+    def run(program, points, **sources):
+        for module, source in sources.items():
+            (tmp_path / f"{module}.py").write_text(source)
+            about = tmp_path / f"{module}-1.0.dist-info"
+            about.mkdir()
+            (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+            lines = "".join(f"{point}\n" for point in points[module])
+            (about / "entry_points.txt").write_text(f"[wavepos_fairseq.positions]\n{lines}")
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=str(tmp_path),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout.splitlines()
+
+    return run
+
+
+WINDOW = """
+import torch
+from typing_extensions import Annotated
+from wavepos_fairseq.positions import Position, register_position
+
+class Window(Position):
+    def __init__(self, head_dim, num_heads, window: Annotated[int, "tokens seen"] = 1):
+        super().__init__(head_dim, num_heads)
+        self.window = window
+    def bias(self, num_lags, like):
+        bias = like.new_zeros(self.num_heads, num_lags)
+        bias[:, self.window :] = float("-inf")
+        return bias
+
+@register_position("itself")
+class Itself(Window):
+    pass
+"""
+ASK = """
+from wavepos_fairseq.positions import build_position, position_names, position_options
+print(*position_names())
+print(position_options()["window"].readers)
+print(build_position("window+rope", head_dim=4, num_heads=1, window=2).bias(3, torch.empty(0)).tolist())
+for name in ("broken", "broken+alibi", "text", "absent"):
+    try:
+        build_position(name, head_dim=4, num_heads=1)
+    except ValueError as error:
+        print(error)
+print(build_position("rope", head_dim=4, num_heads=1))
+"""
+
+
+def test_installed_packages_add_representations_and_broken_ones_only_miss_their_own(with_packages):
+    points = {
+        "windows": ["window = windows:Window", "itself = windows:Itself", "rope = windows:Window"],
+        "broken": ["broken = broken:Broken", "text = windows:WINDOW", "absent = no_such_module:Absent"],
+    }
+    *warning, names, readers, bias, failed, combined, text, absent, rope = with_packages(
+        "import windows, wavepos_fairseq.attention, torch" + ASK,
+        points,
+        windows=WINDOW,
+        broken="import no_such_package",
+    )
+    assert set(names.split()) == {*position_names(), "window", "itself"}
+    assert readers == "['itself', 'window']" and bias == "[[0.0, 0.0, -inf]]" and rope == "RotaryPosition()"
+    why = (
+        "broken:Broken of the installed package broken cannot be loaded: ModuleNotFoundError: No module named 'no_such"
+    )
+    assert failed.startswith(f"position_encoding='broken': {why}")
+    assert combined.startswith(f"position_encoding='broken+alibi': {why}")
+    assert text.startswith(
+        "position_encoding='text': windows:WINDOW of the installed package broken cannot be loaded: A"
+    )
+    assert absent.endswith("cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'")
+    taken = "position_encoding='rope' is registered twice; windows:Window of the installed package windows is left out"
+    assert taken in warning[0]
 
 
 def test_what_a_test_registered_is_gone():

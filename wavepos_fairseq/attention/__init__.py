@@ -25,9 +25,10 @@ from torch import Tensor
 from ..positions import Position
 from ..positions.tracing import is_traced
 from .blockwise import blockwise_attention
+from .flex import score_mod
 from .reference import attention_weights, check_tensors, reference_attention
 
-__all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention"]
+__all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention", "score_mod"]
 
 _PYTORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
@@ -46,13 +47,15 @@ def causal_attention(
     implementation: str = "auto",
     recompute: bool = False,
     segments: Optional[Tensor] = None,
+    rotated_keys: bool = False,
 ) -> Tensor:
     """`reference_attention`, fast: it makes no tensor of L x S x d numbers, and in inference none of L x S.
 
     query: (B, H, L, d); key, value: (B, K, S, d) with S >= L and K a divisor of H, which are not copied for the heads
     that share them; dropout_p: dropout probability of the attention weights; implementation: one of IMPLEMENTATIONS;
     recompute: whether the backward pass of ``blockwise`` computes the weights again (otherwise the forward pass keeps
-    them: B H L S / 2 numbers); segments: integers (B, S), the segment of each position, or None for one.
+    them: B H L S / 2 numbers); segments: integers (B, S), the segment of each position, or None for one; rotated_keys:
+    whether the keys have been through `position.rotate_key`, as those of a cache may.
 
     Returns (B, H, L, d). Raises ValueError for tensors that do not fit together, for a dropout_p outside [0, 1) and for
     an implementation that cannot run here. Only ``reference`` has second derivatives; the others refuse them.
@@ -63,10 +66,10 @@ def causal_attention(
     no_autocast = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
     with no_autocast:
         if chosen == "reference" or query.numel() == 0:  # the fast ones need a query
-            return reference_attention(query, key, value, position, dropout_p, segments)
+            return reference_attention(query, key, value, position, dropout_p, segments, rotated_keys)
         allow_sdpa = implementation == "auto"
-        use_triton = chosen == "triton"
-        return _fast_attention(query, key, value, position, dropout_p, segments, use_triton, allow_sdpa, recompute)
+        options = dropout_p, segments, rotated_keys, chosen == "triton", allow_sdpa, recompute
+        return _fast_attention(query, key, value, position, *options)
 
 
 def _choose(implementation: str, query: Tensor) -> str:
@@ -99,6 +102,7 @@ def _fast_attention(
     position: Position,
     dropout_p,
     segments,
+    rotated_keys,
     use_triton,
     allow_sdpa,
     recompute,
@@ -113,13 +117,13 @@ def _fast_attention(
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
     plain, shares_keys = factors is None and bias is None and segments is None, query.size(1) != key.size(1)
     if allow_sdpa and plain and sdpa_is_fast and (not shares_keys or _sdpa_shares_keys(query, key, value, dropout_p)):
-        rotated_query, rotated_key = position.rotate(query, key)
+        rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
         options = {"enable_gqa": True} if shares_keys else {}  # PyTorch knows it since 2.5
         return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, True, **options)
     if not use_triton and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
         factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
-    rotated_query, rotated_key = position.rotate(query, key)
+    rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
     projected_query = basis = None  # slot p is empty
     if factors is not None:
         projection, rows = factors

@@ -15,18 +15,21 @@ from torch import Tensor
 from ..positions import Position
 
 
-def attention_weights(query: Tensor, key: Tensor, position: Position, segments: Optional[Tensor] = None) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, position: Position, segments: Optional[Tensor] = None, rotated_keys: bool = False
+) -> Tensor:
     """The softmax over the keys of the formula's scores. Slot p costs a tensor of L x S x d numbers.
 
     query: (B, H, L, d); key: (B, K, S, d) with S >= L and K a divisor of H, head h having key head h // (H // K);
-    segments: integers (B, S), or None for one segment. Returns (B, H, L, S), zero for keys in a query's future and for
-    those of other segments than its own. Raises ValueError for tensors that do not fit together.
+    segments: integers (B, S), or None for one segment; rotated_keys: whether the keys have been through
+    `position.rotate_key`. Returns (B, H, L, S), zero for keys in a query's future and for those of other segments than
+    its own. Raises ValueError for tensors that do not fit together.
     """
     num_queries, num_keys, _ = check_tensors(query, key, key, position, segments)
     place = torch.arange(num_keys, device=query.device)
     lag = place[num_keys - num_queries :, None] - place  # (L, 1) - (S,) -> (L, S)
     past = lag.clamp(min=0)
-    rotated_query, rotated_key = position.rotate(query, key)
+    rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
     score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, _of_heads(rotated_key, query))  # (B, H, L, S)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
@@ -51,15 +54,16 @@ def reference_attention(
     position: Position,
     dropout_p: float = 0.0,
     segments: Optional[Tensor] = None,
+    rotated_keys: bool = False,
 ) -> Tensor:
     """`attention_weights` times the values: slow and exact.
 
     query: (B, H, L, d); key, value: (B, K, S, d) with S >= L and K a divisor of H; dropout_p: dropout probability of
-    the attention weights; segments: integers (B, S), or None. Returns (B, H, L, d). Raises ValueError for tensors that
-    do not fit together.
+    the attention weights; segments: integers (B, S), or None; rotated_keys: whether the keys have been through
+    `position.rotate_key`. Returns (B, H, L, d). Raises ValueError for tensors that do not fit together.
     """
     check_tensors(query, key, value, position, segments)
-    weights = attention_weights(query, key, position, segments)
+    weights = attention_weights(query, key, position, segments, rotated_keys)
     return F.dropout(weights, dropout_p) @ _of_heads(value, query)  # (B, H, L, S) -> (B, H, L, d)
 
 

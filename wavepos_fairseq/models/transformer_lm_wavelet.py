@@ -95,15 +95,17 @@ class PositionalSelfAttention(MultiheadAttention):
         if key_padding_mask is not None and incremental_state is None:
             _refuse_padding_on_the_left(key_padding_mask)
         q, k, v = self.project(query)
-        if incremental_state is not None:
+        cached = incremental_state is not None
+        if cached:
             state = self._get_input_buffer(incremental_state)
+            k = self.position.rotate_key(k, state["prev_key"].size(2) if "prev_key" in state else 0)
             if "prev_key" in state:
                 k = torch.cat((state["prev_key"], k), dim=2)
                 v = torch.cat((state["prev_value"], v), dim=2)
             self._set_input_buffer(incremental_state, {"prev_key": k, "prev_value": v})
         dropout = self.dropout_module
         dropout_p = dropout.p if self.training or dropout.apply_during_inference else 0.0
-        attended = self.attend(q, k, v, self.position, dropout_p)
+        attended = self.attend(q, k, v, self.position, dropout_p, rotated_keys=cached)
         return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None  # (B, H, L, d) -> (L, B, C)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

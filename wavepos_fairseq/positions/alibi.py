@@ -1,7 +1,7 @@
 """ALiBi: attention with linear biases (Press et al., 2022; Eq. 9 of Oka et al., 2025)."""
 
 import math
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,9 @@ def slopes_of(num_heads: int) -> List[float]:
 
 @cached_rows
 def _biases(num_lags: int, slopes: Tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    lag = torch.arange(num_lags).double()
-    biases = -lag[:, None] * torch.tensor(slopes, dtype=torch.float64)  # (num_lags, 1) * (H,) -> (num_lags, H)
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    lag = torch.arange(num_lags, **fp64)
+    biases = -lag[:, None] * torch.tensor(slopes, **fp64)  # (num_lags, 1) * (H,) -> (num_lags, H)
     return biases.to(device, dtype)
 
 
@@ -60,7 +61,14 @@ class LinearBias(Position):
         slopes = [alibi_slope_factor * slope for slope in slopes_of(int(biased))]
         self.slopes = (*slopes, *[0.0] * (num_heads - len(slopes)))
         if alibi_slopes == "learned":
-            self.log_slopes = nn.Parameter(torch.tensor(slopes).log())
+            self.log_slopes = nn.Parameter(torch.empty(len(slopes)))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if hasattr(self, "log_slopes"):
+            slopes = torch.tensor([slope for slope in self.slopes if slope], device="cpu")
+            with torch.no_grad():
+                self.log_slopes.copy_(slopes.log())
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         if not hasattr(self, "log_slopes"):

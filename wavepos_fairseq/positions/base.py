@@ -27,17 +27,46 @@ class Position(nn.Module):
         self.head_dim = head_dim
         self.num_heads = num_heads
 
-    @classmethod
-    def overrides(cls, slot: str) -> bool:
-        """Whether the class has its own `rotate`, `relative`, `relative_query` or `bias`."""
-        return getattr(cls, slot) is not getattr(Position, slot)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.rotate is not Position.rotate:
+            raise TypeError(
+                f"{cls.__name__} overrides rotate(query, key); accepted are rotate_query(query, first) and "
+                "rotate_key(key, first), because a cache turns only its new keys"
+            )
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
+    def reset_parameters(self) -> None:
+        """Gives what this module learns its initial values, in place; called again where a model is built on meta.
+
+        Raises NotImplementedError if a class with parameters of its own does not say what they start from.
+        """
+        if next(self.parameters(recurse=False), None) is not None:
+            raise NotImplementedError(f"{type(self).__name__} learns something, but has no reset_parameters()")
+
+    @classmethod
+    def overrides(cls, *methods: str) -> bool:
+        """Whether the class has its own `rotate_query`, `rotate_key`, `relative`, `relative_query` or `bias`."""
+        return any(getattr(cls, method) is not getattr(Position, method) for method in methods)
+
+    def rotate(self, query: Tensor, key: Tensor, rotated_keys: bool = False) -> Tuple[Tensor, Tensor]:
         """R: query (B, H, L, d) and key (B, K, S, d) as they enter their product, in the same shapes.
 
         The H / K heads with the same keys are given them once; so R may differ among heads for the query alone.
+        rotated_keys: whether the keys have been through `rotate_key`, and stay as they are.
         """
-        return query, key
+        first = key.size(-2) - query.size(-2)
+        return self.rotate_query(query, first), key if rotated_keys else self.rotate_key(key, 0)
+
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        """R of queries at the positions first, first + 1, .. : (B, H, L, d), in the same shape."""
+        return query
+
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        """R of keys at the positions first, first + 1, .. : (B, K, S, d), in the same shape.
+
+        Each key on its own, so that a cache can keep turned keys and append new ones.
+        """
+        return key
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         """p: vectors for the lags 0 .. num_lags - 1, dtype and device as `like`: (num_lags, d).

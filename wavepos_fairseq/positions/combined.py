@@ -20,7 +20,7 @@ Slot = TypeVar("Slot")
 
 
 class CombinedPosition(Position):
-    """The slots of all parts, which are for heads of one shape; at most one overrides `rotate`.
+    """The slots of all parts, which are for heads of one shape; at most one fills slot R.
 
     A part that adds to the queries in their product with p has that product to itself. It stands beside the sum of the
     other parts' p, as (q, q + v) . (p_1 + p_2, p_3), so that `relative_query` and `relative` are 2 d wide.
@@ -37,10 +37,15 @@ class CombinedPosition(Position):
         own = [[part] for part in fill_p if part.overrides("relative_query")]
         self._products = [_with_one_table(shared), *own] if shared else own  # the parts of each query's product with p
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
         for part in self.parts:
-            query, key = part.rotate(query, key)
-        return query, key
+            query = part.rotate_query(query, first)
+        return query
+
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        for part in self.parts:
+            key = part.rotate_key(key, first)
+        return key
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         sums = [_filled(part.relative(num_lags, like) for part in parts) for parts in self._products]

@@ -3,10 +3,13 @@
 Constructor arguments beyond `head_dim` and `num_heads` are options; declare them as ``Annotated[type, "help"] =
 default``. Front-ends read them from here: each becomes an option of the fairseq model.
 
-Names joined by + are a combination of representations (see `combined`).
+Names joined by + are a combination of representations (see `combined`). Installed packages add representations through
+the entry-point group ``wavepos_fairseq.positions``, which is read when a name or an option is first asked for.
 """
 
+import importlib.metadata
 import inspect
+import warnings
 from typing import Any, Callable, Dict, List, NamedTuple, Type
 
 from typing_extensions import get_type_hints  # typing's own drops Annotated on Python 3.8
@@ -25,6 +28,8 @@ class Option(NamedTuple):
 
 
 _REGISTRY: Dict[str, Type[Position]] = {}
+_UNREAD_GROUPS = ["wavepos_fairseq.positions"]
+_UNUSABLE: Dict[str, str] = {}  # entry points by name, and why they cannot be loaded
 
 
 def register_position(name: str) -> Callable[[Type[Position]], Type[Position]]:
@@ -41,16 +46,46 @@ def register_position(name: str) -> Callable[[Type[Position]], Type[Position]]:
     return register
 
 
+def _registered() -> Dict[str, Type[Position]]:
+    """The classes by name, those of installed packages among them; what is wrong with one of these hinders no other."""
+    while _UNREAD_GROUPS:
+        group = _UNREAD_GROUPS.pop()  # before packages are imported, which may ask for names
+        points = {
+            (point.name, point.value): (point, f"{point.value} of the installed package {package.metadata['Name']}")
+            for package in importlib.metadata.distributions()
+            for point in package.entry_points
+            if point.group == group
+        }
+        for (name, _), (point, described) in sorted(points.items()):
+            try:
+                cls = point.load()
+                if not (isinstance(cls, type) and issubclass(cls, Position)):
+                    raise TypeError("it is not a class derived from wavepos_fairseq.positions.Position")
+                _constructor_options(cls)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                _UNUSABLE.setdefault(name, f": {described} cannot be loaded: {reason}")
+                continue
+            if _REGISTRY.get(name) is not cls:  # its module may have registered it
+                try:
+                    register_position(name)(cls)
+                except ValueError as error:
+                    warnings.warn(f"{error}; {described} is left out", stacklevel=2)
+    return _REGISTRY
+
+
 def position_names() -> List[str]:
     """The names of all representations, sorted."""
-    return sorted(_REGISTRY)
+    return sorted(_registered())
 
 
 def position_class(name: str) -> Type[Position]:
-    """The class registered as `name`; ValueError if there is none."""
-    if name not in _REGISTRY:
-        raise ValueError(f"position_encoding={name!r} is unknown; accepted are {', '.join(position_names())}")
-    return _REGISTRY[name]
+    """The class registered as `name`; ValueError if there is none, or if its package cannot be imported."""
+    registered = _registered()
+    if name not in registered:
+        accepted = f" is unknown; accepted are {', '.join(position_names())}"
+        raise ValueError(f"position_encoding={name!r}{_UNUSABLE.get(name, accepted)}")
+    return registered[name]
 
 
 def position_parts(name: str) -> Dict[str, Type[Position]]:
@@ -60,28 +95,27 @@ def position_parts(name: str) -> Dict[str, Type[Position]]:
     """
     if "+" not in name:
         return {name: position_class(name)}
-    names = sorted(name.split("+"))
+    registered, names = _registered(), sorted(name.split("+"))
     for part in names:
-        if part not in _REGISTRY:
-            raise ValueError(
-                f"position_encoding={name!r}: {part!r} is unknown; accepted beside + are {', '.join(position_names())}"
-            )
+        if part not in registered:
+            accepted = f": {part!r} is unknown; accepted beside + are {', '.join(position_names())}"
+            raise ValueError(f"position_encoding={name!r}{_UNUSABLE.get(part, accepted)}")
         if names.count(part) > 1:
             raise ValueError(f"position_encoding={name!r}: {part} appears twice; accepted are different names")
-    turning = [part for part in names if _REGISTRY[part].overrides("rotate")]
+    turning = [part for part in names if registered[part].overrides("rotate_query", "rotate_key")]
     if len(turning) > 1:
         raise ValueError(
             f"position_encoding={name!r}: {' and '.join(turning)} each change queries and keys before their product "
             "(slot R), of which there is one; accepted is one of them, because only slots p and b add up"
         )
-    return {part: _REGISTRY[part] for part in names}
+    return {part: registered[part] for part in names}
 
 
 def position_options() -> Dict[str, Option]:
     """The options of all representations by name (``rope_theta``)."""
     options: Dict[str, Option] = {}
     for name in position_names():
-        for option, declared in _constructor_options(_REGISTRY[name]).items():
+        for option, declared in _constructor_options(position_class(name)).items():
             options.setdefault(option, declared).readers.append(name)
     return options
 

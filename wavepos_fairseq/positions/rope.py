@@ -1,6 +1,6 @@
 """RoPE: queries and keys rotated by their absolute position (Su et al., 2021; Eq. 6 of Oka et al., 2025)."""
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from typing_extensions import Annotated
 from . import Position, register_position
 from .low_rank import cached_rows
 from .tracing import is_traced
+
+ROPE_PAIRS = {"adjacent": ((-1, 2), -1), "halves": ((2, -1), -2)}  # how a head is unflattened; the axis of a pair
 
 
 @cached_rows
@@ -22,7 +24,7 @@ def _rotations(num_positions: int, head_dim: int, theta: float, dtype: torch.dty
 
 @register_position("rope")
 class RotaryPosition(Position):
-    """Slot R: the pair of dimensions (2i - 2, 2i - 1) of position m is turned by the angle m theta_i."""
+    """Slot R: pair i of the dimensions of position m is turned by the angle m theta_i, in queries as in keys."""
 
     def __init__(
         self,
@@ -31,26 +33,32 @@ class RotaryPosition(Position):
         rope_theta: Annotated[
             float, "base of the rotation's wavelengths: 10000 (Su et al.) or 500000 (Xiong et al.)"
         ] = 10000.0,
+        rope_pairs: Annotated[
+            str,
+            "pairs of dimensions that turn together. adjacent: 2i and 2i + 1 (Su et al.); halves: i and i + d/2, as in "
+            "GPT-NeoX and in Hugging Face's Llama",
+        ] = "adjacent",
     ):
         super().__init__(head_dim, num_heads)
         if head_dim % 2:
             raise ValueError(f"head_dim={head_dim}: must be even; rope and rope-wavelet turn pairs of dimensions")
         if not 0 < rope_theta < float("inf"):
             raise ValueError(f"rope_theta={rope_theta}: must be > 0 and finite")
+        if rope_pairs not in ROPE_PAIRS:
+            raise ValueError(f"rope_pairs={rope_pairs!r} is unknown; accepted are {', '.join(ROPE_PAIRS)}")
         self.rope_theta = float(rope_theta)
+        self.shape, self.axis = ROPE_PAIRS[rope_pairs]
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(query.dtype, torch.float32)  # half precision has no complex numbers
-        rotations = _rotations(key.size(-2), self.head_dim, self.rope_theta, dtype, query.device)
-        return _turn_pairs(query, rotations[key.size(-2) - query.size(-2) :]), _turn_pairs(key, rotations)
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        return self.rotate_key(query, first)
 
-
-def _turn_pairs(x: Tensor, rotations: Tensor) -> Tensor:
-    """The pairs of x (.., S, d), turned by rotations (S, d / 2, 2): (.., S, d)."""
-    pairs = x.to(rotations.dtype).unflatten(-1, (-1, 2))  # (.., S, d) -> (.., S, d / 2, 2)
-    if is_traced():  # ONNX has no complex numbers
-        (first, second), (cos, sin) = pairs.unbind(-1), rotations.unbind(-1)
-        turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
-    return turned.flatten(-2).to(x)
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        dtype = torch.promote_types(key.dtype, torch.float32)  # half precision has no complex numbers
+        rotations = _rotations(first + key.size(-2), self.head_dim, self.rope_theta, dtype, key.device)[first:]
+        pairs = key.to(dtype).unflatten(-1, self.shape)  # (.., S, d) -> (.., S, d / 2, 2) or (.., S, 2, d / 2)
+        if self.axis == -1 and not is_traced():  # ONNX has no complex numbers
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
+        else:
+            (one, other), (cos, sin) = pairs.unbind(self.axis), rotations.unbind(-1)  # each (.., S, d / 2)
+            turned = torch.stack((one * cos - other * sin, one * sin + other * cos), dim=self.axis)
+        return turned.flatten(-2).to(key)

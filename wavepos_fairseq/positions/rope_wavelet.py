@@ -10,8 +10,6 @@ d^1.5 / sqrt(12) instead of RoPE's sqrt(d): 37 times as much at d = 128. In half
 before the sums in fp32, so this representation loses more accuracy there than any other.
 """
 
-from typing import Tuple
-
 from torch import Tensor
 
 from . import register_position
@@ -22,9 +20,6 @@ from .rope import RotaryPosition
 class RotaryWaveletPosition(RotaryPosition):
     """Slot R: pair i of position m is the sum of the pairs up to i, turned by the angle m theta_i."""
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        return super().rotate(_sums_of_pairs(query), _sums_of_pairs(key))
-
-
-def _sums_of_pairs(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (-1, 2)).cumsum(-2).reshape_as(x)  # (.., d) -> (.., d / 2, 2) -> (.., d)
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        pairs = key.unflatten(-1, self.shape)  # (.., d) -> (.., d / 2, 2) or (.., 2, d / 2)
+        return super().rotate_key(pairs.cumsum(-3 - self.axis).reshape_as(key), first).to(key)

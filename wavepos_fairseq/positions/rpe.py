@@ -26,7 +26,11 @@ class LearnedPosition(Position):
         super().__init__(head_dim, num_heads)
         if rpe_clip < 1:
             raise ValueError(f"rpe_clip={rpe_clip}: must be >= 1")
-        self.embedding = nn.Parameter(torch.zeros(rpe_clip + 1, head_dim))  # (clip + 1, d)
+        self.embedding = nn.Parameter(torch.empty(rpe_clip + 1, head_dim))  # (clip + 1, d)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.embedding)
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         lag = torch.arange(num_lags, device=like.device).clamp(max=len(self.embedding) - 1)

@@ -17,7 +17,7 @@ def lag_buckets(num_lags: int, num_buckets: int, max_distance: int, device: torc
     Half of the buckets hold one lag each. The others grow logarithmically up to max_distance; the last has the rest.
     """
     exact = num_buckets // 2
-    lag = torch.arange(num_lags)
+    lag = torch.arange(num_lags, device="cpu")
     logarithm = (lag.clamp(min=exact).double() / exact).log() / math.log(max_distance / exact)
     spread = exact + (logarithm * (num_buckets - exact)).long()
     return torch.where(lag < exact, lag, spread.clamp(max=num_buckets - 1)).to(device)
@@ -46,7 +46,11 @@ class BucketBias(Position):
                 f"{t5_num_buckets} buckets"
             )
         self.max_distance = t5_max_distance
-        self.weight = nn.Parameter(torch.zeros(num_heads, t5_num_buckets))
+        self.weight = nn.Parameter(torch.empty(num_heads, t5_num_buckets))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         buckets = lag_buckets(num_lags, self.weight.size(1), self.max_distance, like.device)

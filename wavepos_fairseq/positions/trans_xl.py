@@ -5,6 +5,8 @@ waves of Transformer-XL (Dai et al., 2019) in place of the learned embedding. It
 W_R nor its biases u and v.
 """
 
+from typing import Any, Dict
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,10 @@ from . import FixedRelativePosition, register_position
 
 
 def sine_waves(width: int, num_lags: int) -> Tensor:
-    """sin(t / 10000^(2i / width)) in column 2i and its cosine in column 2i + 1: fp64 (num_lags, width)."""
-    frequency = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)  # (width / 2,)
-    angle = torch.arange(num_lags, dtype=torch.float64)[:, None] * frequency  # (num_lags, width / 2)
+    """sin(t / 10000^(2i / width)) in column 2i and its cosine in column 2i + 1: fp64 (num_lags, width) on the CPU."""
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    frequency = 10000 ** (-torch.arange(0, width, 2, **fp64) / width)  # (width / 2,)
+    angle = torch.arange(num_lags, **fp64)[:, None] * frequency  # (num_lags, width / 2)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[:, :width]
 
 

@@ -25,14 +25,19 @@ class TransformerXLPosition(Position):
 
     def __init__(self, head_dim: int, num_heads: int):
         super().__init__(head_dim, num_heads)
-        self.projection = nn.Parameter(torch.zeros(num_heads, head_dim, num_heads * head_dim))  # W_R
-        self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # u
-        self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))  # v
+        self.projection = nn.Parameter(torch.empty(num_heads, head_dim, num_heads * head_dim))  # W_R
+        self.content_bias = nn.Parameter(torch.empty(num_heads, 1, head_dim))  # u
+        self.position_bias = nn.Parameter(torch.empty(num_heads, 1, head_dim))  # v
+        self.reset_parameters()
         self.table = (sine_waves, (num_heads * head_dim,))  # r
         self._kept: Tuple[Any, ...] = (None, None, None)  # (lags, dtype, device), the W_R used, and W_R r(t)
 
-    def rotate(self, query: Tensor, key: Tensor) -> Tuple[Tensor, Tensor]:
-        return query + self.content_bias.to(query), key
+    def reset_parameters(self) -> None:
+        for parameter in (self.projection, self.content_bias, self.position_bias):
+            nn.init.zeros_(parameter)
+
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        return query + self.content_bias.to(query)
 
     def relative(self, num_lags: int, like: Tensor) -> Tensor:
         waves = cached_table(num_lags, *self.table, like.dtype, like.device)

@@ -93,9 +93,12 @@ class WaveletPosition(FixedRelativePosition):
                 f"wavelet_shifts='0..{head_dim // num_scales - 1}'"
             )
         self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
-        if not without_modes(lambda: bool(wavelets_at(torch.tensor(_FARTHEST_LAGS), *self.head).isfinite().all())):
+        if not without_modes(self._is_finite):
             raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)
+
+    def _is_finite(self) -> bool:
+        return bool(wavelets_at(torch.tensor(_FARTHEST_LAGS, device="cpu"), *self.head).isfinite().all())
 
 
 def _check_levels_and_shifts(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:
