@@ -1,8 +1,8 @@
 """`causal_attention` as an attention implementation of transformers.
 
-transformers calls two functions by the name in ``config._attn_implementation``. One makes the mask, once for all layers;
-here it is the segment of each key. The other attends, in each layer; it finds the layer's position representation in
-``module.position``. B, H, K, L, S and d are those of `attention`.
+transformers calls two functions by the name in ``config._attn_implementation``. One makes the mask, once for all
+layers; here it is the segment of each key. The other attends, in each layer; it finds the layer's position
+representation in ``module.position``. B, H, K, L, S and d are those of `attention`.
 """
 
 from typing import Any, Dict, Optional, Tuple
@@ -36,13 +36,13 @@ def segments_of_keys(
     number of slots of a static cache. mask_function: whether query m sees key n, for indices (row, head, m, n).
     attention_mask: bool (B, S), False for padding.
 
-    Returns None if all S keys of each row are one segment, and (0, 1, 1, S) if, moreover, there are more slots than keys.
-    Raises ValueError for padding between tokens, whose lags would count it, and for a mask of another length.
+    Returns None if all S keys of each row are one segment, and (0, 1, 1, S) if, moreover, there are more slots than
+    keys. Raises ValueError for padding between tokens, whose lags would count it, and for a mask that is too short.
     """
     num_keys = int(q_offset) + q_length
     if attention_mask is not None and attention_mask.size(1) < num_keys:
         raise ValueError(
-            f"attention_mask is for {attention_mask.size(1)} tokens; accepted is one for all {num_keys} of cache and input"
+            f"attention_mask has {attention_mask.size(1)} tokens; accepted is one for all {num_keys} of cache and input"
         )
     if attention_mask is not None and not attention_mask.all():
         segments = attention_mask[:, :num_keys].int()
@@ -76,14 +76,16 @@ def positional_attention(
 ) -> Tuple[Tensor, None]:
     """query: (B, H, L, d); key, value: (B, K, slots, d); attention_mask: what `segments_of_keys` gave.
 
-    rotated_keys: whether the keys come from a cache that `rotate_keys_once` saw. Returns (B, L, H, d), and None instead of the attention weights, which are never formed.
+    rotated_keys: whether the keys come from a cache that `rotate_keys_once` saw.
+
+    Returns (B, L, H, d), and None instead of the attention weights, which are never formed.
     """
     segments = None
     if attention_mask is not None:
         if attention_mask.dtype != torch.int32 or attention_mask.size(-2) != 1:
             raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)}: accepted is (batch, tokens), 1 for a token and 0 "
-                "for padding; position_ids that restart tell packed sequences"
+                f"attention_mask of shape {tuple(attention_mask.shape)}: accepted is (batch, tokens), 1 for a token, "
+                "0 for padding; position_ids that restart tell packed sequences"
             )
         key, value = (tensor[:, :, : attention_mask.size(-1)] for tensor in (key, value))
         if len(attention_mask):

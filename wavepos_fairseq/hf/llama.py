@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
 from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, LlamaConfig, LlamaForCausalLM, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
@@ -42,8 +42,8 @@ class WaveletLlamaConfig(LlamaConfig):
         super().__post_init__(**kwargs)
         if self.rope_parameters not in (None, LlamaConfig().rope_parameters):
             raise ValueError(
-                f"rope_parameters={self.rope_parameters!r} are a stock Llama's; accepted are position_encoding='rope' and "
-                "position_options={'rope_theta': 500000.0}"
+                f"rope_parameters={self.rope_parameters!r} are a stock Llama's; accepted are position_encoding='rope' "
+                "and position_options={'rope_theta': 500000.0}"
             )
         with torch.device("meta"):
             self.build_position()
@@ -59,8 +59,8 @@ class WaveletLlamaConfig(LlamaConfig):
         )
         if position.adds_to_embedding:
             raise ValueError(
-                f"position_encoding={self.position_encoding!r}: sinusoidal is added to the embeddings, where a Llama adds "
-                "nothing; accepted is what acts in the attention, trans-xl for sine waves"
+                f"position_encoding={self.position_encoding!r}: sinusoidal is added to the embeddings, where a Llama "
+                "adds nothing; accepted is what acts in the attention, trans-xl for sine waves"
             )
         return position
 
@@ -70,8 +70,8 @@ class WaveletLlamaConfig(LlamaConfig):
         given = config_dict.get("model_type", cls.model_type)
         if given != cls.model_type:
             raise ValueError(
-                f"model_type={given!r}: accepted is {cls.model_type!r}; WaveletLlamaForCausalLM.from_llama takes over a "
-                "stock Llama"
+                f"model_type={given!r}: accepted is {cls.model_type!r}; WaveletLlamaForCausalLM.from_llama takes over "
+                "a stock Llama"
             )
         return super().from_dict(config_dict, **kwargs)
 
