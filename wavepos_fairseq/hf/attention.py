@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.masking_utils import causal_mask_function
 
@@ -65,7 +65,7 @@ def segments_of_keys(
 
 @torch.compiler.disable  # its tables are computed once and kept, which a compiler would trace
 def positional_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -90,11 +90,13 @@ def positional_attention(
         key, value = (tensor[:, :, : attention_mask.size(-1)] for tensor in (key, value))
         if len(attention_mask):
             segments = attention_mask[:, 0, 0]
-    options = {"segments": segments, "rotated_keys": rotated_keys}
-    return causal_attention(query, key, value, module.position, dropout, **options).transpose(1, 2), None
+    attended = causal_attention(
+        query, key, value, module.position, dropout, segments=segments, rotated_keys=rotated_keys
+    )
+    return attended.transpose(1, 2), None
 
 
-def rotate_keys_once(module: nn.Module, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict[str, Any]]:
+def rotate_keys_once(module: Any, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict[str, Any]]:
     """Forward pre-hook of a layer's attention: new keys go through slot R before they enter the cache.
 
     So a key is turned once and not for each token after it. The cache has another name in each version of transformers.

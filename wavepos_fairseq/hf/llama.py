@@ -51,12 +51,8 @@ class WaveletLlamaConfig(LlamaConfig):
 
     def build_position(self) -> Position:
         """A new representation for one layer's attention."""
-        position = build_position(
-            self.position_encoding,
-            head_dim=self.head_dim,
-            num_heads=self.num_attention_heads,
-            **(self.position_options or {}),
-        )
+        shape: Dict[str, Any] = {"head_dim": self.head_dim, "num_heads": self.num_attention_heads}
+        position = build_position(self.position_encoding, **shape, **(self.position_options or {}))
         if position.adds_to_embedding:
             raise ValueError(
                 f"position_encoding={self.position_encoding!r}: sinusoidal is added to the embeddings, where a Llama "
@@ -94,10 +90,10 @@ class _NoRotation(nn.Module):
         return one, ~one
 
 
-class _Positional:
-    """What both models have in common, before Llama's classes among their bases."""
+class _Positional(LlamaPreTrainedModel):
+    """What both models have in common."""
 
-    config_class = WaveletLlamaConfig
+    config: WaveletLlamaConfig
     _can_compile_fullgraph = False
 
     def _check_and_adjust_attn_implementation(
@@ -120,17 +116,21 @@ class _Positional:
         """Nothing: the base class would have this file copied beside each model."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As the base class, but safetensors unless told otherwise; ValueError where parameters of a position miss."""
         kwargs.setdefault("use_safetensors", True)
-        model, info = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        model, info = loaded
         missing = [name for name in info["missing_keys"] if _OF_POSITION in name]
         if missing:
             raise ValueError(
-                f"{name_or_path} has no {min(missing)}, which position_encoding={model.config.position_encoding!r} "
+                f"{pretrained_model_name_or_path} has no {min(missing)}, which position_encoding={model.config.position_encoding!r} "
                 f"learns; {len(missing)} such parameters miss"
             )
-        return (model, info) if output_loading_info else model
+        return loaded if wants_info else model
 
 
 class WaveletLlamaModel(_Positional, LlamaModel):
@@ -138,11 +138,12 @@ class WaveletLlamaModel(_Positional, LlamaModel):
 
     def __init__(self, config: WaveletLlamaConfig):
         super().__init__(config)
-        self.rotary_emb = _NoRotation()
+        self.add_module("rotary_emb", _NoRotation())
         for layer in self.layers:
-            layer.self_attn.position = config.build_position()
-            if layer.self_attn.position.overrides("rotate_key"):
-                layer.self_attn.register_forward_pre_hook(rotate_keys_once, with_kwargs=True)
+            attention: Any = layer.self_attn
+            attention.position = config.build_position()
+            if attention.position.overrides("rotate_key"):
+                attention.register_forward_pre_hook(rotate_keys_once, with_kwargs=True)
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
         """As the base class. Where position_ids restart, the sequences are packed, and there is no cache.
@@ -194,7 +195,8 @@ class WaveletLlamaForCausalLM(_Positional, LlamaForCausalLM):
         for name in ("model_type", "architectures"):
             known.pop(name, None)
         config = WaveletLlamaConfig(**known, position_encoding=position_encoding, position_options=position_options)
-        model = cls(config).to(llama.device, llama.dtype)
+        model: Any = cls(config)
+        model.to(device=llama.device, dtype=llama.dtype)
         learned = {name: value for name, value in model.state_dict().items() if _OF_POSITION in name}
         model.load_state_dict({**llama.state_dict(), **learned})
         model.generation_config = copy.deepcopy(llama.generation_config)
