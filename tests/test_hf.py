@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (  # noqa: E402
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoTokenizer,
     DataCollatorWithFlattening,
     DynamicCache,
     LlamaConfig,
@@ -265,6 +267,7 @@ def test_a_model_is_saved_and_loaded_bit_for_bit(encoding, tied, tmp_path):
 
 IN_ANOTHER_PROCESS = """
 import sys
+from pathlib import Path
 import torch, transformers
 if sys.version_info >= (3, 11):
     import fairseq.models
@@ -408,3 +411,26 @@ def test_padding_on_both_sides_changes_nothing_but_nothing_is_generated_after_it
     close(model(text, attention_mask=mask).logits[:, 3:10], model(text[:, 3:10]).logits)
     with refused("padding between tokens"):
         model.generate(text, attention_mask=mask, max_new_tokens=3, do_sample=False)
+
+
+# The example
+
+
+def example(*words, launch=("python",)):
+    command = [str(Path(sys.executable).with_name(launch[0])), *launch[1:], str(ROOT / "examples/llama.py")]
+    command += [str(ROOT / "README.md"), *"--steps 8 --length 16".split(), *words]
+    done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if not line.startswith("{")]
+
+
+def test_the_example_prints_what_it_learned_and_two_processes_learn_what_one_with_twice_the_batch_does(tmp_path):
+    lines = example("--batch", "4", "--folder", str(tmp_path))
+    numbers = [line.split() for line in lines[:3]]
+    assert [(first, length) for first, _, length, _, _ in numbers] == [("perplexity", str(n)) for n in (16, 32, 64)]
+    assert all(100 < float(number) < 500 for *_, number in numbers) and len(lines) == 4  # uniform: 500
+    launch = ("accelerate", *"launch --multi_gpu --num_processes 2 --num_machines 1".split())
+    assert example("--batch", "2", launch=launch) == lines
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert tokenizer.decode(tokenizer("Wavelets, ψ").input_ids) == "Wavelets, ψ"
+    assert model.config.max_position_embeddings == 16 and model.config.vocab_size == len(tokenizer)

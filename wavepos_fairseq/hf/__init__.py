@@ -4,15 +4,15 @@ The rest of the model is transformers' own; see `llama`. Needs the extra hf and 
 """
 
 try:
-    import transformers.modeling_utils  # noqa: F401
-except OSError as error:  # transformers loads torchaudio where that is installed, and dies with it
+    from .llama import WaveletLlamaConfig, WaveletLlamaForCausalLM, WaveletLlamaModel
+except ModuleNotFoundError as error:
     raise ImportError(
-        f"transformers cannot be imported: {error}; if it is torchaudio that does not load beside this PyTorch, "
-        "nothing here needs it: pip uninstall torchaudio"
+        f'this needs {error.name}: pip install "wavepos-fairseq[hf]", with Python 3.11 or newer'
     ) from error
-except ImportError as error:
-    raise ImportError(f'this needs transformers ({error}): pip install "wavepos-fairseq[hf]"') from error
-
-from .llama import WaveletLlamaConfig, WaveletLlamaForCausalLM, WaveletLlamaModel
+except OSError as error:  # transformers imports torchaudio where that is installed
+    raise ImportError(
+        f"transformers cannot be imported ({error}); if torchaudio does not fit this PyTorch, nothing here needs it: "
+        "pip uninstall torchaudio"
+    ) from error
 
 __all__ = ["WaveletLlamaConfig", "WaveletLlamaForCausalLM", "WaveletLlamaModel"]

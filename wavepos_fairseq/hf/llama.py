@@ -127,8 +127,8 @@ class _Positional(LlamaPreTrainedModel):
         missing = [name for name in info["missing_keys"] if _OF_POSITION in name]
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path} has no {min(missing)}, which position_encoding={model.config.position_encoding!r} "
-                f"learns; {len(missing)} such parameters miss"
+                f"{pretrained_model_name_or_path} has no {min(missing)}, which "
+                f"position_encoding={model.config.position_encoding!r} learns; {len(missing)} such parameters miss"
             )
         return loaded if wants_info else model
 
