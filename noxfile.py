@@ -16,6 +16,7 @@ PYTHONS = ["3.8", "3.11", "3.12"]
 def install(session):
     """The environment of what is run in it; the scripts take its Python, too, where they would take that of .venv."""
     session.install("-c", "constraints.txt", "-e", ".[test]")
+    session.run("pip", "uninstall", "--yes", "torchaudio")  # scripts/env.sh says why
     return {"PYTHON": f"{session.bin}/python", "OMP_NUM_THREADS": "1"}
 
 

@@ -11,6 +11,10 @@ LAB = [  # figures, report, Slurm, TensorBoard
     'submitit<1.5.4; python_version < "3.9"',  # which finds no executor there
     "tensorboardX",
 ]
+HF = [  # Llama in Hugging Face's transformers
+    'transformers>=5.24; python_version >= "3.11"',
+    'accelerate; python_version >= "3.11"',
+]
 DOCS = [  # a site that loads nothing from a network; MathJax comes as files, and without Django
     'mkdocs; python_version >= "3.11"',
     'mkdocs-material; python_version >= "3.11"',
@@ -67,5 +71,5 @@ setup(
         "tabulate",
         "joblib",
     ],
-    extras_require={"lab": LAB, "docs": DOCS, "test": [*LAB, *DOCS, *TEST]},
+    extras_require={"lab": LAB, "hf": HF, "docs": DOCS, "test": [*LAB, *HF, *DOCS, *TEST]},
 )

@@ -54,6 +54,12 @@ ensure_venv() {
     venv_is_whole || make_venv 9>"$ROOT/.venv.lock" || exit 1
 }
 
+# ve-fairseq brings torchaudio for speech. Its wheel is for CUDA: beside a PyTorch for CPUs it does not load, and then
+# transformers, which imports it where it is installed, does not either.
+remove_broken_torchaudio() {
+    "$PYTHON" -c 'import torchaudio' 2>/dev/null || "$PYTHON" -m pip uninstall --yes torchaudio
+}
+
 # One script at a time. A new .venv is marked as unfinished until it is whole; one that a killed script left unfinished
 # is made anew. Nothing is removed from any other .venv, which may be the user's own.
 make_venv() {
@@ -77,5 +83,6 @@ make_venv() {
         echo "error: pip install failed" >&2
         return 1
     }
+    remove_broken_torchaudio >>"$ROOT/.venv/install.log" 2>&1 || return
     touch "$ROOT/.venv/installed" && rm -f "$ROOT/.venv/unfinished"
 }

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wavepos_fairseq"
 # From the ground up; what is on one floor is separated by a blank, and does not import one another but as written.
-LAYERS = ["common", "wavelets", "positions", "attention", "evaluation", "tasks", "models", "plugin", "data", "lab"]
+LAYERS = ["common", "wavelets", "positions", "attention", "evaluation", "tasks", "models", "plugin hf", "data", "lab"]
 FLOOR = {part: number for number, parts in enumerate(LAYERS) for part in parts.split()}
 LIBRARY = ("wavelets", "positions", "attention")
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]  # which are entry points
@@ -76,8 +76,18 @@ def test_fairseq_is_known_to_its_own_side_only_and_the_ground_floor_needs_nothin
     assert not any(imported.startswith("unittest") for imported in imports(NAMES[name]))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_is_known_to_the_hugging_face_side_only_which_knows_nothing_of_fairseqs(name):
+    if part_of(NAMES[name]) == "hf":
+        assert not {*own_parts(NAMES[name])} & {"models", "tasks", "plugin"}
+    else:
+        assert not {*third_parties(NAMES[name])} & {"accelerate", "huggingface_hub", "tokenizers", "transformers"}
+
+
 def test_importing_reads_no_file_of_the_project():
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
+    known = importlib.util.find_spec("transformers")
+    modules = [path for path in MODULES if known or part_of(path) != "hf"]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules]
     program = f"""
 import importlib, sys
 read = []

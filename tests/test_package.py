@@ -22,7 +22,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys, wavepos_fairseq
 modules = [module.name for module in pkgutil.walk_packages(wavepos_fairseq.__path__, "wavepos_fairseq.")]
 for name in modules:
-    if not name.endswith("__main__"):  # which are processes
+    if not name.endswith(("__main__", ".hf")):  # which are processes, and needs its extra
         importlib.import_module(name)
 print(len(modules), [name for name in ("matplotlib", "plotly", "submitit", "tensorboardX") if name in sys.modules])
 """
@@ -116,13 +116,17 @@ def test_the_metadata_have_the_version_the_license_and_the_readme(built):
     assert (metadata["Version"], metadata["License"]) == (__version__, "MIT")
     assert metadata["License-File"] == "LICENSE" and metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    assert {"lab", "docs", "test"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"lab", "hf", "docs", "test"} <= set(metadata.get_all("Provides-Extra"))
 
 
 def test_every_module_can_be_imported_without_the_extras(outside):
     count, heavy = outside("python", "-c", IMPORT_ALL).stdout.split(maxsplit=1)
-    assert int(count) == sum(name.endswith(".py") for name in contents_of_checkout()) - 1  # the package itself
+    of_hf = [name for name in contents_of_checkout() if name.startswith("wavepos_fairseq/hf/")]
+    others = {*contents_of_checkout()} - {*of_hf}
+    assert int(count) == sum(name.endswith(".py") for name in others)  # hf itself, but not the package itself
     assert heavy == "[]\n"
+    said = outside("python", "-c", "import wavepos_fairseq.hf", accepted=1).stderr.splitlines()[-1]
+    assert said.startswith("ImportError: this needs ") and 'pip install "wavepos-fairseq[hf]"' in said
 
 
 def test_the_command_wavepos_is_installed_and_so_is_its_module(outside):

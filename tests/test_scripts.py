@@ -162,6 +162,7 @@ case "$*" in
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && [ "$KILLED" != venv ] && touch "$3/bin/pip" ;;
 "-m pip --version") test -e "${0%/*}/pip" || exit 1 ;;
 "-m pip install "*) sleep "$SECONDS_TO_INSTALL" && touch "${0%/*}/../a package" ;;
+*"import torchaudio"*) [ "$KILLED" != torchaudio ] || exit 1 ;;
 esac
 case "$*" in "-m $KILLED"*) kill -9 $PPID ;; esac
 """
@@ -215,6 +216,13 @@ def test_a_quickstart_killed_before_there_is_anything_in_venv_goes_on(quickstart
     process = quickstart()
     assert process.communicate() and process.returncode == 0
     assert (quickstart.venv / "installed").exists()
+
+
+@pytest.mark.parametrize("fails", ["nothing", "torchaudio"])
+def test_a_torchaudio_that_does_not_load_is_removed_and_no_other(quickstart, fails):
+    process = quickstart(fails)
+    assert process.communicate() and process.returncode == 0
+    assert ("-m pip uninstall --yes torchaudio" in quickstart.calls()) == (fails == "torchaudio")
 
 
 def test_an_environment_of_the_users_own_is_installed_into_or_refused_but_never_removed(quickstart):

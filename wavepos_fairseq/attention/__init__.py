@@ -6,8 +6,12 @@
 a representation by its slots R, p and b alone (see `positions.Position`).
 
 B is the batch size, H the number of heads, d the width of a head, S the number of keys and L <= S that of queries. The
-queries are the last L positions; in incremental decoding L is 1. There is no padding mask. Padding on the right needs
-none: it lies in the future of every real query.
+queries are the last L positions; in incremental decoding L is 1. Keys and values have K heads, K a divisor of H: query
+head h uses key head h // (H // K) (grouped-query attention, Ainslie et al., 2023).
+
+Segments divide a sequence: a query sees the keys of its own segment alone, n <= m. So they keep packed sequences apart,
+and padding on the left is a segment of its own. Padding on the right needs none: it lies in the future of every real
+query. Lags are those of the whole sequence; slots p and b do not know where a segment begins.
 """
 
 import contextlib
@@ -26,6 +30,8 @@ from .reference import attention_weights, check_tensors, reference_attention
 
 __all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention", "score_mod"]
 
+_PYTORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
+
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU that can run it and ``blockwise`` elsewhere, or ``reference`` while PyTorch traces or
 exports. It uses PyTorch's own attention where that is as good: for empty slots p and b, and for one query on a CPU.
@@ -40,14 +46,16 @@ def causal_attention(
     dropout_p: float = 0.0,
     implementation: str = "auto",
     recompute: bool = False,
+    segments: Optional[Tensor] = None,
     rotated_keys: bool = False,
 ) -> Tensor:
     """`reference_attention`, fast: it makes no tensor of L x S x d numbers, and in inference none of L x S.
 
-    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
-    implementation: one of IMPLEMENTATIONS; recompute: whether the backward pass of ``blockwise`` computes the weights
-    again. Otherwise the forward pass keeps them: B H L S / 2 numbers; rotated_keys: whether the keys have been through
-    `position.rotate_key`, as those of a cache may.
+    query: (B, H, L, d); key, value: (B, K, S, d) with S >= L and K a divisor of H, which are not copied for the heads
+    that share them; dropout_p: dropout probability of the attention weights; implementation: one of IMPLEMENTATIONS;
+    recompute: whether the backward pass of ``blockwise`` computes the weights again (otherwise the forward pass keeps
+    them: B H L S / 2 numbers); segments: integers (B, S), the segment of each position, or None for one; rotated_keys:
+    whether the keys have been through `position.rotate_key`, as those of a cache may.
 
     Returns (B, H, L, d). Raises ValueError for tensors that do not fit together, for a dropout_p outside [0, 1) and for
     an implementation that cannot run here. Only ``reference`` has second derivatives; the others refuse them.
@@ -58,9 +66,9 @@ def causal_attention(
     no_autocast = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
     with no_autocast:
         if chosen == "reference" or query.numel() == 0:  # the fast ones need a query
-            return reference_attention(query, key, value, position, dropout_p, rotated_keys=rotated_keys)
+            return reference_attention(query, key, value, position, dropout_p, segments, rotated_keys)
         allow_sdpa = implementation == "auto"
-        options = dropout_p, chosen == "triton", allow_sdpa, recompute, rotated_keys
+        options = dropout_p, segments, rotated_keys, chosen == "triton", allow_sdpa, recompute
         return _fast_attention(query, key, value, position, *options)
 
 
@@ -93,22 +101,25 @@ def _fast_attention(
     value: Tensor,
     position: Position,
     dropout_p,
+    segments,
+    rotated_keys,
     use_triton,
     allow_sdpa,
     recompute,
-    rotated_keys,
 ) -> Tensor:
     """allow_sdpa: whether PyTorch's own attention may be used where it can."""
-    num_queries, num_keys, head_dim = check_tensors(query, key, value, position)
+    num_queries, num_keys, head_dim = check_tensors(query, key, value, position, segments)
     shape, dtype = query.shape, query.dtype
     needs_grad = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (query, key, value, *position.parameters())
     )
     factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
-    if allow_sdpa and factors is None and bias is None and sdpa_is_fast:
+    plain, shares_keys = factors is None and bias is None and segments is None, query.size(1) != key.size(1)
+    if allow_sdpa and plain and sdpa_is_fast and (not shares_keys or _sdpa_shares_keys(query, key, value, dropout_p)):
         rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
-        return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, is_causal=True)
+        options = {"enable_gqa": True} if shares_keys else {}  # PyTorch knows it since 2.5
+        return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, True, **options)
     if not use_triton and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
         query, key, value = (tensor.float() for tensor in (query, key, value))
         factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
@@ -123,14 +134,19 @@ def _fast_attention(
             projected_query = projected_query @ (projection * scale)  # (B, H, L, d) @ (d, r) -> (B, H, L, r)
         basis = rows.transpose(-2, -1)  # (T, r) -> (r, T), or (H, T, r) -> (H, r, T)
     if allow_sdpa and num_queries == 1 and not use_triton:
-        mask = _mask_of_one_query(projected_query, basis, bias, num_keys)
-        return F.scaled_dot_product_attention(rotated_query, rotated_key, value, mask, dropout_p).to(dtype)
+        mask = _mask_of_one_query(projected_query, basis, bias, segments, num_keys)
+        if shares_keys:  # the heads that share keys are to PyTorch so many queries of one head
+            rotated_query = rotated_query.view(*key.shape[:2], -1, head_dim)  # (B, H, 1, d) -> (B, K, H / K, d)
+            if mask is not None and mask.size(1) > 1:
+                mask = mask.view(len(mask), key.size(1), -1, num_keys)  # (.., H, 1, S) -> (.., K, H / K, S)
+        attended = F.scaled_dot_product_attention(rotated_query, rotated_key, value, mask, dropout_p)
+        return attended.reshape(shape).to(dtype)
     if projected_query is not None and basis is not None:
         projected_query = projected_query.flatten(0, 1)  # (B, H, L, r) -> (N, L, r)
         basis = basis if basis.dim() == 3 else basis[None]  # (H, r, T), or (r, T) -> (1, r, T)
-    query, key, value = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))  # -> (N, L, d)
+    query, key, value = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))  # (N, L, d), (M, S, d)
     seed = int(torch.randint(2**31, (), device="cpu")) if dropout_p else 0
-    tensors = query, key, value, projected_query, basis, bias
+    tensors = query, key, value, projected_query, basis, bias, segments
     if use_triton:
         from .triton import triton_attention
 
@@ -146,11 +162,26 @@ def _factors(position: Position, num_keys: int, query: Tensor) -> Optional[Tuple
     return None if factors is None or factors[1].numel() == 0 else factors
 
 
-def _mask_of_one_query(projected_query, basis, bias, num_keys) -> Optional[Tensor]:
-    """Slots p and b of a query that sees all keys, as an additive mask (B or 1, H, 1, S); None if both are empty."""
+def _sdpa_shares_keys(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> bool:
+    """Whether PyTorch has a fused kernel for fewer key heads here. Without one it copies keys and forms all scores."""
+    choose = getattr(torch, "_fused_sdp_choice", None)  # it has no public name for all devices
+    if choose is None or _PYTORCH < (2, 5):
+        return False
+    return choose(query, key, value, None, dropout_p, True, enable_gqa=True) != 0  # SDPBackend.MATH
+
+
+def _mask_of_one_query(projected_query, basis, bias, segments, num_keys) -> Optional[Tensor]:
+    """Slots p and b of the last query, -inf for keys of other segments, as an additive mask (B or 1, H, 1, S).
+
+    (B, 1, 1, S) of booleans, whether it sees the key, if there are segments alone; None if there is nothing.
+    """
     mask = None if bias is None else bias[None, :, None]  # (H, S) -> (1, H, 1, S), over ascending lags
     if projected_query is not None:
         relative = projected_query @ basis  # (B, H, 1, r) @ (r, T) -> (B, H, 1, T)
         relative = F.pad(relative, (0, num_keys - relative.size(-1)))  # (B, H, 1, T) -> (B, H, 1, S)
         mask = relative if mask is None else relative + mask
-    return None if mask is None else mask.flip(-1)  # lag S - 1 belongs to the first key
+    mask = None if mask is None else mask.flip(-1)  # lag S - 1 belongs to the first key
+    if segments is None:
+        return mask
+    seen = (segments == segments[:, -1:])[:, None, None]  # (B, S) -> (B, 1, 1, S)
+    return seen if mask is None else mask.masked_fill(~seen, -math.inf)

@@ -2,12 +2,13 @@
 
     score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
 
-with t = S - L + i - j >= 0. N = B H is the number of heads; L queries are the last of S positions; r and T are the rank
-and the reach of slot p. A slot has a leading dimension G of 1 (all heads share it) or H. docs/performance.md says why
-each step is exact and what it saves.
+with t = S - L + i - j >= 0. N = B H is the number of heads and M = B K that of key heads, so that N / M heads have the
+same keys and values; L queries are the last of S positions; r and T are the rank and the reach of slot p. A slot has a
+leading dimension G of 1 (all heads share it) or H. docs/performance.md says why each step is exact and what it saves.
 
-A block has h of the N heads, m of the L queries and n of the S keys: its own positions and all before them. Its slots
-are those of g heads, 1 or as many as differ, over u <= n lags.
+A block has h of the N heads, their k key heads, m of the L queries and n of the S keys: its own positions and those
+before them, from the first on that one of its queries sees. Its slots are those of g heads, 1 or as many as differ,
+over u <= n lags.
 """
 
 import functools
@@ -25,20 +26,30 @@ _SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all thre
 
 
 def blockwise_attention(
-    query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute
+    query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute
 ) -> Tensor:
     """softmax(score) after dropout, times the values: (N, L, d).
 
-    query: (N, L, d); key, value: (N, S, d), all after R. projected_query: (N, L, r), divided by sqrt(d), and basis:
+    query: (N, L, d); key, value: (M, S, d), all after R. projected_query: (N, L, r), divided by sqrt(d), and basis:
     (G, r, T) over the lags 0 .. T - 1, or None and None; the basis is zero at further lags. bias: (H, S) over the lags
-    0 .. S - 1, or None. The same seed drops the same weights. needs_grad: whether a backward pass may follow.
+    0 .. S - 1, or None. segments: integers (B, S), or None. The same seed drops the same weights. needs_grad: whether a
+    backward pass may follow.
     """
     if basis is not None:  # descending lags; the first query of a block sees the longest ones
         basis = F.pad(basis, (0, _block_size(key.size(1)))).flip(-1)  # (G, r, T) -> (G, r, T + m)
     if bias is not None:
         bias = bias.flip(-1)
+    if segments is not None:
+        segments = None if segments.is_meta else _first_of_segment(segments)
     apply = _untraced_apply() if compiler_says("is_compiling") else _Blockwise.apply
-    return apply(query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute)
+    return apply(query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute)
+
+
+def _first_of_segment(segments: Tensor) -> Tensor:
+    """The first position of the segment that each position lies in, which is one more name of it: int64 (B, S)."""
+    segments = segments.contiguous()
+    ascending, order = segments.sort(dim=1, stable=True)
+    return order.gather(1, torch.searchsorted(ascending, segments))
 
 
 @functools.lru_cache(maxsize=None)
@@ -48,35 +59,35 @@ def _untraced_apply():
 
 
 class _Blockwise(torch.autograd.Function):
-    """`blockwise_attention` with basis (G, r, T + m) and bias (H, S) over descending lags.
+    """`blockwise_attention` with basis (G, r, T + m) and bias (H, S) over descending lags, segments by their firsts.
 
     The backward pass is FlashAttention's (Dao et al., 2022, appendix B.4), extended to the slots p and b.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, projected_query, basis, bias, dropout_p, seed, needs_grad, recompute):
+    def forward(ctx, query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
         bias_rows, causal_mask = _repeat_bias(bias, query, key), _causal_mask(query, key)  # (H, m, S), (m, m)
-        drop_denormal = _makes_denormal_weights(bias)
-        blocks = list(_blocks(query, key, needs_grad, basis, bias))
+        slots, drop_denormal = (projected_query, basis, bias_rows), _makes_denormal_weights(bias)
+        blocks = list(_blocks(query, key, segments, needs_grad, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
         for number, block in enumerate(blocks):
-            heads, queries, keys = block
-            weights = _weights(block, query, key, projected_query, basis, bias_rows, causal_mask, drop_denormal, memory)
+            weights = _weights(block, query, key, *slots, causal_mask, segments, drop_denormal, memory)  # (h, m, n)
             if save_weights:
                 saved_weights.append(weights)
             if dropout_p:
                 weights = weights * _dropout_factor(weights, dropout_p, seed + number)
-            output[heads, queries] = weights @ value[heads, keys]  # (h, m, n) @ (h, n, d) -> (h, m, d)
-        ctx.save_for_backward(query, key, value, projected_query, basis, bias, output, *saved_weights)
+            attended = _by_key_head(weights, block) @ value[block.of_keys]  # (k, h / k m, n) @ (k, n, d)
+            output[block.of_queries] = attended.view(*block.shape[:2], -1)  # (k, h / k m, d) -> (h, m, d)
+        ctx.save_for_backward(query, key, value, projected_query, basis, bias, segments, output, *saved_weights)
         ctx.dropout = dropout_p, seed
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_output):
-        query, key, value, projected_query, basis, bias, output, *saved_weights = ctx.saved_tensors
+        query, key, value, projected_query, basis, bias, segments, output, *saved_weights = ctx.saved_tensors
         dropout_p, seed = ctx.dropout
         scale, bias_rows, causal_mask = _scale(query), _repeat_bias(bias, query, key), _causal_mask(query, key)
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
@@ -85,73 +96,113 @@ class _Blockwise(torch.autograd.Function):
             torch.zeros_like(tensor) if needed else None
             for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
         )
-        drop_denormal = _makes_denormal_weights(bias)
+        slots, drop_denormal = (projected_query, basis, bias_rows), _makes_denormal_weights(bias)
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
-        for number, block in enumerate(_blocks(query, key, True, basis, bias)):
-            heads, queries, keys = block
+        for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
+            of_queries, of_keys, rows = block.of_queries, block.of_keys, block.shape[:2]
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
             else:
-                weights = _weights(block, query, key, projected_query, basis, bias_rows, causal_mask, drop_denormal)
-            d_weights = d_output[heads, queries] @ value[heads, keys].transpose(1, 2)  # (h, m, d) -> (h, m, n)
+                weights = _weights(block, query, key, *slots, causal_mask, segments, drop_denormal)
+            d_attended = _by_key_head(d_output[of_queries], block)  # (h, m, d) -> (k, h / k m, d)
+            d_weights = (d_attended @ value[of_keys].transpose(1, 2)).view(block.shape)  # -> (h, m, n)
             dropped = weights
             if dropout_p:
                 factor = _dropout_factor(weights, dropout_p, seed + number)
                 dropped, d_weights = weights * factor, d_weights.mul_(factor)
-            d_value[heads, keys].baddbmm_(dropped.transpose(1, 2), d_output[heads, queries])  # (h, m, d) -> (h, n, d)
-            d_scores = d_weights.sub_(mean_d_weight[heads, queries]).mul_(weights)  # (h, m, n)
-            d_key[heads, keys].baddbmm_(d_scores.transpose(1, 2), query[heads, queries], alpha=scale)  # -> (h, n, d)
-            d_query[heads, queries] = (d_scores @ key[heads, keys]).mul_(scale)  # (h, n, d) -> (h, m, d)
+            d_value[of_keys].baddbmm_(_by_key_head(dropped, block).transpose(1, 2), d_attended)  # -> (k, n, d)
+            d_scores = d_weights.sub_(mean_d_weight[of_queries]).mul_(weights)  # (h, m, n)
+            by_key_head = _by_key_head(d_scores, block)  # (k, h / k m, n)
+            d_key[of_keys].baddbmm_(by_key_head.transpose(1, 2), _by_key_head(query[of_queries], block), alpha=scale)
+            d_query[of_queries] = (by_key_head @ key[of_keys]).mul_(scale).view(*rows, -1)  # -> (h, m, d)
             if d_projected_query is not None:
                 basis_part = _slot_of_block(basis, block)  # (g, r, u)
                 d_lag_scores = _copy_by_lags(_by_slot(d_scores, basis_part)[..., -basis_part.size(-1) :])
                 d_part = _grouped_matmul(d_lag_scores, basis_part.transpose(1, 2))  # (g, h / g, m, u) -> (.., m, r)
-                _by_slot(d_projected_query[heads, queries], basis_part).copy_(d_part)
+                _by_slot(d_projected_query[of_queries], basis_part).copy_(d_part)
                 if d_basis is not None:
-                    projected_part = _by_slot(projected_query[heads, queries], basis_part).flatten(1, 2)  # (g, .., r)
+                    projected_part = _by_slot(projected_query[of_queries], basis_part).flatten(1, 2)  # (g, .., r)
                     d_basis_part = _slot_of_block(d_basis, block)  # (g, r, u)
                     d_basis_part.baddbmm_(projected_part.transpose(1, 2), d_lag_scores.flatten(1, 2))
             if d_bias_rows is not None:
-                d_bias_part = _slot_of_block(d_bias_rows, block)[:, : queries.stop - queries.start]  # (g, m, n)
+                d_bias_part = _slot_of_block(d_bias_rows, block)[:, : rows[1]]  # (g, m, n)
                 d_bias_part += _copy_by_lags(_by_slot(d_scores, d_bias_part).sum(1))  # (g, h / g, m, n) -> (g, m, n)
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)  # (H, m, S) -> (H, S)
-        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None, None
 
 
 # Blocks
 
 
 class _Block(NamedTuple):
-    """Slices of the N heads, of the L queries, and of the S keys that those queries see."""
+    """Slices of the N heads, of the L queries, of the M key heads, and of the S keys that those queries see.
+
+    mixed: a slice of its B sequences if segments hide some of these keys, else None.
+    """
 
     heads: slice
     queries: slice
+    key_heads: slice
     keys: slice
+    mixed: Optional[slice] = None
 
     @property
     def shape(self) -> Tuple[int, int, int]:
         """(h, m, n), the shape of its scores."""
-        heads, queries, keys = self
-        return heads.stop - heads.start, queries.stop - queries.start, keys.stop
+        heads, queries, _, keys, _ = self
+        return heads.stop - heads.start, queries.stop - queries.start, keys.stop - keys.start
+
+    @property
+    def of_queries(self) -> Tuple[slice, slice]:
+        return self.heads, self.queries
+
+    @property
+    def of_keys(self) -> Tuple[slice, slice]:
+        return self.key_heads, self.keys
 
 
-def _blocks(query: Tensor, key: Tensor, needs_grad: bool, *slots: Optional[Tensor]) -> Iterator[_Block]:
-    """Blocks of whole sequences, or of a part of one, where the heads of a sequence have different slots."""
+def _blocks(
+    query: Tensor, key: Tensor, segments: Optional[Tensor], needs_grad: bool, *slots: Optional[Tensor]
+) -> Iterator[_Block]:
+    """Blocks of whole sequences, or of a part of one, where the heads of a sequence have different slots or segments.
+
+    A block that has not all heads of a key head has no others.
+    """
     num_heads, num_queries, _ = query.shape
     num_keys = key.size(1)
     size = _block_size(num_keys)
+    heads_of_key = num_heads // key.size(0)  # N / M
     heads_of_sequence = max((slot.size(0) for slot in slots if slot is not None), default=1)
+    if segments is not None:
+        heads_of_sequence, segments = num_heads // segments.size(0), segments.cpu()
     for start in range(0, num_queries, size):
         stop = min(start + size, num_queries)
         queries, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
         group = max(8 if needs_grad else 4, _SCORES_PER_BLOCK // ((stop - start) * keys.stop))
-        if group > heads_of_sequence:
-            group -= group % heads_of_sequence
-        whole = max(group, heads_of_sequence)
+        for whole in (heads_of_sequence, heads_of_key):
+            if group > whole:
+                group -= group % whole
+        whole = heads_of_key if group < heads_of_key else max(group, heads_of_sequence)
         for first in range(0, num_heads, whole):
             last = min(first + whole, num_heads)
             for head in range(first, last, group):
-                yield _Block(slice(head, min(head + group, last)), queries, keys)
+                heads = slice(head, min(head + group, last))
+                block = _Block(heads, queries, _part(heads, heads_of_key), keys)
+                yield block if segments is None else _in_segments(block, segments, _part(heads, heads_of_sequence))
+
+
+def _part(heads: slice, size: int) -> slice:
+    """The parts that the heads lie in, of `size` heads each."""
+    return slice(heads.start // size, -(-heads.stop // size))
+
+
+def _in_segments(block: _Block, segments: Tensor, sequences: slice) -> _Block:
+    """The block without the keys before the first one that its queries see; segments: (B, S) by their firsts."""
+    stop, num_queries = block.keys.stop, block.shape[1]
+    first = int(segments[sequences, stop - num_queries : stop].min())
+    in_view = segments[sequences, first:stop]
+    mixed = bool((in_view != in_view[:, -1:]).any())
+    return block._replace(keys=slice(first, stop), mixed=sequences if mixed else None)
 
 
 def _block_size(num_keys: int) -> int:
@@ -163,20 +214,27 @@ def _most_queries(query: Tensor, key: Tensor) -> int:
     return min(_block_size(key.size(1)), query.size(1))
 
 
-def _weights(block, query, key, projected_query, basis, bias_rows, causal_mask, drop_denormal, memory=None) -> Tensor:
+def _weights(
+    block, query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal, memory=None
+) -> Tensor:
     """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
-    heads, queries, keys = block
-    num_queries = queries.stop - queries.start
-    scores = None if memory is None else memory[: math.prod(block.shape)].view(block.shape)
-    scaled_query = query[heads, queries] * _scale(query)
-    scores = torch.bmm(scaled_query, key[heads, keys].transpose(1, 2), out=scores)  # (h, m, d) -> (h, m, n)
+    num_queries = block.shape[1]
+    scaled_query = _by_key_head(query[block.of_queries] * _scale(query), block)  # (h, m, d) -> (k, h / k m, d)
+    if memory is not None:
+        memory = _by_key_head(memory[: math.prod(block.shape)].view(block.shape), block)
+    scores = torch.bmm(scaled_query, key[block.of_keys].transpose(1, 2), out=memory)  # @ (k, d, n) -> (k, h / k m, n)
+    scores = scores.view(block.shape)  # -> (h, m, n)
     if projected_query is not None:
         basis_part = _slot_of_block(basis, block)  # (g, r, u)
-        lag_scores = _grouped_matmul(_by_slot(projected_query[heads, queries], basis_part), basis_part)
+        lag_scores = _grouped_matmul(_by_slot(projected_query[block.of_queries], basis_part), basis_part)
         _by_slot(scores, basis_part)[..., -basis_part.size(-1) :].add_(_view_by_keys(lag_scores))  # (g, h / g, m, u)
     if bias_rows is not None:
         bias_part = _slot_of_block(bias_rows, block)[:, :num_queries]  # (g, m, n)
         _by_slot(scores, bias_part).transpose(0, 1).add_(_view_by_keys(bias_part))  # (h / g, g, m, n)
+    if block.mixed is not None:
+        in_view = segments[block.mixed, block.keys]  # (sequences, n)
+        hidden = in_view[:, -num_queries:, None] != in_view[:, None]  # (sequences, m, n)
+        scores.view(len(hidden), -1, *scores.shape[1:]).masked_fill_(hidden[:, None], -math.inf)
     diagonal = scores[..., -num_queries:]  # (h, m, m): against the keys of the block's own positions
     # A quarter of masked_fill_'s time. tril_ removes NaN, too.
     diagonal.tril_().add_(causal_mask[:num_queries, :num_queries])
@@ -210,13 +268,19 @@ def _dropout_factor(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
     return torch.empty_like(weights).bernoulli_(1 - dropout_p, generator=generator).div_(1 - dropout_p)
 
 
-# Slots: which heads share them, and which lags a block sees
+# Which heads share keys and slots, and which lags a block sees
+
+
+def _by_key_head(tensor: Tensor, block: _Block) -> Tensor:
+    """(h, m, x) -> (k, h / k m, x): the queries of all heads with the same keys, one after the other."""
+    return tensor.reshape(block.key_heads.stop - block.key_heads.start, -1, tensor.size(-1))
 
 
 def _slot_of_block(slot: Tensor, block: _Block) -> Tensor:
     """The heads and the lags of a slot that a block needs: (G, .., descending lags) -> (g, .., u)."""
     first = block.heads.start % slot.size(0)
-    return slot[first : first + block.heads.stop - block.heads.start, ..., -block.keys.stop :]
+    num_heads, _, num_keys = block.shape
+    return slot[first : first + num_heads, ..., -num_keys:]
 
 
 def _by_slot(tensor: Tensor, slot: Tensor) -> Tensor:

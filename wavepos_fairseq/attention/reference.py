@@ -6,7 +6,7 @@ The package's docstring explains the letters, `positions.Position` the slots R, 
 """
 
 import math
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +15,22 @@ from torch import Tensor
 from ..positions import Position
 
 
-def attention_weights(query: Tensor, key: Tensor, position: Position, rotated_keys: bool = False) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, position: Position, segments: Optional[Tensor] = None, rotated_keys: bool = False
+) -> Tensor:
     """The softmax over the keys of the formula's scores. Slot p costs a tensor of L x S x d numbers.
 
-    query: (B, H, L, d); key: (B, H, S, d) with S >= L; rotated_keys: whether they have been through
-    `position.rotate_key`. Returns (B, H, L, S), zero for keys in a query's future.
+    query: (B, H, L, d); key: (B, K, S, d) with S >= L and K a divisor of H, head h having key head h // (H // K);
+    segments: integers (B, S), or None for one segment; rotated_keys: whether the keys have been through
+    `position.rotate_key`. Returns (B, H, L, S), zero for keys in a query's future and for those of other segments than
+    its own. Raises ValueError for tensors that do not fit together.
     """
-    num_queries, num_keys = query.size(-2), key.size(-2)
+    num_queries, num_keys, _ = check_tensors(query, key, key, position, segments)
     place = torch.arange(num_keys, device=query.device)
     lag = place[num_keys - num_queries :, None] - place  # (L, 1) - (S,) -> (L, S)
     past = lag.clamp(min=0)
     rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
-    score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, rotated_key)  # (B, H, L, S)
+    score = torch.einsum("bhmd,bhnd->bhmn", rotated_query, _of_heads(rotated_key, query))  # (B, H, L, S)
     relative = position.relative(num_keys, like=query)
     if relative is not None:
         heads = "h" if relative.dim() == 3 else ""
@@ -36,7 +40,11 @@ def attention_weights(query: Tensor, key: Tensor, position: Position, rotated_ke
     bias = position.bias(num_keys, like=query)
     if bias is not None:
         score = score + bias[:, past]  # (H, S) -> (H, L, S)
-    return score.masked_fill(lag < 0, -math.inf).softmax(dim=-1)
+    hidden = lag < 0  # (L, S)
+    if segments is not None:
+        of_queries = segments[:, num_keys - num_queries :]
+        hidden = hidden | (of_queries[:, None, :, None] != segments[:, None, None])  # -> (B, 1, L, S)
+    return score.masked_fill(hidden, -math.inf).softmax(dim=-1)
 
 
 def reference_attention(
@@ -45,31 +53,39 @@ def reference_attention(
     value: Tensor,
     position: Position,
     dropout_p: float = 0.0,
+    segments: Optional[Tensor] = None,
     rotated_keys: bool = False,
 ) -> Tensor:
     """`attention_weights` times the values: slow and exact.
 
-    query: (B, H, L, d); key, value: (B, H, S, d) with S >= L; dropout_p: dropout probability of the attention weights;
-    rotated_keys: whether the keys have been through `position.rotate_key`. Returns (B, H, L, d).
-
-    Raises ValueError for tensors that do not fit together.
+    query: (B, H, L, d); key, value: (B, K, S, d) with S >= L and K a divisor of H; dropout_p: dropout probability of
+    the attention weights; segments: integers (B, S), or None; rotated_keys: whether the keys have been through
+    `position.rotate_key`. Returns (B, H, L, d). Raises ValueError for tensors that do not fit together.
     """
-    check_tensors(query, key, value, position)
-    weights = attention_weights(query, key, position, rotated_keys)  # (B, H, L, S)
-    return F.dropout(weights, dropout_p) @ value  # (B, H, L, S) -> (B, H, L, d)
+    check_tensors(query, key, value, position, segments)
+    weights = attention_weights(query, key, position, segments, rotated_keys)
+    return F.dropout(weights, dropout_p) @ _of_heads(value, query)  # (B, H, L, S) -> (B, H, L, d)
 
 
-def check_tensors(query: Tensor, key: Tensor, value: Tensor, position: Position) -> Tuple[int, int, int]:
+def _of_heads(shared: Tensor, query: Tensor) -> Tensor:
+    """The keys or values of each head: (B, K, S, d) -> (B, H, S, d)."""
+    num_heads, num_key_heads = query.size(1), shared.size(1)
+    return shared if num_heads == num_key_heads else shared.repeat_interleave(num_heads // num_key_heads, dim=1)
+
+
+def check_tensors(
+    query: Tensor, key: Tensor, value: Tensor, position: Position, segments: Optional[Tensor] = None
+) -> Tuple[int, int, int]:
     """L, S and d. Raises ValueError where shapes, dtypes, devices or the representation do not fit together."""
     tensors = (query, key, value)
-    fit = query.dim() == 4 and key.shape == value.shape and _without_length(query) == _without_length(key)
+    fit = query.dim() == 4 and key.shape == value.shape and _batch_and_width(query) == _batch_and_width(key)
     if not fit:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ValueError(f"query (B, H, L, d), key and value (B, H, S, d) do not fit: {shapes}")
+        raise ValueError(f"query (B, H, L, d), key and value (B, K, S, d) do not fit: {shapes}")
     for what in ("dtype", "device"):
         if not getattr(query, what) == getattr(key, what) == getattr(value, what):
             given = ", ".join(str(getattr(tensor, what)) for tensor in tensors)
-            raise ValueError(f"query, key and value must have one {what}, not {given}")
+            raise ValueError(f"query, key and value must have one {what}, not {given}{_HINTS[what]}")
     if not query.is_floating_point():
         raise ValueError(f"query, key and value must be floating-point tensors, not {query.dtype}")
     _, num_heads, num_queries, head_dim = query.shape
@@ -78,11 +94,35 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, position: Position)
             f"{num_heads} heads of {head_dim} dimensions do not fit this {type(position).__name__}: "
             f"it has num_heads={position.num_heads}, head_dim={position.head_dim}"
         )
-    num_keys = key.size(2)
+    num_key_heads, num_keys = key.shape[1:3]
+    if num_heads % num_key_heads if num_key_heads else num_heads:
+        divisors = ", ".join(str(number) for number in range(1, num_heads + 1) if num_heads % number == 0)
+        raise ValueError(
+            f"{num_key_heads} heads of key and value do not fit {num_heads} heads; accepted are {divisors}"
+        )
     if num_queries > num_keys:
         raise ValueError(f"{num_queries} queries for {num_keys} keys: the queries are the last positions of the keys")
+    if segments is not None:
+        _check_segments(segments, key)
     return num_queries, num_keys, head_dim
 
 
-def _without_length(tensor: Tensor) -> Tuple[int, ...]:
-    return (*tensor.shape[:2], *tensor.shape[3:])
+_HINTS = {"dtype": "; accepted are three tensors of one floating-point dtype", "device": ""}
+
+
+def _check_segments(segments: Tensor, key: Tensor) -> None:
+    shape = key.size(0), key.size(2)
+    if segments.shape != shape:
+        raise ValueError(f"segments must have the shape (B, S) = {shape} of the keys, not {tuple(segments.shape)}")
+    if segments.dtype not in _INTEGERS:
+        accepted = ", ".join(str(dtype) for dtype in _INTEGERS)
+        raise ValueError(f"segments must be integers, not {segments.dtype}; accepted are {accepted}")
+    if segments.device != key.device:
+        raise ValueError(f"segments must be on the device of query, key and value, {key.device}, not {segments.device}")
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _batch_and_width(tensor: Tensor) -> Tuple[int, ...]:
+    return (tensor.size(0), *tensor.shape[3:])

@@ -2,9 +2,9 @@
 
     score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
 
-with t = S - L + i - j >= 0. N = B H is the number of heads, of which head n has slots n % G; the L queries are the last
-of S positions. No tensor of L x S is made, forward or backward. The basis is zero at lags >= T; tiles that lie wholly
-there are computed without it.
+with t = S - L + i - j >= 0. N = B H is the number of heads, of which head n has slots n % G and key head n // (N / M);
+M = B K is the number of key heads. The L queries are the last of S positions. No tensor of L x S is made, forward or
+backward. The basis is zero at lags >= T; tiles that lie wholly there are computed without it.
 
 From lags to keys. Query i and key j of a tile, BLOCK of each, have t = lag + i - j, where `lag` is that of the first
 query and key. So the lags of a tile fill two blocks: the older one, BLOCK lags from `lag` on, and the newer one before
@@ -59,16 +59,17 @@ def triton_attention(
     projected_query: Tensor | None,
     basis: Tensor | None,
     bias: Tensor | None,
+    segments: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
     """softmax(score) after dropout, times the values: (N, L, d) in the dtype of query, fp16, bf16 or fp32.
 
-    query: (N, L, d); key, value: (N, S, d), S >= L. projected_query: (N, L, r), divided by sqrt(d), and basis:
+    query: (N, L, d); key, value: (M, S, d), S >= L. projected_query: (N, L, r), divided by sqrt(d), and basis:
     (G, r, T) over the lags 0 .. T - 1, T <= S, with G of 1 or H; or None and None. bias: (H, S) over the lags
-    0 .. S - 1, or None; it may hold -inf, but not for all keys of a query. dropout_p: dropout probability of the
-    weights; the same seed drops the same weights. Gradients reach every tensor. Sums are in fp32, and fp32 products are
-    exact, not tf32.
+    0 .. S - 1, or None; it may hold -inf, but not for all keys of a query. segments: integers (B, S), or None.
+    dropout_p: dropout probability of the weights; the same seed drops the same weights. Gradients reach every tensor of
+    floating-point numbers. Sums are in fp32, and fp32 products are exact, not tf32.
     """
     shape, dtype = query.shape, query.dtype
     if _INTERPRETED and dtype == torch.bfloat16:  # the interpreter would multiply its bits as integers
@@ -80,8 +81,10 @@ def triton_attention(
         basis = _padded(basis.transpose(1, 2).to(query.dtype))  # (G, r, T) -> (G, T, R)
     if bias is not None:
         bias = bias.float().contiguous()
+    if segments is not None:
+        segments = segments.long().contiguous()
     scale = 1 / math.sqrt(shape[-1])
-    attended = _Attention.apply(query, key, value, projected_query, basis, bias, scale, dropout_p, seed)
+    attended = _Attention.apply(query, key, value, projected_query, basis, bias, segments, scale, dropout_p, seed)
     return attended[..., : shape[-1]].to(dtype)  # (N, L, D) -> (N, L, d)
 
 
@@ -104,14 +107,14 @@ def block_sizes(width: int, rank: int, dtype: torch.dtype) -> Tuple[int, int, in
 
 
 class _Attention(torch.autograd.Function):
-    """query: (N, L, D); key, value: (N, S, D); projected_query: (N, L, R); basis: (G, T, R); bias: fp32 (H, S)."""
+    """query: (N, L, D); key, value: (M, S, D); projected_query: (N, L, R); basis: (G, T, R); bias: fp32 (H, S)."""
 
     @staticmethod
-    def forward(ctx, query, key, value, projected_query, basis, bias, scale, dropout_p, seed):
+    def forward(ctx, query, key, value, projected_query, basis, bias, segments, scale, dropout_p, seed):
         output = torch.empty_like(query)  # (N, L, D)
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.float32)  # (N, L), of the scores
-        inputs = query, key, value, projected_query, basis, bias
-        _launch(_forward, query.size(1), inputs, (output, logsumexp), scale, dropout_p, seed)
+        inputs = query, key, value, projected_query, basis, bias, segments
+        _launch(_forward, query, inputs, (output, logsumexp), scale, dropout_p, seed)
         ctx.save_for_backward(*inputs, output, logsumexp)
         ctx.constants = scale, dropout_p, seed
         return output
@@ -120,7 +123,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_output):
         *inputs, output, logsumexp = ctx.saved_tensors
-        query, key, value, projected_query, basis, bias = inputs
+        query, key, value, projected_query, basis, bias, _ = inputs
         d_output, mean_d_weight = d_output.contiguous(), torch.empty_like(logsumexp)  # (N, L, D), (N, L)
         d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
@@ -129,27 +132,29 @@ class _Attention(torch.autograd.Function):
             for tensor, needed in zip((basis, bias), ctx.needs_input_grad[4:6])
         )
         of_queries = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias
-        _launch(_backward_queries, query.size(1), inputs, of_queries, *ctx.constants)
+        _launch(_backward_queries, query, inputs, of_queries, *ctx.constants)
         of_keys = logsumexp, d_output, mean_d_weight, d_key, d_value
-        _launch(_backward_keys, key.size(1), inputs, of_keys, *ctx.constants)
+        _launch(_backward_keys, key, inputs, of_keys, *ctx.constants)
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
-        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None
 
 
-def _launch(kernel, length, inputs, outputs, scale, dropout_p, seed):
-    """One program for each block of the `length` queries or keys and each of the N heads."""
-    query, key, _, projected_query, basis, bias = inputs
+def _launch(kernel, rows, inputs, outputs, scale, dropout_p, seed):
+    """One program for each block of the rows, query (N, L, D) or key (M, S, D), and each of their heads."""
+    query, key, _, projected_query, basis, bias, segments = inputs
     groups = [1 if slot is None else slot.size(0) for slot in (basis, bias)]
     rank = 0 if basis is None else basis.size(2)
     block, warps, stages = block_sizes(query.size(2), rank, query.dtype)
     with torch.cuda.device_of(query):
-        kernel[(triton.cdiv(length, block) * query.size(0),)](
+        kernel[(triton.cdiv(rows.size(1), block) * rows.size(0),)](
             *inputs,
             *outputs,
             query.size(1),
             key.size(1),
             0 if basis is None else basis.size(1),
             *groups,
+            query.size(0) // key.size(0),
+            1 if segments is None else query.size(0) // segments.size(0),
             scale,
             dropout_p,
             seed,
@@ -217,10 +222,10 @@ def _slot_scores(
 
 @_jit
 def _scores(
-    q, k, projected_q, basis, bias, lag, S, T, scale,
+    q, k, projected_q, basis, bias, segments, start, lag, S, T, scale,
     NEAR: tl.constexpr, AXIS: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A tile's scores, keys along AXIS: (BLOCK, BLOCK). q, k: (BLOCK, D); projected_q: (BLOCK, R).
+    """A tile's scores, keys from start on along AXIS: (BLOCK, BLOCK). q, k: (BLOCK, D); projected_q: (BLOCK, R).
 
     NEAR: whether it may have lags below T, where the basis is not zero, and below 0, which are masked.
     """
@@ -233,6 +238,12 @@ def _scores(
     # The product accumulates onto slot_score. Added later, the gather's layout would cost shuffles in the softmax.
     a, b = (q, k) if AXIS == 1 else (k, q)
     score = tl.dot(a, tl.trans(b), slot_score, input_precision="ieee") * scale
+    if segments is not None:
+        j = start + tl.arange(0, BLOCK)
+        of_keys = tl.load(segments + j, mask=j < S, other=0)  # the rows beyond S see themselves
+        of_queries = tl.load(segments + lag + j, mask=lag + j < S, other=0)
+        seen = tl.expand_dims(of_queries, AXIS) == tl.expand_dims(of_keys, 1 - AXIS)
+        score = tl.where(seen, score, -float("inf"))
     return tl.where(lag + i_minus_j >= 0, score, -float("inf")) if NEAR else score
 
 
@@ -250,8 +261,8 @@ def _dropout_mask(seed, row, start, S, dropout_p, BLOCK: tl.constexpr):
 
 @_jit
 def _forward(
-    query, key, value, projected_query, basis, bias, output, logsumexp,
-    L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
+    query, key, value, projected_query, basis, bias, segments, output, logsumexp,
+    L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(L, BLOCK)
@@ -259,14 +270,16 @@ def _forward(
     row = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK  # queries with the most keys first
     position = S - L + row  # of the first query
     q = _load_rows(query + n * L * D, row, L, D, BLOCK)
-    key += n * S * D
-    value += n * S * D
+    key += n // heads_of_key * S * D
+    value += n // heads_of_key * S * D
     projected_q = None
     if basis is not None:
         basis += n % basis_groups * T * R
         projected_q = _load_rows(projected_query + n * L * R, row, L, R, BLOCK)
     if bias is not None:
         bias += n % bias_groups * S
+    if segments is not None:
+        segments += n // heads_of_sequence * S
 
     running_max = tl.full((BLOCK,), -float("inf"), tl.float32)
     running_sum = tl.zeros((BLOCK,), tl.float32)
@@ -277,7 +290,7 @@ def _forward(
             start = tile * BLOCK
             lag = position - start
             k = _load_rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            score = _scores(q, k, projected_q, basis, bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK)
             new_max = tl.maximum(running_max, tl.max(score, 1))
             shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so far only keys with a bias of -inf
             rescale = tl.exp(running_max - shift)
@@ -296,9 +309,9 @@ def _forward(
 
 @_jit
 def _backward_queries(
-    query, key, value, projected_query, basis, bias,
+    query, key, value, projected_query, basis, bias, segments,
     output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias,
-    L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
+    L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """d_query and d_projected_query, d_basis and d_bias unless None, and mean_d_weight for the other kernel.
@@ -316,8 +329,8 @@ def _backward_queries(
     mean_dw = tl.sum(d_o.to(tl.float32) * _load_rows(output + n * L * D, row, L, D, BLOCK).to(tl.float32), 1)
     tl.store(mean_d_weight + n * L + rows, mean_dw, mask=rows < L)
     lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))  # rows beyond L get no weight
-    key += n * S * D
-    value += n * S * D
+    key += n // heads_of_key * S * D
+    value += n // heads_of_key * S * D
     projected_q = None
     if basis is not None:
         basis += n % basis_groups * T * R
@@ -327,6 +340,8 @@ def _backward_queries(
         d_basis += n % basis_groups * T * R
     if bias is not None:
         bias += n % bias_groups * S
+    if segments is not None:
+        segments += n // heads_of_sequence * S
     if d_bias is not None:
         d_bias += n % bias_groups * S
 
@@ -337,7 +352,7 @@ def _backward_queries(
             start = tile * BLOCK
             lag = position - start
             k = _load_rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            score = _scores(q, k, projected_q, basis, bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK)
             d_weight = _dot(d_o, tl.trans(_load_rows(value, start, S, D, BLOCK)))
             if DROPOUT:
                 keep = _dropout_mask(seed + n, row, start, S, dropout_p, BLOCK)
@@ -366,23 +381,18 @@ def _backward_queries(
 
 @_jit
 def _backward_keys(
-    query, key, value, projected_query, basis, bias, logsumexp, d_output, mean_d_weight, d_key, d_value,
-    L, S, T, basis_groups, bias_groups, scale, dropout_p, seed,
+    query, key, value, projected_query, basis, bias, segments, logsumexp, d_output, mean_d_weight, d_key, d_value,
+    L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """d_key and d_value. Tiles have keys as rows, so that d_key and d_value need no transposed weights."""
     blocks = tl.cdiv(S, BLOCK)
-    n = (tl.program_id(0) // blocks).to(tl.int64)
+    key_head = (tl.program_id(0) // blocks).to(tl.int64)
     start = tl.program_id(0) % blocks * BLOCK
-    k = _load_rows(key + n * S * D, start, S, D, BLOCK)
-    v = _load_rows(value + n * S * D, start, S, D, BLOCK)
-    query += n * L * D
-    d_output += n * L * D
-    if basis is not None:
-        basis += n % basis_groups * T * R
-        projected_query += n * L * R
-    if bias is not None:
-        bias += n % bias_groups * S
+    k = _load_rows(key + key_head * S * D, start, S, D, BLOCK)
+    v = _load_rows(value + key_head * S * D, start, S, D, BLOCK)
+    if segments is not None:
+        segments += key_head * heads_of_key // heads_of_sequence * S
 
     d_k = tl.zeros((BLOCK, D), tl.float32)
     d_v = tl.zeros((BLOCK, D), tl.float32)
@@ -390,32 +400,44 @@ def _backward_keys(
     first_tile = tl.maximum(key_row, 0) // BLOCK  # of the queries that see these keys
     tiles = tl.cdiv(L, BLOCK)
     far_tile = tl.minimum(tl.cdiv(tl.maximum(key_row + BLOCK - 1 + T, 0), BLOCK), tiles)  # from it on lags are >= T
-    for NEAR in tl.static_range(2):
-        for tile in range(first_tile if NEAR else tl.maximum(first_tile, far_tile), far_tile if NEAR else tiles):
-            row = tile * BLOCK
-            rows = row + tl.arange(0, BLOCK)
-            lag = row - key_row
-            q = _load_rows(query, row, L, D, BLOCK)
-            projected_q = None
-            if NEAR and basis is not None:
-                projected_q = _load_rows(projected_query, row, L, R, BLOCK)
-            score = _scores(q, k, projected_q, basis, bias, lag, S, T, scale, NEAR, 0, R, BLOCK)
-            lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))
-            weight = tl.exp(score - lse[None, :])
-            d_o = _load_rows(d_output, row, L, D, BLOCK)
-            d_weight = _dot(v, tl.trans(d_o))
-            dropped = weight
-            if DROPOUT:
-                keep = tl.trans(_dropout_mask(seed + n, row, start, S, dropout_p, BLOCK))
-                dropped = tl.where(keep, weight / (1 - dropout_p), 0.0)
-                d_weight = tl.where(keep, d_weight / (1 - dropout_p), 0.0)
-            d_v += _dot(dropped.to(d_o.dtype), d_o)  # (keys, queries) @ (queries, D)
-            mean_dw = tl.load(mean_d_weight + n * L + rows, mask=rows < L, other=0.0)
-            d_score = weight * (d_weight - mean_dw[None, :])
-            d_k += _dot(d_score.to(q.dtype), q)
+    for head in range(heads_of_key):
+        n = key_head * heads_of_key + head
+        head_basis = None
+        head_projected_query = None
+        head_bias = None
+        if basis is not None:
+            head_basis = basis + n % basis_groups * T * R
+            head_projected_query = projected_query + n * L * R
+        if bias is not None:
+            head_bias = bias + n % bias_groups * S
+        for NEAR in tl.static_range(2):
+            for tile in range(first_tile if NEAR else tl.maximum(first_tile, far_tile), far_tile if NEAR else tiles):
+                row = tile * BLOCK
+                rows = row + tl.arange(0, BLOCK)
+                lag = row - key_row
+                q = _load_rows(query + n * L * D, row, L, D, BLOCK)
+                projected_q = None
+                if NEAR and basis is not None:
+                    projected_q = _load_rows(head_projected_query, row, L, R, BLOCK)
+                score = _scores(
+                    q, k, projected_q, head_basis, head_bias, segments, start, lag, S, T, scale, NEAR, 0, R, BLOCK
+                )
+                lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))
+                weight = tl.exp(score - lse[None, :])
+                d_o = _load_rows(d_output + n * L * D, row, L, D, BLOCK)
+                d_weight = _dot(v, tl.trans(d_o))
+                dropped = weight
+                if DROPOUT:
+                    keep = tl.trans(_dropout_mask(seed + n, row, start, S, dropout_p, BLOCK))
+                    dropped = tl.where(keep, weight / (1 - dropout_p), 0.0)
+                    d_weight = tl.where(keep, d_weight / (1 - dropout_p), 0.0)
+                d_v += _dot(dropped.to(d_o.dtype), d_o)  # (keys, queries) @ (queries, D)
+                mean_dw = tl.load(mean_d_weight + n * L + rows, mask=rows < L, other=0.0)
+                d_score = weight * (d_weight - mean_dw[None, :])
+                d_k += _dot(d_score.to(q.dtype), q)
 
-    _store_rows(d_key + n * S * D, start, S, d_k * scale, D, BLOCK)
-    _store_rows(d_value + n * S * D, start, S, d_v, D, BLOCK)
+    _store_rows(d_key + key_head * S * D, start, S, d_k * scale, D, BLOCK)
+    _store_rows(d_value + key_head * S * D, start, S, d_v, D, BLOCK)
 
 
 _INTERPRETED = triton is not None and not isinstance(_forward, triton.runtime.JITFunction)

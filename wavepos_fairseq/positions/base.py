@@ -49,8 +49,9 @@ class Position(nn.Module):
         return any(getattr(cls, method) is not getattr(Position, method) for method in methods)
 
     def rotate(self, query: Tensor, key: Tensor, rotated_keys: bool = False) -> Tuple[Tensor, Tensor]:
-        """R: query (B, H, L, d) and key (B, H, S, d) as they enter their product, in the same shapes.
+        """R: query (B, H, L, d) and key (B, K, S, d) as they enter their product, in the same shapes.
 
+        The H / K heads with the same keys are given them once; so R may differ among heads for the query alone.
         rotated_keys: whether the keys have been through `rotate_key`, and stay as they are.
         """
         first = key.size(-2) - query.size(-2)
@@ -61,7 +62,7 @@ class Position(nn.Module):
         return query
 
     def rotate_key(self, key: Tensor, first: int) -> Tensor:
-        """R of keys at the positions first, first + 1, .. : (B, H, S, d), in the same shape.
+        """R of keys at the positions first, first + 1, .. : (B, K, S, d), in the same shape.
 
         Each key on its own, so that a cache can keep turned keys and append new ones.
         """
