@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
 
-from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention, score_mod
+from wavepos_fairseq.attention import attention_weights, blockwise, causal_attention, reference_attention, score_mod
 from wavepos_fairseq.positions import Position, build_position, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
+from wavepos_fairseq.positions.temperature import TemperedPosition
 from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -529,6 +530,32 @@ def test_scales_up_to_2_to_127_and_every_dtype_give_finite_numbers(attend):
 
 
 # What the fixed bases are cut to
+
+
+@pytest.mark.parametrize("variant", [*position_names(), "every slot"])
+@pytest.mark.parametrize("num_keys", [24, 60])
+def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(variant, num_keys):
+    position = build(variant, head_dim=16, num_heads=2)
+    tempered = TemperedPosition(position, l_train=24)
+    query, key, value = draw(5, num_keys, 16)
+    factor = 1 if num_keys == 24 else (0.1 * math.log(60 / 24) + 1) ** 2  # Eq. 22: sqrt(1 / t) = 0.1 ln(s) + 1
+    # softmax(c x) is softmax(x) to the power of c, normalised
+    powers = attention_weights(query, key, position) ** factor
+    expected = powers / powers.sum(-1, keepdim=True) @ value
+    for attend in ATTENTIONS:
+        torch.testing.assert_close(attend(query, key, value, tempered), expected, atol=1e-10, rtol=1e-10)
+
+
+def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_slowly():
+    position = build_position("alibi", head_dim=16, num_heads=8)
+    query, key, value = (tensor.float().requires_grad_() for tensor in draw(300, 300, 16, num_heads=8))
+    denormal = lambda weights: (weights > 0) & (weights < torch.finfo(torch.float32).tiny)  # noqa: E731
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        causal_attention(query, key, value, position)
+    assert denormal(attention_weights(query, key, position)).any()
+    assert sum(tensor.numel() for tensor in saved) > 2 * 8 * 300 * 150  # the weights are among them
+    assert not any(denormal(tensor).any() for tensor in saved)
 
 
 TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]
