@@ -69,11 +69,12 @@ class _Blockwise(torch.autograd.Function):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
         bias_rows, causal_mask = _repeat_bias(bias, query, key), _causal_mask(query, key)  # (H, m, S), (m, m)
-        slots, drop_denormal = (projected_query, basis, bias_rows), _makes_denormal_weights(bias)
+        drop_denormal = _makes_denormal_weights(bias)
         blocks = list(_blocks(query, key, segments, needs_grad, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
+        given = query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal
         for number, block in enumerate(blocks):
-            weights = _weights(block, query, key, *slots, causal_mask, segments, drop_denormal, memory)  # (h, m, n)
+            weights = _weights(block, *given, memory)
             if save_weights:
                 saved_weights.append(weights)
             if dropout_p:
@@ -96,14 +97,15 @@ class _Blockwise(torch.autograd.Function):
             torch.zeros_like(tensor) if needed else None
             for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
         )
-        slots, drop_denormal = (projected_query, basis, bias_rows), _makes_denormal_weights(bias)
+        drop_denormal = _makes_denormal_weights(bias)
+        given = query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
         for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
             of_queries, of_keys, rows = block.of_queries, block.of_keys, block.shape[:2]
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
             else:
-                weights = _weights(block, query, key, *slots, causal_mask, segments, drop_denormal)
+                weights = _weights(block, *given)
             d_attended = _by_key_head(d_output[of_queries], block)  # (h, m, d) -> (k, h / k m, d)
             d_weights = (d_attended @ value[of_keys].transpose(1, 2)).view(block.shape)  # -> (h, m, n)
             dropped = weights
@@ -240,7 +242,7 @@ def _weights(
     diagonal.tril_().add_(causal_mask[:num_queries, :num_queries])
     torch.softmax(scores, dim=-1, out=scores)
     if drop_denormal:
-        F.threshold(scores, torch.finfo(scores.dtype).tiny, 0.0, inplace=True)
+        F.threshold_(scores, torch.finfo(scores.dtype).tiny, 0.0)
     return scores
 
 
