@@ -242,7 +242,7 @@ def _weights(
     diagonal.tril_().add_(causal_mask[:num_queries, :num_queries])
     torch.softmax(scores, dim=-1, out=scores)
     if drop_denormal:
-        F.threshold_(scores, torch.finfo(scores.dtype).tiny, 0.0)
+        F.threshold(scores, torch.finfo(scores.dtype).tiny, 0.0, inplace=True)
     return scores
 
 
