@@ -231,7 +231,11 @@ def _attend(args: Any) -> Callable[..., Tensor]:
     )
     if _option(args, "attention_temperature") == "none":
         return attend
-    return lambda q, k, v, position, *more: attend(q, k, v, TemperedPosition(position, args.tokens_per_sample), *more)
+
+    def attend_tempered(q, k, v, position, *more, **named):
+        return attend(q, k, v, TemperedPosition(position, args.tokens_per_sample), *more, **named)
+
+    return attend_tempered
 
 
 _TIED = [  # with --tie-adaptive-weights, one value for both
