@@ -19,10 +19,11 @@ from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
 from .download import file_digest
 from .own_text import OwnText
+from .recall import Recall
 from .tokens import check_text, write_bpe
 from .wikitext import WIKITEXT
 
-WORDS: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), OwnText.name: OwnText()}
+WORDS: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), Recall.name: Recall(), OwnText.name: OwnText()}
 CHARACTERS = {
     corpus.name: corpus
     for corpus in (
