@@ -59,12 +59,14 @@ def test_three_of_four_keys_are_asked_as_often_at_one_power_of_two_as_at_another
 
 
 def test_nothing_tells_the_value_of_a_new_key(first_pairs, asked):
-    new = [pair for pair, back in zip(first_pairs, asked) if not back]
-    before = [before for before, back in zip(first_pairs, asked[1:]) if not back]
-    for what in ([(key, value) for key, value in new], [(one[1], pair[1]) for one, pair in zip(before, new[1:])]):
-        seen = collections.Counter(what)
-        types = len({left for left, _ in what}) * len(corpus.VALUES)
-        expected = len(what) / types
+    numbered = [(key, value.split("=")[1]) for key, value in first_pairs]
+    assert all(value in corpus.VALUES[key] for key, value in first_pairs)
+    new = [pair for pair, back in zip(numbered, asked) if not back]
+    after = [(before[1], pair[1]) for before, pair, back in zip(numbered, numbered[1:], asked[1:]) if not back]
+    for combined in (new, after):  # a key, or the value before, with the value
+        seen = collections.Counter(combined)
+        types = len({left for left, _ in combined}) * len({value for _, value in combined})
+        expected = len(combined) / types
         chi_squared = sum((count - expected) ** 2 for count in seen.values()) + (types - len(seen)) * expected**2
         assert abs(chi_squared / expected - types) < 5 * (2 * types) ** 0.5  # its mean and standard deviation
 
@@ -80,14 +82,14 @@ def test_the_corpus_is_the_same_in_another_process_and_no_split_is_another(first
 def corpus_bin(tmp_path_factory):
     """The corpus recall, with fewer lines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "LINES", {"train": 800, "valid": 40, "test": 1})
+        patch.setattr(corpus, "LINES", {"train": 2500, "valid": 40, "test": 1})
         return data.prepare("recall", dest=tmp_path_factory.mktemp("data"))
 
 
 def test_a_line_of_the_data_bin_has_whole_pairs_and_the_dictionary_all_keys_and_values(corpus_bin):
     provenance = json.loads((corpus_bin / "provenance.json").read_text())
-    assert provenance["lines"] == {"train": 800, "valid": 40, "test": 1}
-    assert provenance["tokens"]["train"] == 800 * (2 * corpus.PAIRS + 1)
+    assert provenance["lines"] == {"train": 2500, "valid": 40, "test": 1}
+    assert provenance["tokens"]["train"] == 2500 * (2 * corpus.PAIRS + 1)
     first = [token for pair in itertools.islice(corpus.pairs("test"), corpus.PAIRS) for token in pair]
     text = " ".join(first) + "\n"
     assert provenance["sha256"]["test"] == hashlib.sha256(text.encode()).hexdigest()

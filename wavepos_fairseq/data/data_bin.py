@@ -50,7 +50,8 @@ def prepare(
     """Make the data-bin folder ``dest/name``, or find it made from the same text, and return it.
 
     Args:
-        name: "wikitext-103", "wikitext-2", "demo" or "text"; all but demo with "-characters" for one token a character.
+        name: "wikitext-103", "wikitext-2", "demo", "recall" or "text"; those of WikiText and "text" also with
+            "-characters" for one token a character.
         source: for WikiText a folder with wiki.{train,valid,test}.tokens, its zip archive, or the archive's URL
             (default: downloaded, see `wikitext`); for "text" a folder with train.txt, valid.txt and test.txt.
         dest: folder of data-bin folders; made where missing.

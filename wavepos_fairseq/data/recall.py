@@ -1,9 +1,14 @@
 """Key-value recall: a made-up text that only its own past explains, for one question: how far back does a model find?
 
-A stream of pairs, ``k17 v3 k240 v9 …``. Three of four keys were seen before, and have the value that they had then;
-the other keys are new, and so are their values. So the value of a key is learned from its last pair and nothing else
-(compare the recall of Arora et al., 2024, Zoology). The distance to that pair is drawn evenly from the powers of two up
-to LONGEST pairs. A key that is further back than that counts as new. So up to LONGEST pairs no key has two values.
+A stream of pairs, a key and its value: ``k17 k17=v3 k240 k240=v0 …``. Three of four keys were seen before, and have the
+value that they had then. The other keys are new, and so are their values. So the value of a key is learned from its
+last pair and nothing else (compare the recall of Arora et al., 2024, Zoology). The distance to that pair is drawn
+evenly from the powers of two up to LONGEST pairs. A key that is further back than that counts as new. So up to LONGEST
+pairs no key has two values.
+
+A value names its key. One that does not, ``k17 v3``, is found in two steps, of which the first, to look at the token
+before, is learned slowly: small models did not learn it in minutes. With the name, one step of attention is enough,
+and how far it reaches is what is asked.
 
 Everything is drawn from the name of the split: the corpus is the same on any machine.
 """
@@ -24,10 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = 320  # pairs
-KEYS = [f"k{number}" for number in range(512)]  # more than LONGEST, so that there is always a new one
-VALUES = [f"v{number}" for number in range(16)]
+KEYS = [f"k{number}" for number in range(256)]
+VALUES = {key: [f"{key}=v{number}" for number in range(4)] for key in KEYS}
 ASKED = 0.75  # the share of the keys that were seen before
-LINES = {"train": 60_000, "valid": 4_000, "test": 4_000}
+LINES = {"train": 20_000, "valid": 4_000, "test": 4_000}
 PAIRS = 32  # of a line
 
 
@@ -77,7 +82,7 @@ def pairs(seed: str) -> Iterator[Tuple[str, str]]:
             at = int(draw() * len(unseen))
             unseen[at], unseen[-1] = unseen[-1], unseen[at]
             key = unseen.pop()
-            value_of[key] = VALUES[int(draw() * len(VALUES))]
+            value_of[key] = VALUES[key][int(draw() * len(VALUES[key]))]
         known.append((place, key))
         yield key, value_of[key]
         place += 1
@@ -93,8 +98,9 @@ def keys_and_values(dictionary: Dictionary) -> Tuple[Tensor, Tensor]:
     """The tokens that are keys and those that are values, each int64 (N,); ValueError unless they are there."""
     import torch
 
-    missing = [symbol for symbol in (*KEYS, *VALUES) if symbol not in dictionary]
+    values = [value for key in KEYS for value in VALUES[key]]
+    missing = [symbol for symbol in (*KEYS, *values) if symbol not in dictionary]
     if missing:
         raise ValueError(f"the dictionary has no {missing[0]}: it is not of the corpus recall")
-    keys, values = ([dictionary.index(symbol) for symbol in symbols] for symbols in (KEYS, VALUES))
-    return torch.tensor(keys), torch.tensor(values)
+    numbers = [dictionary.index(symbol) for symbol in (*KEYS, *values)]
+    return torch.tensor(numbers[: len(KEYS)]), torch.tensor(numbers[len(KEYS) :])
