@@ -24,6 +24,7 @@ from wavepos_fairseq.lab.configs import find_row, load_preset
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as drawn
 from wavepos_fairseq.plugin.checkpoint import FairseqScorer, open_checkpoint
+from wavepos_fairseq.plugin.streams import tokens_of
 
 # The corpus
 
@@ -238,7 +239,9 @@ def test_every_finished_row_and_seed_is_measured_once_with_table_1s_rows_first(f
     assert {path.name for path in (tmp_path / "recall-cpu" / "figures").iterdir()} == {"recall.svg", "recall.png"}
 
     scorer, stream = open_checkpoint(finished / "recall-cpu/alibi/checkpoint_last.pt", corpus_bin)
-    expected = recall(scorer, stream, *corpus.keys_and_values(scorer.task.dictionary))
+    values = itertools.chain(*corpus.VALUES.values())
+    keys, values = (tokens_of(scorer.task.dictionary, symbols) for symbols in (corpus.KEYS, values))
+    expected = recall(scorer, stream, keys, values)
     of_alibi = lines[lines.row == "alibi"].drop(columns=["row", "seed", "l_train"])
     assert of_alibi.to_dict("records") == expected
 
@@ -269,7 +272,7 @@ def test_a_run_of_another_corpus_is_named(trained, data_bin, tmp_path, capsys):
     (run / "result.json").write_text(json.dumps(sound_result(of)))
     assert draw(tmp_path / "runs", data_bin, tmp_path, "recall", preset="demo") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"error: {run}/checkpoint_last.pt: the dictionary has no k0: it is not of the corpus recall"
+    assert last == f"error: {run}/checkpoint_last.pt: not trained on the corpus recall: the dictionary has no k0"
 
 
 @pytest.mark.parametrize("changes", [PLAIN, {}], ids=["one softmax", "adaptive softmax"])

@@ -13,20 +13,14 @@ and how far it reaches is what is asked.
 Everything is drawn from the name of the split: the corpus is the same on any machine.
 """
 
-from __future__ import annotations
-
 import bisect
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 from ..plugin.streams import SPLITS
 from .corpus import Corpus, DataError, Source, say
 from .tokens import write_lines
-
-if TYPE_CHECKING:
-    from fairseq.data import Dictionary
-    from torch import Tensor
 
 LONGEST = 320  # pairs
 KEYS = [f"k{number}" for number in range(256)]
@@ -92,15 +86,3 @@ def _nearest(known: List[Tuple[int, str]], place: int) -> int:
     """The index of the key whose last place is nearest to `place`."""
     above = bisect.bisect(known, (place,))
     return min(range(max(0, above - 1), min(above + 1, len(known))), key=lambda at: abs(known[at][0] - place))
-
-
-def keys_and_values(dictionary: Dictionary) -> Tuple[Tensor, Tensor]:
-    """The tokens that are keys and those that are values, each int64 (N,); ValueError unless they are there."""
-    import torch
-
-    values = [value for key in KEYS for value in VALUES[key]]
-    missing = [symbol for symbol in (*KEYS, *values) if symbol not in dictionary]
-    if missing:
-        raise ValueError(f"the dictionary has no {missing[0]}: it is not of the corpus recall")
-    numbers = [dictionary.index(symbol) for symbol in (*KEYS, *values)]
-    return torch.tensor(numbers[: len(KEYS)]), torch.tensor(numbers[len(KEYS) :])

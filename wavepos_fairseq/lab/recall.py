@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -11,7 +12,8 @@ import pandas as pd
 from ..common import commands
 from ..common.errors import prefixing_errors
 from ..common.files import refuse_unwritable, shown_path
-from ..data.recall import keys_and_values
+from ..data.recall import KEYS, VALUES
+from ..plugin.streams import tokens_of
 from . import results
 from .configs import Preset
 from .growth import place, runs_of
@@ -54,7 +56,11 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
         print(f"recall: {number} of {len(missing)}, {shown_path(path)}", file=sys.stderr, flush=True)
         with prefixing_errors(shown_path(path)):
             scorer, stream = opened(path)
-            measured = recall(scorer, stream, *keys_and_values(scorer.task.dictionary))
+            with prefixing_errors("not trained on the corpus recall"):
+                keys, values = (
+                    tokens_of(scorer.task.dictionary, symbols) for symbols in (KEYS, chain(*VALUES.values()))
+                )
+            measured = recall(scorer, stream, keys, values)
         lines += [{"row": row, "seed": seed, "l_train": scorer.l_train, **line} for line in measured]
         lines.sort(key=lambda line: place(*(line[column] for column in ("row", "seed", "sequence_length", "start"))))
         results.write_sheet(folder, SHEET, pd.DataFrame(lines))
