@@ -4,6 +4,7 @@
     statistics   perplexities and their intervals, from losses
     inferences   the names of the inferences
     probes       attention and losses over lags and positions
+    recall       how often a key's value is found, over its distance
 
 ``python -m wavepos_fairseq.evaluation`` evaluates a checkpoint of fairseq, see `plugin.evaluate`.
 """
