@@ -64,8 +64,8 @@ def test_a_map_times_the_values_is_what_the_layers_fast_attention_gives(build, e
     model, tokens = build({"--position-encoding": encoding}), torch.arange(4, 64).repeat(3)[:LENGTH]
     given = []
 
-    def attend(query, key, value, position, dropout_p):
-        output = causal_attention(query, key, value, position, dropout_p)
+    def attend(query, key, value, position, dropout_p, **options):
+        output = causal_attention(query, key, value, position, dropout_p, **options)
         given.append((value, output))
         return output
 
