@@ -4,11 +4,10 @@ import importlib.util
 import itertools
 import json
 import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from conftest import ROOT
 
 from wavepos_fairseq.common.files import CONFIGS
 from wavepos_fairseq.evaluation import longbench
@@ -17,6 +16,7 @@ from wavepos_fairseq.lab import claims, results
 from wavepos_fairseq.lab import longbench as command
 from wavepos_fairseq.lab.figures import command as figures
 
+ROOT = Path(__file__).resolve().parents[1]
 MISSING = [
     name
     for name in ("transformers", "lm_eval", "jieba", "fuzzywuzzy", "rouge", "wonderwords")
@@ -269,6 +269,7 @@ def scripted(tmp_path_factory):
 
     Its layers add nothing to the embedding, which is one-hot, and the head has 1 where a symbol follows another.
     """
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -483,6 +484,8 @@ def test_folders_without_scores_of_one_task_are_refused(tmp_path, capsys):
     assert said.endswith("c has no answers of LongBench; run scripts/longbench.sh --model first")
     (tmp_path / "c" / "qasper.json").write_text("{")
     assert "qasper.json is not a JSON file" in refused(capsys, *words, tmp_path / "c")
+    write_scores(tmp_path / "c", "qasper", ["good"])
+    assert "qasper.json: answers must be a list of one or more answers with " in refused(capsys, *words, tmp_path / "c")
     assert not (tmp_path / "out").exists()
 
 

@@ -40,8 +40,10 @@ def load(folder: Path) -> Tuple[Any, Any]:
     with prefixing_errors(f"--model {shown_path(folder)}"):
         if not (folder / "config.json").is_file():
             raise ValueError("expected the folder of a transformers model; it has no config.json")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=False
+        )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

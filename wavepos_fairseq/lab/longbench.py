@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ..common import commands
+from ..common.errors import prefixing_errors
 from ..common.files import read_json, refuse_unwritable, shown_path, write_json, write_whole
+from ..common.schema import Accepted, check, is_number
 from ..evaluation.longbench import RULER, TASKS, Sample, read_samples
 from ..evaluation.longbench import statistics as statistics_of
 from . import results
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
 SCORES = "scores.csv"
 _METRICS = {**{name: task.metric for name, task in TASKS.items()}, RULER: "match"}
+_ANSWERS: Accepted = (
+    "a list of one or more answers with _id and score",
+    lambda value: (
+        isinstance(value, list)
+        and value != []
+        and all(isinstance(of, dict) and "_id" in of and is_number(of.get("score")) for of in value)
+    ),
+)
 _RECORD = ("task", "metric", "l_train", "max_length", "words", "answers")
 
 
@@ -80,10 +90,17 @@ def write_scores(folder: Path) -> pd.DataFrame:
 
 def _records(folder: Path) -> Dict[str, Dict[str, Any]]:
     """The answers in a folder, by task. Raises ValueError if there are none."""
-    read = {task: read_json(folder / f"{task}.json", *_RECORD) for task in _METRICS}
-    if not any(read.values()):
+    records = {}
+    for task in _METRICS:
+        path = folder / f"{task}.json"
+        record = read_json(path, *_RECORD)
+        if record is not None:
+            with prefixing_errors(shown_path(path)):
+                check({"answers": record["answers"]}, {"answers": _ANSWERS})
+            records[task] = record
+    if not records:
         raise ValueError(f"{shown_path(folder)} has no answers of LongBench; run scripts/longbench.sh --model first")
-    return {task: record for task, record in read.items() if record is not None}
+    return records
 
 
 def _mean(record: Dict[str, Any]) -> float:
@@ -173,7 +190,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         parser.error(f"--tasks {RULER} makes its own texts for a --model")
     try:
         print(_run(args).to_markdown(index=False))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last where transformers is installed, and broken
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
