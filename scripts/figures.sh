@@ -26,6 +26,9 @@
 # growth is drawn if it is asked for, or there already: the perplexities beyond L_train over the tokens trained on, from
 # all checkpoints that the preset's runs kept (wikitext2-chars-cpu-long keeps them). Its numbers go to growth.csv; a
 # checkpoint that is in there is not evaluated again.
+#
+# recall is drawn likewise, from the finished runs of a preset whose corpus is recall: how often a key's value is found,
+# over the distance. Its numbers go to recall.csv; a run that is in there is not evaluated again.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq figures "$@"

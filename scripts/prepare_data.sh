@@ -5,9 +5,10 @@
 #
 #   wikitext-103, wikitext-2  downloaded, or --from a folder with wiki.{train,valid,test}.tokens, a zip or its URL
 #   demo                      the documentation of Python's standard library; needs no network
+#   recall                    made-up pairs of keys and values (docs/reproduce.md); needs no network
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
 #
-# --characters makes one token a character (not for demo). Blanks become ▁. Characters with a count below 20 in train
+# --characters makes one token a character (not for demo and recall). Blanks become ▁. Characters with a count below 20 in train
 # become <unk>.
 #
 # The data-bin is DIR/NAME (default: data/NAME in the project), of characters DIR/NAME-characters. It is written

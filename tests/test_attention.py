@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
 
-from wavepos_fairseq.attention import blockwise, causal_attention, reference_attention, score_mod
+from wavepos_fairseq.attention import attention_weights, blockwise, causal_attention, reference_attention, score_mod
 from wavepos_fairseq.positions import Position, build_position, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
+from wavepos_fairseq.positions.temperature import TemperedPosition
 from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,12 +76,13 @@ def build(variant, head_dim, num_heads):
     return position
 
 
-def draw(num_queries, num_keys, head_dim, num_heads=2, batch=2):
+def draw(num_queries, num_keys, head_dim, num_heads=2, batch=2, num_key_heads=None):
     """query, key and value in fp64."""
     torch.manual_seed(num_keys)
+    num_key_heads = num_key_heads or num_heads
     return [
-        torch.randn(batch, num_heads, length, head_dim, dtype=torch.float64)
-        for length in (num_queries, num_keys, num_keys)
+        torch.randn(batch, heads, length, head_dim, dtype=torch.float64)
+        for heads, length in ((num_heads, num_queries), (num_key_heads, num_keys), (num_key_heads, num_keys))
     ]
 
 
@@ -222,6 +224,113 @@ def test_attention_is_the_softmax_of_the_published_scores(name, attend, num_quer
 def test_every_representation_is_compared_with_its_publication():
     project = "alibi nope rope rope-wavelet rpe sinusoidal t5 trans-xl transformer-xl wavelet"
     assert set(project.split()) <= {*PUBLISHED, *PUBLISHED_SCORES}
+
+
+# Segments, and fewer key heads than heads
+
+SEGMENTS = torch.tensor([[3, 3, 3, 1, 1, 1, 1, 1, 2], [0, 5, 0, 0, 5, 5, -1, 0, 5]])  # packed, and in any order
+EVERYWHERE = {
+    "auto": causal_attention,
+    "blockwise": functools.partial(causal_attention, implementation="blockwise"),
+    "reference": reference_attention,
+}
+
+
+def spelled_out(query, key, value, position, segments):
+    """The formula query by query and key by key; query head h has key head h // (H // K)."""
+    (batch, num_heads, num_queries, head_dim), num_keys = query.shape, key.size(2)
+    share = num_heads // key.size(1)
+    key, value = (torch.stack([x[:, h // share] for h in range(num_heads)], dim=1) for x in (key, value))
+    turned_query, turned_key = position.rotate(query, key)
+    p, b = position.relative(num_keys, like=query), position.bias(num_keys, like=query)
+    for_p, output = position.relative_query(query), torch.empty_like(query)
+    for at, h, i in itertools.product(range(batch), range(num_heads), range(num_queries)):
+        m = num_keys - num_queries + i
+        seen = [n for n in range(m + 1) if segments is None or segments[at, n] == segments[at, m]]
+        scores = []
+        for n in seen:
+            score = turned_query[at, h, i] @ turned_key[at, h, n]
+            if p is not None:
+                score = score + for_p[at, h, i] @ (p if p.dim() == 2 else p[h])[m - n]
+            score = score / math.sqrt(head_dim)
+            scores.append(score if b is None else score + b[h, m - n])
+        output[at, h, i] = torch.stack(scores).softmax(dim=0) @ value[at, h, seen]
+    return output
+
+
+@pytest.mark.parametrize(
+    "num_queries, num_key_heads, segments", [(9, 2, None), (9, 4, SEGMENTS), (4, 1, SEGMENTS), (1, 2, SEGMENTS)]
+)
+@pytest.mark.parametrize("variant", [*position_names(), "alibi learned", "every slot"])
+def test_attention_is_the_formula_with_segments_and_repeated_heads_spelled_out(
+    variant, num_queries, num_key_heads, segments
+):
+    inputs = draw(num_queries, 9, 16, num_heads=4, num_key_heads=num_key_heads)
+    position = build(variant, 16, 4)
+    exact = value_and_gradients(functools.partial(spelled_out, segments=segments), inputs, position, torch.float64)
+    for attend in EVERYWHERE.values():
+        with torch.no_grad():
+            output = attend(*inputs, position, segments=segments)
+        torch.testing.assert_close(output, exact[0], rtol=0, atol=1e-10)
+        found = value_and_gradients(functools.partial(attend, segments=segments), inputs, position, torch.float64)
+        for one, other in zip(found, exact):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+CUTS = [(0, 30, 130, 200), (0, 1, 64, 200)]  # of two sequences of 200 tokens, blocks being of 64
+
+
+def of_cuts(cuts):
+    return torch.stack([torch.repeat_interleave(torch.tensor([4, 0, 2]), torch.tensor(c).diff()) for c in cuts])
+
+
+@pytest.mark.parametrize("attend", EVERYWHERE.values(), ids=EVERYWHERE)
+@pytest.mark.parametrize("num_queries", [200, 100, 1])
+@pytest.mark.parametrize("variant", [*position_names(), "every slot"])
+def test_each_of_the_packed_sequences_and_one_padded_on_the_left_is_as_if_alone(variant, num_queries, attend):
+    query, key, value = draw(200, 200, 16, num_heads=2, num_key_heads=1)
+    position = build(variant, 16, 2)
+    alone = torch.empty_like(query)
+    with torch.no_grad():
+        for row, cuts in enumerate(CUTS):
+            for start, stop in zip(cuts, cuts[1:]):
+                part = slice(row, row + 1), slice(None), slice(start, stop)
+                alone[part] = attend(query[part], key[part], value[part], position)
+        packed = attend(query[:, :, -num_queries:], key, value, position, segments=of_cuts(CUTS))
+    torch.testing.assert_close(packed, alone[:, :, -num_queries:], rtol=0, atol=1e-10)
+
+
+# Query heads that share a key head are more or fewer than a block's, which are 8 learning and 4 otherwise.
+@pytest.mark.parametrize("batch, num_heads, num_key_heads", [(2, 10, 2), (3, 4, 2), (2, 12, 1), (3, 3, 3)])
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("variant", ["nope", "alibi", "ricker past", "transformer-xl", "every slot"])
+def test_heads_in_groups_share_keys_as_if_these_were_repeated_and_see_their_segments(
+    variant, segmented, batch, num_heads, num_key_heads, monkeypatch
+):
+    monkeypatch.setattr(blockwise, "_SCORES_PER_BLOCK", 1)
+    inputs = draw(130, 200, 16, num_heads=num_heads, batch=batch, num_key_heads=num_key_heads)
+    position = build(variant, 16, num_heads)
+    segments = of_cuts([*CUTS, (0, 199, 199, 200)][:batch]) if segmented else None
+
+    def repeated(query, key, value, position):
+        key, value = (tensor.repeat_interleave(num_heads // num_key_heads, dim=1) for tensor in (key, value))
+        return reference_attention(query, key, value, position, segments=segments)
+
+    attend = functools.partial(causal_attention, segments=segments)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*inputs, position), repeated(*inputs, position), rtol=1e-10, atol=1e-10)
+    fast = value_and_gradients(attend, inputs, position, torch.float64)
+    for one, other in zip(fast, value_and_gradients(repeated, inputs, position, torch.float64)):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+@pytest.mark.parametrize("attend", EVERYWHERE.values(), ids=EVERYWHERE)
+def test_segments_may_have_any_integer_dtype_and_any_strides(attend, dtype):
+    inputs, position = draw(200, 200, 16), build("alibi", 16, 2)
+    segments = of_cuts(CUTS)
+    given = segments.to(getattr(torch, dtype)).T.contiguous().T
+    assert torch.equal(attend(*inputs, position, segments=given), attend(*inputs, position, segments=segments))
 
 
 # The fast path against the definition
@@ -423,6 +532,32 @@ def test_scales_up_to_2_to_127_and_every_dtype_give_finite_numbers(attend):
 # What the fixed bases are cut to
 
 
+@pytest.mark.parametrize("variant", [*position_names(), "every slot"])
+@pytest.mark.parametrize("num_keys", [24, 60])
+def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(variant, num_keys):
+    position = build(variant, head_dim=16, num_heads=2)
+    tempered = TemperedPosition(position, l_train=24)
+    query, key, value = draw(5, num_keys, 16)
+    factor = 1 if num_keys == 24 else (0.1 * math.log(60 / 24) + 1) ** 2  # Eq. 22: sqrt(1 / t) = 0.1 ln(s) + 1
+    # softmax(c x) is softmax(x) to the power of c, normalised
+    powers = attention_weights(query, key, position) ** factor
+    expected = powers / powers.sum(-1, keepdim=True) @ value
+    for attend in ATTENTIONS:
+        torch.testing.assert_close(attend(query, key, value, tempered), expected, atol=1e-10, rtol=1e-10)
+
+
+def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_slowly():
+    position = build_position("alibi", head_dim=16, num_heads=8)
+    query, key, value = (tensor.float().requires_grad_() for tensor in draw(300, 300, 16, num_heads=8))
+    denormal = lambda weights: (weights > 0) & (weights < torch.finfo(torch.float32).tiny)  # noqa: E731
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        causal_attention(query, key, value, position)
+    assert denormal(attention_weights(query, key, position)).any()
+    assert sum(tensor.numel() for tensor in saved) > 2 * 8 * 300 * 150  # the weights are among them
+    assert not any(denormal(tensor).any() for tensor in saved)
+
+
 TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]
 
 
@@ -584,14 +719,15 @@ def test_many_heads_go_in_groups_and_give_the_same_values_and_gradients(variant,
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("num_key_heads, segments", [(2, None), (1, torch.arange(70)[None] // 69)])
 @pytest.mark.parametrize("variant", ["nope", "alibi", "haar past", "every slot", "transformer-xl"])
-def test_gradients_are_those_of_finite_differences(variant, dropout_p, recompute):
-    inputs = [tensor.requires_grad_() for tensor in draw(4, 70, 8, num_heads=2, batch=1)]
-    position = build(variant, 8, 2)
+def test_gradients_are_those_of_finite_differences(variant, num_key_heads, segments, dropout_p, recompute):
+    drawn = draw(4, 70, 8, num_heads=2, batch=1, num_key_heads=num_key_heads)
+    inputs, position = [tensor.requires_grad_() for tensor in drawn], build(variant, 8, 2)
 
     def attend(query, key, value):
         torch.manual_seed(0)
-        return causal_attention(query, key, value, position, dropout_p, recompute=recompute)
+        return causal_attention(query, key, value, position, dropout_p, recompute=recompute, segments=segments)
 
     assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
 
@@ -647,12 +783,21 @@ import torch
 from wavepos_fairseq.attention import causal_attention
 from wavepos_fairseq.positions import build_position
 
-for name in ("nope", "alibi", "wavelet", "transformer-xl", "alibi+rpe+transformer-xl+wavelet"):
+packed = torch.arange(100)[None] // 70
+for name, key_heads, segments in (
+    ("nope", 2, None),
+    ("alibi", 2, None),
+    ("wavelet", 2, None),
+    ("transformer-xl", 2, None),
+    ("alibi+rpe+transformer-xl+wavelet", 2, None),
+    ("nope", 1, packed),
+    ("wavelet", 1, packed),
+):
     position = build_position(name, head_dim=16, num_heads=2)
     for parameter in position.parameters():
         torch.nn.init.normal_(parameter)
-    attend = lambda q, k, v: causal_attention(2 * q, k, v, position) + 1
-    inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, 100, 16)]
+    attend = lambda q, k, v: causal_attention(2 * q, k, v, position, segments=segments) + 1
+    inputs = [torch.randn(1, heads, 100, 16, requires_grad=True) for heads in (2, key_heads, key_heads)]
     for one, other in zip(*(
         (output, *torch.autograd.grad(output.sin().sum(), inputs))
         for output in (attend(*inputs), torch.compile(attend, backend="aot_eager")(*inputs))
@@ -677,13 +822,19 @@ class Attending(torch.nn.Module):
         super().__init__()
         self.position = build(variant, 24, 5).float()
 
-    def forward(self, query, key, value):
-        return causal_attention(query, key, value, self.position)
+    def forward(self, query, key, value, segments=None):
+        return causal_attention(query, key, value, self.position, segments=segments)
+
+
+def lengths_open(inputs):
+    """The dynamic shapes of query, key, value and, if they are given, segments."""
+    length = torch.export.Dim("length", min=2, max=64)
+    names = ("query", "key", "value", "segments")[: len(inputs)]
+    return {name: {1 if name == "segments" else 2: length} for name in names}
 
 
 def exported(module, inputs):
-    length = torch.export.Dim("length", min=2, max=64)
-    shapes = {name: {2: length} for name in ("query", "key", "value")}
+    shapes = lengths_open(inputs)
     return torch.export.export(module, tuple(inputs), dynamic_shapes=shapes).module()
 
 
@@ -723,17 +874,38 @@ def test_traced_or_exported_it_is_the_definition_at_other_lengths_too_and_leaves
             torch.testing.assert_close(attend(*inputs).double(), output, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("variant", ["rope-wavelet", "transformer-xl", "db4"])
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("variant", ["rope+t5", "wavelet"])
+def test_traced_or_exported_it_keeps_segments_apart_and_shares_keys(variant, tracer):
+    if PYTORCH < (2, 6) and tracer == "torch.export":
+        pytest.skip("before PyTorch 2.6 torch.export follows Python's bytecode, which is not ours to test")
+    module, first, other = Attending(variant), with_segments(7), with_segments(7, number=2)
+    exact_position = copy.deepcopy(module.position).double()
+    traced = TRACERS[tracer](module, first)
+    for inputs in (first, other) if tracer == "make_fx" else (first, other, with_segments(11)):
+        exact = reference_attention(*(x.double() for x in inputs[:3]), exact_position, segments=inputs[3])
+        torch.testing.assert_close(traced(*inputs).double(), exact, rtol=0, atol=2e-6)
+
+
+def with_segments(length, number=3):
+    """query, key, value of five heads that share one, and segments of `number` tokens."""
+    drawn = draw(length, length, 24, num_heads=5, num_key_heads=1)
+    return [*(tensor.float() for tensor in drawn), torch.arange(length).expand(2, -1) // number]
+
+
+@pytest.mark.parametrize("variant", ["rope-wavelet", "transformer-xl", "db4", "alibi and segments"])
 def test_onnx_computes_the_same_at_other_lengths(variant):
     pytest.importorskip("onnxscript", reason="no onnxscript for this Python")
     runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime for this Python")
-    module, length = Attending(variant), torch.export.Dim("length", min=2, max=64)
+    module = Attending(variant.split()[0])
     cases = [[tensor.float() for tensor in draw(length, length, 24, num_heads=5)] for length in (7, 11)]
-    shapes = {name: {2: length} for name in ("query", "key", "value")}
+    if "segments" in variant:
+        cases = [with_segments(7), with_segments(11)]
+    shapes = lengths_open(cases[0])
     model = torch.onnx.export(module, tuple(cases[0]), dynamo=True, dynamic_shapes=shapes, verbose=False).model_proto
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for inputs in cases:
-        given = dict(zip(("query", "key", "value"), (tensor.numpy() for tensor in inputs)))
+        given = dict(zip(shapes, (tensor.numpy() for tensor in inputs)))
         torch.testing.assert_close(torch.from_numpy(session.run(None, given)[0]), module(*inputs), rtol=0, atol=5e-6)
 
 
@@ -747,7 +919,9 @@ def test_a_representation_can_be_built_on_the_meta_device_and_used_there_and_fil
         for dropout_p in (0.0, 0.1):
             with torch.no_grad():
                 output = causal_attention(meta, meta, meta, position, dropout_p)
-            assert output.shape == meta.shape and output.is_meta
+                segments = torch.zeros(2, 7, dtype=torch.int64)
+                shared = causal_attention(meta, meta[:, :1], meta[:, :1], position, dropout_p, segments=segments)
+            assert output.shape == shared.shape == meta.shape and output.is_meta and shared.is_meta
             causal_attention(meta, meta, meta, position, dropout_p).sum().backward()
             assert meta.grad.shape == meta.shape and meta.grad.is_meta
     real = build(variant, 24, 5)
@@ -857,16 +1031,53 @@ def kept_for_backward(attend, position, inputs):
     return sum(sizes.values())
 
 
+@pytest.mark.parametrize("num_key_heads, segments", [(2, None), (1, torch.arange(1024)[None] % 2)])
 @pytest.mark.parametrize("variant", [*VARIANTS, "every slot"])
-def test_causal_attention_makes_no_tensor_larger_than_a_blocks_scores_and_keeps_half_of_them_all(variant):
-    position, inputs, block = build(variant, 64, 2), draw(1024, 1024, 64, batch=1), 128
+def test_causal_attention_makes_no_tensor_larger_than_a_blocks_scores_and_keeps_half_of_them_all(
+    variant, num_key_heads, segments
+):
+    position, inputs, block = build(variant, 64, 2), draw(1024, 1024, 64, batch=1, num_key_heads=num_key_heads), 128
     skip_where_plain_attention_is_old(position)
+    attend = functools.partial(causal_attention, segments=segments)
     with torch.no_grad():
-        assert largest_tensor(causal_attention, position, inputs, learn=False) <= 2 * block * (1024 + block + 1)
-    assert largest_tensor(causal_attention, position, inputs) <= 2 * block * (1024 + block + 1)
-    assert 0.5 <= kept_for_backward(causal_attention, position, inputs) / (2 * 1024 * 1024) < 0.5 + 6 * block / 1024
-    recomputing = functools.partial(causal_attention, recompute=True)
+        assert largest_tensor(attend, position, inputs, learn=False) <= 2 * block * (1024 + block + 1)
+    assert largest_tensor(attend, position, inputs) <= 2 * block * (1024 + block + 1)
+    assert 0.5 <= kept_for_backward(attend, position, inputs) / (2 * 1024 * 1024) < 0.5 + 6 * block / 1024
+    recomputing = functools.partial(attend, recompute=True)
     assert kept_for_backward(recomputing, position, inputs) <= 9 * inputs[0].numel()
+
+
+def test_packed_sequences_cost_the_scores_of_their_own_keys_alone():
+    position, inputs = build("wavelet", 64, 2), draw(1024, 1024, 64, batch=1)
+    packed = functools.partial(causal_attention, segments=torch.arange(1024)[None] // 128)
+    kept = kept_for_backward(packed, position, inputs) - kept_for_backward(
+        functools.partial(packed, recompute=True), position, inputs
+    )
+    assert kept == 2 * 1024 * 128
+
+
+@pytest.mark.parametrize("num_queries", [16, 1])
+@pytest.mark.parametrize("variant", [name for name in position_names() if name != "transformer-xl"])  # p as large
+def test_keys_and_values_that_heads_share_are_not_copied(variant, num_queries):
+    position, inputs = build(variant, 64, 8), draw(num_queries, 4096, 64, num_heads=8, batch=1, num_key_heads=1)
+    copied = 8 * 4096 * 64
+    with torch.no_grad():
+        assert largest_tensor(causal_attention, position, inputs, learn=False) < copied / 2
+    assert largest_tensor(causal_attention, position, inputs) < copied / 2
+
+
+@pytest.mark.skipif(PYTORCH < (2, 5), reason="PyTorch's own attention takes fewer key heads since 2.5")
+def test_pytorchs_own_attention_is_taken_for_fewer_key_heads_where_it_has_a_kernel_for_them(monkeypatch):
+    inputs, position = draw(200, 200, 16, num_heads=4, num_key_heads=2), build("rope", 16, 4)
+    expected, taken = reference_attention(*inputs, position), []
+    plain = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *given, **more: taken.append(1) or plain(*given, **more)
+    )
+    for fused in (1, 0):
+        monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *given, fused=fused, **more: fused)
+        torch.testing.assert_close(causal_attention(*inputs, position), expected)
+        assert len(taken) == 1
 
 
 def test_the_probe_sees_the_large_tensor_of_the_definition():
@@ -885,7 +1096,9 @@ def test_the_probe_sees_the_large_tensor_of_the_definition():
         ((2, 2, 5, 16), (2, 2, 5, 32), (2, 2, 5, 32), "do not fit"),
         ((2, 2, 5, 16), (2, 2, 5, 16), (2, 2, 6, 16), "do not fit"),
         ((2, 2, 5, 16), (2, 2, 5, 16), (2, 2, 5, 32), "do not fit"),
-        ((2, 2, 5, 16), (2, 3, 5, 16), (2, 3, 5, 16), "do not fit"),
+        ((2, 2, 5, 16), (2, 3, 5, 16), (2, 3, 5, 16), "3 heads of key and value do not fit 2 heads; accepted are 1, 2"),
+        ((2, 2, 5, 16), (2, 4, 5, 16), (2, 4, 5, 16), "4 heads of key and value do not fit 2 heads"),
+        ((2, 2, 5, 16), (2, 0, 5, 16), (2, 0, 5, 16), "0 heads of key and value do not fit 2 heads"),
         ((1, 2, 5, 16), (2, 2, 5, 16), (2, 2, 5, 16), "do not fit"),
     ],
 )
@@ -898,7 +1111,10 @@ def test_shapes_that_do_not_fit_are_refused(query, key, value, message, attend):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"value": torch.float16}, "must have one dtype, not torch.float32, torch.float32, torch.float16"),
+        (
+            {"value": torch.bfloat16},
+            "must have one dtype, not torch.float32, torch.float32, torch.bfloat16; accepted are three tensors of one",
+        ),
         ({"query": torch.float64}, "must have one dtype, not torch.float64, torch.float32, torch.float32"),
         ({"key": "meta", "value": "meta"}, "must have one device, not cpu, meta, meta"),
         (dict.fromkeys(("query", "key", "value"), torch.int64), "must be floating-point tensors, not torch.int64"),
@@ -908,3 +1124,20 @@ def test_dtypes_and_devices_that_do_not_fit_are_refused(changed, message, attend
     inputs = {name: torch.ones(1, 2, 3, 16).to(changed.get(name)) for name in ("query", "key", "value")}
     with pytest.raises(ValueError, match=message):
         attend(**inputs, position=build("alibi", 16, 2))
+
+
+@pytest.mark.parametrize("attend", EVERYWHERE.values(), ids=EVERYWHERE)
+@pytest.mark.parametrize(
+    "segments, message",
+    [
+        (torch.zeros(2, 4, dtype=torch.int64), r"shape \(B, S\) = \(2, 5\) of the keys, not \(2, 4\)"),
+        (torch.zeros(1, 5, dtype=torch.int64), r"shape \(B, S\) = \(2, 5\) of the keys, not \(1, 5\)"),
+        (torch.zeros(2, 1, 5, 5, dtype=torch.int64), r"not \(2, 1, 5, 5\)"),
+        (torch.zeros(2, 5), "segments must be integers, not torch.float32; accepted are torch.int64"),
+        (torch.ones(2, 5, dtype=torch.bool), "segments must be integers, not torch.bool"),
+        (torch.zeros(2, 5, dtype=torch.int64, device="meta"), "on the device of query, key and value, cpu, not meta"),
+    ],
+)
+def test_segments_that_do_not_fit_are_refused(segments, message, attend):
+    with pytest.raises(ValueError, match=f"^segments must .*{message}|^{message}"):
+        attend(*draw(3, 5, 16), build("alibi", 16, 2), segments=segments)

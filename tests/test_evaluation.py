@@ -28,6 +28,7 @@ from wavepos_fairseq.evaluation.statistics import bootstrap_interval
 from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, token_nll
 from wavepos_fairseq.plugin.evaluate import main
 from wavepos_fairseq.plugin.streams import SPLITS, load_stream
+from wavepos_fairseq.positions.temperature import TemperedPosition
 
 WIKITEXT2 = Path(os.environ.get("WAVEPOS_WIKITEXT2") or ROOT.parent / "shared/data/wikitext-2")
 SHORTER, LONGER = 20, 72  # than L_TRAIN = 32; neither divides the stream, and 72 = 32 + 32 + 8
@@ -619,6 +620,20 @@ def test_a_checkpoint_older_than_some_options_is_evaluated_with_their_defaults(t
         for path in (str(edited(trained("rope"), tmp_path / "old.pt", forget)), trained("rope"))
     )
     assert old == new
+
+
+def test_a_temperature_is_that_of_the_length_over_the_trainings(trained, data_bin):
+    tempered = load_checkpoint(trained("alibi"), str(data_bin), overrides={"attention_temperature": "yarn"})
+    by_hand = load_checkpoint(trained("alibi"), str(data_bin))
+    stream = load_stream(str(data_bin), "valid", by_hand.task.dictionary)
+    lengths = [L_TRAIN, 2 * L_TRAIN]
+    plain, by_option = (evaluate(scorer, stream, lengths, ["full"]) for scorer in (by_hand, tempered))
+    for layer in by_hand.model.decoder.layers:
+        layer.self_attn.position = TemperedPosition(layer.self_attn.position, L_TRAIN)
+    nll = [
+        [cell["nll"] for cell in cells] for cells in (plain, by_option, evaluate(by_hand, stream, lengths, ["full"]))
+    ]
+    assert nll[1] == nll[2] and nll[0][0] == nll[1][0] and nll[0][1] != nll[1][1]
 
 
 @pytest.mark.parametrize("lengths", ["0", "-5", "abc", "128,,256", "", "12.5", "20,0"])

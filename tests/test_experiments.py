@@ -166,7 +166,7 @@ def test_the_rows_of_the_shift_direction_fit_heads_of_any_preset_and_are_finite(
 
 
 def test_a_row_has_the_same_options_in_every_table():
-    rows = [row for table in TABLES for row in configs.load_table(table)[1]]
+    rows = [row for table in TABLES for row in configs.load_table(table)[1] if not row.trained]
     arguments = {(row.name, *position_arguments(row.position)) for row in rows}
     assert len(arguments) == len({row.name for row in rows})
     assert len({words[1:] for words in arguments}) == len(arguments)  # and is trained once
@@ -621,6 +621,33 @@ def states(capsys):
     """What `status` printed: state and updates by run."""
     lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     return {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
+
+
+def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
+    folder = small_configs
+    alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
+    again = {"labels": {"method": "tempered"}, "trained": "alibi"}
+    again["evaluate"] = {"model-overrides": "{'attention_temperature': 'yarn'}"}
+    content = {"title": "Twice", "rows": {"alibi": alibi, "again": again}}
+    (folder / "configs" / "tables" / "twice.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    common = ["twice", "--preset", "small", "--data", str(small_data), "--runs", str(folder / "runs")]
+    arguments = ["reproduce", *common, "--results", str(folder / "results"), "--jobs", "2"]
+    assert experiments.main(["status", *common]) == 0
+    assert states(capsys) == {"alibi": ("not started", "0 of 4"), "again": ("not started", "0 of 4")}
+    assert experiments.main(arguments) == 0
+    assert list((folder / "runs" / "small" / "again").glob("*.pt")) == []
+    cells = pd.read_csv(folder / "results" / "small" / "twice.tidy.csv").query("inference == 'full'")
+    perplexities = cells.set_index(["method", "sequence_length"]).perplexity
+    assert [perplexities["tempered", n] == perplexities["ALiBi", n] for n in (8, 16, 24)] == [True, True, False]
+    capsys.readouterr()
+    assert experiments.main(["status", *common]) == 0
+    assert states(capsys) == {"alibi": ("done", "4 of 4"), "again": ("done", "4 of 4")}
+    assert experiments.main(["train", "small", "again", *common[3:], "--dry-run"]) == 0
+    assert str(folder / "runs" / "small" / "alibi") in capsys.readouterr().out
+    content["rows"]["again"]["trained"] = "again"
+    (folder / "configs" / "tables" / "twice.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert experiments.main(arguments) == 2
+    assert "row again: trained 'again': accepted are rows above it that are trained" in capsys.readouterr().err
 
 
 def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(

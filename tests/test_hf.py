@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -416,21 +417,23 @@ def test_padding_on_both_sides_changes_nothing_but_nothing_is_generated_after_it
 # The example
 
 
-def example(*words, launch=("python",)):
-    command = [str(Path(sys.executable).with_name(launch[0])), *launch[1:], str(ROOT / "examples/llama.py")]
-    command += [str(ROOT / "README.md"), *"--steps 8 --length 16".split(), *words]
-    done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if not line.startswith("{")]
+EXAMPLE = [str(ROOT / "examples" / "llama.py"), str(ROOT / "README.md"), "--steps", "8", "--length", "16"]
+LAUNCH = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
 
 
-def test_the_example_prints_what_it_learned_and_two_processes_learn_what_one_with_twice_the_batch_does(tmp_path):
-    lines = example("--batch", "4", "--folder", str(tmp_path))
+def test_the_example_prints_what_it_learned_and_two_processes_learn_what_one_with_twice_the_batch_does(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", [*EXAMPLE, "--batch", "4", "--folder", str(tmp_path)])
+    runpy.run_path(EXAMPLE[0], run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("{")]
     numbers = [line.split() for line in lines[:3]]
     assert [(first, length) for first, _, length, _, _ in numbers] == [("perplexity", str(n)) for n in (16, 32, 64)]
     assert all(100 < float(number) < 500 for *_, number in numbers) and len(lines) == 4  # uniform: 500
-    launch = ("accelerate", *"launch --multi_gpu --num_processes 2 --num_machines 1".split())
-    assert example("--batch", "2", launch=launch) == lines
+    command = [str(Path(sys.executable).with_name("accelerate")), *LAUNCH, *EXAMPLE, "--batch", "2"]
+    launched = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
+    assert launched.returncode == 0, launched.stderr
+    assert [line for line in launched.stdout.splitlines() if not line.startswith("{")] == lines
     tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
     assert tokenizer.decode(tokenizer("Wavelets, ψ").input_ids) == "Wavelets, ψ"
     assert model.config.max_position_embeddings == 16 and model.config.vocab_size == len(tokenizer)

@@ -439,6 +439,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
 
 
 META = {name: (name, {}) for name in (*position_names(), "transformer-xl+alibi")}
+META["learned slopes"] = ("alibi", {"alibi_slopes": "learned"})
 for _wavelet in (*MOTHER_WAVELETS, "db4", "sym8", "coif2", "dmey", "bior6.8", "rbio1.1"):
     META[f"wavelet {_wavelet}"] = ("wavelet", {"wavelet": _wavelet})
 
@@ -484,7 +485,7 @@ TABLES = {
     "wavelets": lambda: wavelet_basis("db4", [1, 2], [0, 3], "past", 20),
     "sine waves": lambda: sine_waves(16, 20),
     "rotations": lambda: rope._rotations.__wrapped__(20, 16, 1e4, torch.float64, CPU),
-    "biases": lambda: alibi._biases.__wrapped__(20, 2, torch.float64, CPU),
+    "biases": lambda: alibi._biases.__wrapped__(20, (1 / 2, 1 / 4), torch.float64, CPU),
     "buckets": lambda: lag_buckets.__wrapped__(20, 8, 16, CPU),
 }
 

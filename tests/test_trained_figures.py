@@ -131,15 +131,13 @@ def test_a_curve_that_would_be_of_two_rows_is_refused():
 
 def test_table_3_has_a_panel_for_each_wavelet_with_the_full_inference_only():
     results = ROOT / "results"
-    asked = argparse.Namespace(
-        path=None, preset="wikitext2-cpu", folder=results / "wikitext2-cpu", names=["perplexity-table3"]
-    )
+    asked = argparse.Namespace(path=None, preset="paper", folder=results / "paper", names=["perplexity-table3"])
     ((_, figure),) = curves.draw_figures(asked)
     panels = titled(figure)
-    cells = pd.read_csv(results / "wikitext2-cpu" / "table3.tidy.csv").query("inference == 'full'")
-    assert list(panels) == [f"{wavelet}, $L_{{train}}$ = 128" for wavelet in cells.wavelet.unique()]
+    cells = pd.read_csv(results / "paper" / "table3.csv").query("inference == 'full'")
+    assert list(panels) == [f"{wavelet}, $L_{{train}}$ = 512" for wavelet in cells.wavelet.unique()]
     two_scales = cells[(cells.wavelet == "Ricker") & (cells.scale_exponents == "0..1")]
-    line = lines_of(panels["Ricker, $L_{train}$ = 128"])["0..1"]
+    line = lines_of(panels["Ricker, $L_{train}$ = 512"])["0..1"]
     assert list(line.get_ydata()) == list(two_scales.groupby("sequence_length").perplexity.mean())
 
 

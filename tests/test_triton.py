@@ -45,9 +45,10 @@ NAMES = ("query", "key", "value", "projected_query", "basis", "bias")
 BLOCK = kernel.block_sizes(64, 32, torch.float32)[0]  # 32
 
 
-def formula(query, key, value, projected_query=None, basis=None, bias=None, dropout=1.0):
+def formula(query, key, value, projected_query=None, basis=None, bias=None, segments=None, dropout=1.0):
     """The module's formula, in whatever dtype; dropout (N, L, S) multiplies the weights."""
     (N, L, d), S = query.shape, key.size(1)
+    key, value = (torch.stack([tensor[n * len(tensor) // N] for n in range(N)]) for tensor in (key, value))
     lag = torch.arange(S - L, S, device=query.device)[:, None] - torch.arange(S, device=query.device)  # (L, S)
     past = lag.clamp(min=0)
     score = torch.einsum("nid,njd->nij", query, key) / math.sqrt(d)
@@ -56,13 +57,16 @@ def formula(query, key, value, projected_query=None, basis=None, bias=None, drop
         score = score + torch.einsum("nir,nrij->nij", projected_query, every_lag[:, :, past])
     if bias is not None:
         score = score + bias.repeat(N // len(bias), 1)[:, past]
+    if segments is not None:
+        of_head = segments.repeat_interleave(N // len(segments), dim=0)  # (N, S)
+        score = score.masked_fill(of_head[:, S - L :, None] != of_head[:, None], -math.inf)
     return (score.masked_fill(lag < 0, -math.inf).softmax(-1) * dropout) @ value
 
 
-def draw(L, S, d, r=0, T=None, G=1, biased=False, N=2, H=2, dtype=torch.float32):
+def draw(L, S, d, r=0, T=None, G=1, biased=False, N=2, H=2, M=None, dtype=torch.float32):
     """The tensors of NAMES, in numbers that dtype holds; query, key and value are not contiguous."""
     torch.manual_seed(L * S)
-    tensors = [torch.randn(d, N, rows).permute(1, 2, 0) for rows in (L, S, S)]
+    tensors = [torch.randn(d, heads, rows).permute(1, 2, 0) for heads, rows in ((N, L), (M or N, S), (M or N, S))]
     tensors += [torch.randn(N, L, r) / 2, torch.randn(G, r, S if T is None else T) / 2] if r else [None, None]
     tensors.append(torch.randn(H, S) if biased else None)
     return [None if tensor is None else tensor.to(DEVICE, dtype) for tensor in tensors]
@@ -89,9 +93,9 @@ def relative_errors(found, exact):
     return {name: (found[name] - exact[name]).abs().max().item() / scale[name] for name in found}
 
 
-def assert_is_the_formula(tensors, tolerance=1e-5):
-    found = value_and_gradients(triton_attention, tensors)
-    errors = relative_errors(found, value_and_gradients(formula, in_fp64(tensors)))
+def assert_is_the_formula(tensors, tolerance=1e-5, segments=None):
+    found = value_and_gradients(triton_attention, tensors, segments)
+    errors = relative_errors(found, value_and_gradients(formula, in_fp64(tensors), segments))
     assert max(errors.values()) <= tolerance, errors
 
 
@@ -109,6 +113,21 @@ SLOTS = {
 @pytest.mark.parametrize("slots", SLOTS)
 def test_output_and_gradients_are_the_formulas(slots, N, L, S, d):
     assert_is_the_formula(draw(L, S, d, **SLOTS[slots], N=N))
+
+
+def segments_of(S):
+    """Of two sequences: packed, and in any order, with a segment 0, which is what rows beyond S have."""
+    place = torch.arange(S, device=DEVICE)
+    return torch.stack([(place + 7) // BLOCK, place * place % 3])
+
+
+@pytest.mark.parametrize("L, S, M", [(33, 33, 4), (33, 33, 2), (5, 70, 1), (1, 70, 2)])
+@pytest.mark.parametrize("slots", ["none", "p and b", "p of each head and b"])
+def test_segments_are_kept_apart_and_keys_shared(slots, L, S, M):
+    segments = segments_of(S)[: 1 if M == 1 else 2]
+    H = 4 // len(segments)
+    given = {**SLOTS[slots], "G": H if "each" in slots else 1}
+    assert_is_the_formula(draw(L, S, 16, **given, N=4, H=H, M=M), segments=segments)
 
 
 @pytest.mark.parametrize("S", [1, 2, 15, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1])
@@ -181,21 +200,24 @@ def test_half_precision_errs_no_more_than_twice_as_plain_attention_does(L, d, sl
 # Dropout
 
 
-def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_weights():
+@pytest.mark.parametrize("M, segments", [(4, None), (2, segments_of(70))])
+def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_weights(M, segments):
     L, S = 40, 70  # the values are the identity: the output is the weights
-    tensors = draw(L, S, S, r=20, T=60, biased=True, N=4)
+    tensors = draw(L, S, S, r=20, T=60, biased=True, N=4, M=M)
     weights = list(tensors)
-    weights[2] = torch.eye(S, device=DEVICE).expand(4, S, S)
-    whole, dropped = triton_attention(*weights), triton_attention(*weights, 0.3, 5)
+    weights[2] = torch.eye(S, device=DEVICE).expand(M, S, S)
+    whole, dropped = triton_attention(*weights, segments), triton_attention(*weights, segments, 0.3, 5)
     kept = dropped != 0
     torch.testing.assert_close(dropped, torch.where(kept, whole / 0.7, 0), rtol=1e-5, atol=1e-7)
     seen = torch.ones(L, S, dtype=torch.bool, device=DEVICE).tril(S - L).expand(4, -1, -1)
+    if segments is not None:
+        seen = seen & (segments[:, 30:, None] == segments[:, None]).repeat_interleave(2, dim=0)
     rate, draws = kept[seen].double().mean().item(), seen.sum().item()
     assert abs(rate - 0.7) < 5 * math.sqrt(0.3 * 0.7 / draws)
     assert not torch.equal(kept[0], kept[1])
 
-    exact = value_and_gradients(lambda *given: formula(*given, dropout=kept / 0.7), in_fp64(tensors))
-    errors = relative_errors(value_and_gradients(triton_attention, tensors, 0.3, 5), exact)
+    exact = value_and_gradients(lambda *given: formula(*given, segments, dropout=kept / 0.7), in_fp64(tensors))
+    errors = relative_errors(value_and_gradients(triton_attention, tensors, segments, 0.3, 5), exact)
     assert max(errors.values()) <= 1e-5, errors
 
 
@@ -204,14 +226,14 @@ def test_dropout_keeps_the_mean():
     query, key, projected_query = (tensor.repeat(50, 1, 1) for tensor in (query, key, projected_query))
     value = torch.eye(16, device=DEVICE).expand_as(key)
     kept = triton_attention(query[:2], key[:2], value[:2], projected_query[:2], basis, bias)
-    mean = triton_attention(query, key, value, projected_query, basis, bias, 0.5).view(50, 2, 16, 16).mean(0)
+    mean = triton_attention(query, key, value, projected_query, basis, bias, None, 0.5).view(50, 2, 16, 16).mean(0)
     # 50 draws of a weight w have a mean with a standard deviation of w / sqrt(50); 5 of them
     assert ((mean - kept).abs() <= kept * 5 / math.sqrt(50) + 1e-7).all()
 
 
 def test_the_seed_decides_what_is_dropped():
     tensors = draw(40, 40, 16, r=16)
-    one, again, other = (triton_attention(*tensors, 0.1, seed) for seed in (2**62 - 1, 2**62 - 1, 2**61))
+    one, again, other = (triton_attention(*tensors, None, 0.1, seed) for seed in (2**62 - 1, 2**62 - 1, 2**61))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
@@ -308,12 +330,13 @@ def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
     for parameter in position.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     query, key, value = torch.randn(3, 2, 2, 40, 16, device=DEVICE)
-    for first in (0, 35):
+    for first, num_key_heads, segments in ((0, 1, segments_of(40)), (35, 2, None)):
         inputs = [
-            (tensor[:, :, start:] / 4).requires_grad_() for tensor, start in ((query, first), (key, 0), (value, 0))
+            (tensor / 4).requires_grad_()
+            for tensor in (query[:, :, first:], *torch.stack((key, value))[:, :, :num_key_heads])
         ]
-        ours = causal_attention(*inputs, position, implementation="triton")
-        exact = reference_attention(*inputs, position)
+        ours = causal_attention(*inputs, position, implementation="triton", segments=segments)
+        exact = reference_attention(*inputs, position, segments=segments)
         torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
         for one, other in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, exact))):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

@@ -4,5 +4,5 @@ The attention and the position representations (`attention`, `positions`, `wavel
 `models` registers them with fairseq and is imported by ``fairseq-train --user-dir wavepos_fairseq``.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 DIGITS = "0.2.3"  # the version from which on trainings give today's digits: no run goes on with others

@@ -125,4 +125,4 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def _batch_and_width(tensor: Tensor) -> Tuple[int, ...]:
-    return (tensor.size(0), *tensor.shape[3:])
+    return (*tensor.shape[:1], *tensor.shape[3:])

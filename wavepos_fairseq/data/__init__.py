@@ -4,13 +4,14 @@
     scripts/prepare_data.sh wikitext-2 --from FOLDER        the same validation and test articles, a fiftieth of train
     scripts/prepare_data.sh text --from FOLDER --bpe 8000   your own English text
     scripts/prepare_data.sh demo                            the documentation of Python's standard library; no network
+    scripts/prepare_data.sh recall                          made-up pairs of keys and values; no network
 
 DEST/NAME is the data-bin. It appears there whole or not at all, with a provenance.json that says what it was made from.
 fairseq-preprocess makes the dictionary and the binaries; this package gives it text and checks the result.
 It does not clean text, split it into sentences or tokenise languages other than English.
 
-`corpus` is what all sources of text have in common; each has a file: `wikitext`, `demo`, `own_text`. `download` fetches
-files, `tokens` makes tokens of text, `data_bin` makes the data-bin, `command` is the command line.
+`corpus` is what all sources of text have in common; each has a file: `wikitext`, `demo`, `recall`, `own_text`.
+`download` fetches files, `tokens` makes tokens of text, `data_bin` makes the data-bin, `command` is the command line.
 """
 
 from .corpus import DataError

@@ -25,7 +25,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--dest", type=Path, default=ROOT / "data", help="where NAME goes (default: data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")
     parser.add_argument(
-        "--characters", action="store_true", help=f"one token a character; the data-bin is NAME{ENDING} (not for demo)"
+        "--characters",
+        action="store_true",
+        help=f"one token a character; the data-bin is NAME{ENDING} (not for demo and recall)",
     )
     args = parser.parse_args(arguments)
     name = args.name + ENDING if args.characters else args.name

@@ -19,10 +19,11 @@ from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
 from .download import file_digest
 from .own_text import OwnText
+from .recall import Recall
 from .tokens import check_text, write_bpe
 from .wikitext import WIKITEXT
 
-WORDS: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), OwnText.name: OwnText()}
+WORDS: Dict[str, Corpus] = {**WIKITEXT, Demo.name: Demo(), Recall.name: Recall(), OwnText.name: OwnText()}
 CHARACTERS = {
     corpus.name: corpus
     for corpus in (
@@ -49,7 +50,8 @@ def prepare(
     """Make the data-bin folder ``dest/name``, or find it made from the same text, and return it.
 
     Args:
-        name: "wikitext-103", "wikitext-2", "demo" or "text"; all but demo with "-characters" for one token a character.
+        name: "wikitext-103", "wikitext-2", "demo", "recall" or "text"; those of WikiText and "text" also with
+            "-characters" for one token a character.
         source: for WikiText a folder with wiki.{train,valid,test}.tokens, its zip archive, or the archive's URL
             (default: downloaded, see `wikitext`); for "text" a folder with train.txt, valid.txt and test.txt.
         dest: folder of data-bin folders; made where missing.

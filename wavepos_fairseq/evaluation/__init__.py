@@ -5,6 +5,7 @@
     inferences   the names of the inferences
     longbench    LongBench's nine English tasks: samples, prompts, scores
     probes       attention and losses over lags and positions
+    recall       how often a key's value is found, over its distance
 
 ``python -m wavepos_fairseq.evaluation`` evaluates a checkpoint of fairseq, see `plugin.evaluate`.
 """

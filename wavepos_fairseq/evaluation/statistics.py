@@ -91,3 +91,12 @@ def students_half_width(of_seeds: np.ndarray) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.975, count - 1) * of_seeds.std(ddof=1) / math.sqrt(count))
+
+
+def share_interval(part: int, count: int) -> Tuple[float, float]:
+    """The 95% interval of a share, `part` of `count` > 0 independent trials (Wilson, 1927)."""
+    z = 1.959964  # of the normal distribution
+    share = part / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

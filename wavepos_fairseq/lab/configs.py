@@ -5,7 +5,7 @@ A preset says what is trained, on what and for how long. A row names a position 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -50,12 +50,17 @@ class Row:
 
     position: ``name`` and the options of `positions.build_position`. arguments: further arguments of fairseq-train,
     from the command line. Rows with the same name, position and arguments are one run, even in different tables.
+
+    trained: the row whose training this one evaluates, with its position; empty: its own. evaluate: further options of
+    the evaluation, as a preset's.
     """
 
     name: str
     labels: Dict[str, str]
     position: Mapping[str, Any]
     arguments: Tuple[str, ...] = ()
+    trained: str = ""
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,10 +124,11 @@ _TABLE: Dict[str, Accepted] = {
     "title": TEXT,
     "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
 }
-_ROW: Dict[str, Accepted] = {
+_LABELS: Dict[str, Accepted] = {
     "labels": ("a mapping of columns to text", lambda value: isinstance(value, dict) and value != {}),
-    "position": ("a mapping of name and options to text or numbers", _is_position),
 }
+_ROW: Dict[str, Accepted] = {**_LABELS, "position": ("a mapping of name and options to text or numbers", _is_position)}
+_EVALUATED_ROW: Dict[str, Accepted] = {**_LABELS, "trained": TEXT, "evaluate": OPTIONS}
 
 
 def load_preset(name: str) -> Preset:
@@ -163,13 +169,14 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     with prefixing_errors(shown_path(path)):
         check(content, _TABLE)
     columns: List[str] = []
-    rows = []
+    rows: List[Row] = []
     for row, entry in content["rows"].items():
         with prefixing_errors(f"{shown_path(path)}, row {row}"):
             refuse_path("the name", row)
             if re.search(r" seed \d+$", row):
                 raise ValueError("a name that ends with a seed is taken by another row's run")
-            check(entry, _ROW)
+            evaluated_only = isinstance(entry, dict) and "trained" in entry
+            check(entry, _EVALUATED_ROW if evaluated_only else _ROW)
             labels = entry["labels"]
             columns = columns or list(labels)
             check(labels, dict.fromkeys(columns, TEXT))
@@ -178,7 +185,13 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                     raise ValueError(f"the label {label} has the name of another column")
                 if text.startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", text[2:]):
                     raise ValueError(f"{label} {text!r}: accepted after d/ is a whole number > 0")
-            rows.append(Row(row, {column: labels[column] for column in columns}, entry["position"]))
+            added = Row(row, {column: labels[column] for column in columns}, entry.get("position", {}))
+            if evaluated_only:
+                of = [other for other in rows if other.name == entry["trained"] and not other.trained]
+                if not of:
+                    raise ValueError(f"trained {entry['trained']!r}: accepted are rows above it that are trained")
+                added = replace(added, position=of[0].position, trained=of[0].name, evaluate=entry["evaluate"])
+            rows.append(added)
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)
     return content["title"], rows

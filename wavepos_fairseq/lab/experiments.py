@@ -103,7 +103,8 @@ def print_status(runs: List[Run]) -> None:
         line = {"run": run.label, "state": "", "updates": "", "perplexity": "", "training": ""}
         lines.append(line)
         try:
-            line["state"], result, logged, last = run.state(), run.result(), run.last_logged(), run.max_update
+            line["state"], result, last = run.state(), run.result(), run.max_update
+            logged = run.trained.last_logged()
         except ValueError as error:
             line.update(state="broken" if isinstance(error, Broken) else "refused", training=str(error))
             continue
@@ -361,6 +362,7 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
     preset = load_preset(args.preset)
     run = _run(args, preset, _chosen_row(args.name, options), args.seed)
     if args.command == "train":
+        run = run.trained
         _refuse_no_checkpoint(run)
     refuse_evaluation(run)
     if not args.dry_run:

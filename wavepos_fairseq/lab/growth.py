@@ -41,21 +41,25 @@ def kept_checkpoints(runs: Path, name: str) -> List[Kept]:
 
     Table 1's rows come first, then the seeds and updates in order.
     """
-    of_seeds = re.compile(re.escape(name) + r"(-seed\d+)?")
-    of_preset = [folder for folder in sorted(runs.glob("*")) if of_seeds.fullmatch(folder.name)]
-    folders = [run for folder in of_preset for run in sorted(folder.glob("*")) if run.is_dir()]
     kept, left_out = [], []
-    for run in folders:
-        seed = re.search(r"-seed(\d+)$", run.parent.name)
+    for row, seed, run in runs_of(runs, name):
         named = ((re.fullmatch(r"checkpoint_\d+_(\d+)\.pt", path.name), path) for path in run.iterdir())
         by_updates = {int(updates.group(1)): path for updates, path in named if updates}
         if len(by_updates) < 2:
             left_out.append(shown_path(run))
         else:
-            kept += [Kept(run.name, int(seed.group(1)) if seed else 1, *item) for item in by_updates.items()]
+            kept += [Kept(row, seed, *item) for item in by_updates.items()]
     if kept and left_out:
         print(f"{', '.join(left_out)} kept fewer than two checkpoints: left out", file=sys.stderr, flush=True)
-    return sorted(kept, key=lambda of: _place(of.row, of.seed, of.updates))
+    return sorted(kept, key=lambda of: place(of.row, of.seed, of.updates))
+
+
+def runs_of(runs: Path, name: str) -> List[Tuple[str, int, Path]]:
+    """Row, seed and folder of each run in RUNS/NAME and, of other seeds, in RUNS/NAME-seedN."""
+    of_seeds = re.compile(re.escape(name) + r"(-seed\d+)?")
+    folders = [run for of in sorted(runs.glob("*")) if of_seeds.fullmatch(of.name) for run in sorted(of.glob("*"))]
+    seeds = [re.search(r"-seed(\d+)$", run.parent.name) for run in folders]
+    return [(run.name, int(seed[1]) if seed else 1, run) for run, seed in zip(folders, seeds) if run.is_dir()]
 
 
 def measure(folder: Path, preset: Preset, runs: Path, data: Path, options: Sequence[str] = ()) -> pd.DataFrame:
@@ -81,21 +85,22 @@ def measure(folder: Path, preset: Preset, runs: Path, data: Path, options: Seque
         with prefixing_errors(shown_path(of.path)):
             measured = _evaluated(preset, lengths, of, data, options)
         lines.update({_key(line): line for line in measured})
-        ordered = sorted(lines.values(), key=lambda line: _place(*_key(line)))
+        ordered = sorted(lines.values(), key=lambda line: place(*_key(line)))
         results.write_sheet(folder, SHEET, pd.DataFrame(ordered))
     if not lines:
         raise ValueError(
             f"{shown_path(runs / folder.name)} has no run with two checkpoints of --save-interval-updates; run "
             "scripts/reproduce.sh with a preset that has it without keep-interval-updates (wikitext2-chars-cpu-long)"
         )
-    return pd.DataFrame(sorted(lines.values(), key=lambda line: _place(*_key(line))))
+    return pd.DataFrame(sorted(lines.values(), key=lambda line: place(*_key(line))))
 
 
 def _key(line: Dict[Any, Any]) -> Tuple[str, int, int, int]:
     return line["row"], line["seed"], line["updates"], line["sequence_length"]
 
 
-def _place(row: str, *numbers: int) -> Tuple[Any, ...]:
+def place(row: str, *numbers: int) -> Tuple[Any, ...]:
+    """Sorts lines of sheets: Table 1's rows first, then by the numbers."""
     order = list(methods())
     return (order.index(row) if row in order else len(order), row, *numbers)
 

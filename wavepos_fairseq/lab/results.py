@@ -3,8 +3,9 @@
 RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
 NAME.stretches.npz (the losses behind each of these lines), NAME.md and NAME.manifest.json (what it was made from); also
 the sheets attention.csv and positions.csv (probes), pairs.csv and context.csv (comparisons), growth.csv (checkpoints of
-the training), longbench.csv (what one model scores above another), claims.md, claims.json, figures/ and report.html.
-The paper's own tables are such a folder, with tidy tables called NAME.csv, and press2022.csv.
+the training), recall.csv (accuracy over distance), longbench.csv (what one model scores above another), claims.md,
+claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
+press2022.csv.
 """
 
 import io
@@ -30,9 +31,15 @@ POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
 PAIRS = ["table", "l_train", "sequence_length", "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
 CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
 GROWTH = ["row", "seed", "updates", "trained_tokens", *CELL[1:], "perplexity", "ratio", "low", "high", "known_by"]
+RECALL = ["row", "seed", *CELL[1:], "start", "stop", "accuracy", "low", "high", "count"]
 LONGBENCH = ["task", "metric", *CELL[1:], "score", "over_score", "difference", "low", "high", "count"]
 SHEETS = {
-    **{"attention": ATTENTION, "positions": POSITIONS, "pairs": PAIRS, "context": CONTEXT, "growth": GROWTH},
+    "attention": ATTENTION,
+    "positions": POSITIONS,
+    "pairs": PAIRS,
+    "context": CONTEXT,
+    "growth": GROWTH,
+    "recall": RECALL,
     "longbench": LONGBENCH,
 }
 """Files beside the tables, and their columns."""

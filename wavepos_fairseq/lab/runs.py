@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
@@ -111,8 +111,18 @@ class Run:
         return self.row.name if self.seed == 1 else f"{self.row.name} seed {self.seed}"
 
     @property
+    def trained(self) -> "Run":
+        """The run whose training is evaluated: this one, or that of the row that its row names."""
+        name = self.row.trained
+        if not name:
+            return self
+        return replace(
+            self, row=replace(self.row, name=name, trained="", evaluate={}), folder=self.folder.with_name(name)
+        )
+
+    @property
     def checkpoint(self) -> Path:
-        return self.folder / self.preset.checkpoint
+        return self.trained.folder / self.preset.checkpoint
 
     def training_command(self) -> List[str]:
         """fairseq-train, or torchrun for several processes, with `training_arguments`."""
@@ -151,7 +161,7 @@ class Run:
                 shown_path(self.checkpoint),
             ),
             *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
-            *as_arguments(self.preset.evaluate),
+            *as_arguments({**self.preset.evaluate, **self.row.evaluate}),
             *([] if self.gpus else ["--cpu"]),
         ]
 
@@ -183,7 +193,7 @@ class Run:
 
         Raises Broken if a file of the run is invalid, and ValueError like `refuse_other_options`.
         """
-        self.refuse_other_options()
+        self.trained.refuse_other_options()
         result = read_result(self.folder)
         evaluated_by = _by_option(shlex.join(self.evaluation_command()))
         if result is None or _by_option(result["evaluation_command"]) != evaluated_by:
@@ -196,7 +206,8 @@ class Run:
             != sorted((cell["inference"], cell["sequence_length"]) for cell in result["cells"]),
             f"its L_train is not {self.preset.l_train}": {cell["l_train"] for cell in result["cells"]}
             != {self.preset.l_train},
-            "it is from another training": trained_by != (self.seed, _by_option(shlex.join(self.training_command()))),
+            "it is from another training": trained_by
+            != (self.seed, _by_option(shlex.join(self.trained.training_command()))),
         }
         for problem in [problem for problem, is_there in problems.items() if is_there]:
             raise Broken(f"{shown_path(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
@@ -258,7 +269,7 @@ class Run:
         """``done``, ``running``, ``failed``, ``stopped`` or ``not started``; raises as `result` does."""
         if self.result():
             return "done"
-        if not (self.folder / "training.json").is_file():
+        if not (self.folder / ("lock" if self.row.trained else "training.json")).is_file():
             return "not started"
         with contextlib.suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
             try:
@@ -315,7 +326,7 @@ class Run:
     def _threads(self, environment: Mapping[str, str]) -> int:
         """Threads of each process: as many as the run began with, because the last digits depend on them."""
         now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
-        began_with = (self.started() or {}).get("threads") or now
+        began_with = (self.trained.started() or {}).get("threads") or now
         if began_with != now:
             said = f"{shown_path(self.folder)} began with {began_with} threads and keeps them, instead of {now}"
             print(said, file=sys.stderr, flush=True)
@@ -435,6 +446,8 @@ def execute(
         if result is None:
             failed.unlink(missing_ok=True)
             try:
+                if run.row.trained:
+                    execute(run.trained, environment, patience=patience, stop=stop)
                 result = _execute(run, lock, environment, progress, stop)
             except RunFailed as error:
                 with contextlib.suppress(OSError):  # a full disk leaves no file, rather than an empty one
@@ -453,19 +466,19 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
     def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
         _follow(functools.partial(start, lock, environment), run.folder / log, on_line, stop)
 
-    if not run.is_trained():
+    if not run.trained.is_trained():
         follow(run.train, "train.log")
     follow(run.evaluate, "evaluation.log")
     evaluated = read_json(run.folder / "evaluation.json", "cells")
-    wall = run.last_logged().get("wall")
-    started = run.started()
+    wall = None if run.row.trained else run.last_logged().get("wall")
+    started = run.trained.started()
     result = {
         "row": run.row.name,
         "seed": run.seed,
         "commit": _commit(),
-        "training_command": shlex.join(run.training_command()),
+        "training_command": shlex.join(run.trained.training_command()),
         "evaluation_command": shlex.join(run.evaluation_command()),
-        "training_seconds": wall and float(wall),  # over all attempts; None after train.sh
+        "training_seconds": wall and float(wall),  # over all attempts; None after train.sh, or of another row
         "threads": started and started.get("threads"),
         **(evaluated or {}),
     }

@@ -60,7 +60,9 @@ def make_here(runs: List[Run], refused: Dict[str, str], jobs: int) -> List[Outco
     """
     outcomes, jobs = _so_far(runs, refused), min(jobs, len(runs))
     missing = [number for number, outcome in enumerate(outcomes) if outcome == "failed"]
-    progress = Progress({runs[number].label: runs[number].max_update for number in missing})
+    progress = Progress(
+        {runs[number].label: runs[number].max_update for number in missing if not runs[number].row.trained}
+    )
     shares: queue.SimpleQueue[Dict[str, str]] = queue.SimpleQueue()
     for share in shares_of_the_machine(jobs, runs[0].gpus, runs[0].processes):
         shares.put(share)

@@ -12,7 +12,7 @@ import functools
 import re
 import sys
 from types import SimpleNamespace
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 import numpy
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import Position, build_position, position_names, position_options
+from ..positions.temperature import TemperedPosition
 
 if not hasattr(numpy, "compat"):  # NumPy 2 removed it, but fairseq cuts prompts into batches with numpy.compat.long
     numpy.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
@@ -71,6 +72,17 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
                 metadata={"help": "compute the attention weights again in the backward pass instead of keeping them"},
             ),
         ),
+        (
+            "attention_temperature",
+            str,
+            dataclasses.field(
+                default="none",
+                metadata={
+                    "help": "what scores of S > --tokens-per-sample keys are multiplied by: none, or yarn for "
+                    "(0.1 ln(S / --tokens-per-sample) + 1)^2; made for --model-overrides of an evaluation"
+                },
+            ),
+        ),
     ],
     bases=(TransformerLanguageModelConfig,),
     namespace={"__doc__": "The options of transformer_lm, and those of the position representations."},
@@ -84,7 +96,7 @@ class PositionalSelfAttention(MultiheadAttention):
     def __init__(self, embed_dim, num_heads, position, attend, **kwargs):
         super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
         self.position = position
-        self.attend = attend  # causal_attention with its computational options
+        self.attend = attend  # causal_attention with its options
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
         """query: (L, B, C). Returns (L, B, C), and None instead of the attention weights, which are never formed.
@@ -137,11 +149,7 @@ class PositionalDecoderLayer(TransformerDecoderLayerBase):
             embed_dim,
             cfg.decoder.attention_heads,
             _position_of(self.args),
-            functools.partial(
-                causal_attention,
-                implementation=_option(self.args, "attention_implementation"),
-                recompute=_option(self.args, "attention_recompute"),
-            ),
+            _attend(self.args),
             dropout=cfg.attention_dropout,
             q_noise=self.quant_noise,
             qn_block_size=self.quant_noise_block_size,
@@ -194,6 +202,9 @@ def _position_of(args: Any) -> Position:
     implementation = option("attention_implementation")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r} is unknown; accepted are {', '.join(IMPLEMENTATIONS)}")
+    temperature = option("attention_temperature")
+    if temperature not in ("none", "yarn"):
+        raise ValueError(f"--attention-temperature {temperature!r} is unknown; accepted are none, yarn")
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
@@ -209,6 +220,22 @@ def _position_of(args: Any) -> Position:
     if option("no_token_positional_embeddings") and position.adds_to_embedding:
         raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
     return position
+
+
+def _attend(args: Any) -> Callable[..., Tensor]:
+    """`causal_attention` with the model's options."""
+    attend = functools.partial(
+        causal_attention,
+        implementation=_option(args, "attention_implementation"),
+        recompute=_option(args, "attention_recompute"),
+    )
+    if _option(args, "attention_temperature") == "none":
+        return attend
+
+    def attend_tempered(q, k, v, position, *more, **named):
+        return attend(q, k, v, TemperedPosition(position, args.tokens_per_sample), *more, **named)
+
+    return attend_tempered
 
 
 _TIED = [  # with --tie-adaptive-weights, one value for both

@@ -64,6 +64,15 @@ class FairseqScorer:
         return token_nll(self.model, source, target)
 
     @torch.no_grad()
+    def most_probable(self, source: Tensor, among: Tensor) -> Tensor:
+        """The most probable of the tokens `among` (N,) after each of the inputs (B, L): int64 (B, L)."""
+        decoder = self.model.decoder
+        features, _ = decoder(source, features_only=True)
+        softmax = decoder.adaptive_softmax
+        scores = decoder.output_layer(features) if softmax is None else softmax.get_log_prob(features, None)
+        return among[scores[..., among].argmax(-1)]
+
+    @torch.no_grad()
     def attention_inputs(self, tokens: Tensor) -> List[AttentionInputs]:
         """The attention inputs of each layer, from the first on, when the model reads the tokens (L,).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, NamedTuple
+from typing import TYPE_CHECKING, Dict, Iterable, List, NamedTuple
 
 from ..common.errors import prefixing_errors
 from ..common.files import read_json, shown_path
@@ -66,6 +66,17 @@ def load_dictionary(data: str) -> Dictionary:
     file = Path(first_folder(data), "dict.txt")
     with prefixing_errors(shown_path(file)):
         return Dictionary.load(str(file))
+
+
+def tokens_of(dictionary: Dictionary, symbols: Iterable[str]) -> Tensor:
+    """The tokens of symbols: int64 (symbols,). Raises ValueError if one is not in the dictionary."""
+    import torch
+
+    numbers = {symbol: dictionary.index(symbol) for symbol in symbols}
+    for symbol, number in numbers.items():
+        if number == dictionary.unk():
+            raise ValueError(f"the dictionary has no {symbol}")
+    return torch.tensor(list(numbers.values()))
 
 
 def load_lines(data: str, subset: str, dictionary: Dictionary) -> List[Tensor]:

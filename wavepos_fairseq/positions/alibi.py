@@ -28,8 +28,7 @@ def slopes_of(num_heads: int) -> List[float]:
 @cached_rows
 def _biases(num_lags: int, slopes: Tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-    lag = torch.arange(num_lags, **fp64)
-    biases = -lag[:, None] * torch.tensor(slopes, **fp64)  # (num_lags, 1) * (H,) -> (num_lags, H)
+    biases = -torch.arange(num_lags, **fp64)[:, None] * torch.tensor(slopes, **fp64)  # -> (num_lags, H)
     return biases.to(device, dtype)
 
 
@@ -66,7 +65,7 @@ class LinearBias(Position):
 
     def reset_parameters(self) -> None:
         if hasattr(self, "log_slopes"):
-            slopes = torch.tensor([slope for slope in self.slopes if slope], device="cpu")
+            slopes = torch.tensor(self.slopes[: len(self.log_slopes)], device="cpu")
             with torch.no_grad():
                 self.log_slopes.copy_(slopes.log())
 

@@ -11,6 +11,8 @@ The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style
 - longbench: what one model scores above another on LongBench, from RESULTS/PRESET/longbench.csv.
 - growth: the ratio of the perplexities at the longest length and at L_train over the tokens trained on, from the
   checkpoints that the runs kept, also written to RESULTS/PRESET/growth.csv.
+- recall: how often a key's value is found, over the distance, where the corpus is recall, also written to
+  RESULTS/PRESET/recall.csv.
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
   and 8. They cover the first 2 L_train tokens of the validation set or, with ``--text``, a text; the axes of a short
   text show its tokens, as in Figure 7.
@@ -39,11 +41,11 @@ from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
 from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
-from .. import growth, results
+from .. import growth, recall, results
 from ..configs import LONGBENCH, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
-from .command import GROWTH, MAP
+from .command import GROWTH, MAP, RECALL
 from .style import WIDTH, in_style, line_of, new_figure
 
 if TYPE_CHECKING:
@@ -265,6 +267,41 @@ def draw_growth(lines: pd.DataFrame) -> Figure:
 
 
 @in_style
+def draw_recall(lines: pd.DataFrame) -> Figure:
+    """The share of right answers over the distance, from the lines of recall.csv, with its 95% interval.
+
+    A panel has the sequences of L_train, another the longer ones. Each seed is a curve.
+    """
+    from matplotlib.ticker import NullLocator, PercentFormatter
+
+    figure = new_figure(4.6)
+    l_train = lines.l_train.iloc[0]
+    panels = list(lines.groupby("sequence_length"))
+    names = lines.row.map(methods()).fillna(lines.row)
+    shown = looks_of_methods(names)
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=(2, 3)[: len(panels)])[0]
+    for axes, (length, of_length) in zip(every, panels):
+        for (row, _), run in of_length.groupby(["row", "seed"], sort=False):
+            name = methods().get(row, row)
+            middle = np.sqrt(run.start * (run.stop - 1))
+            axes.plot(middle, run.accuracy, label=name, **line_of(shown[name]))
+            axes.fill_between(middle, run.low, run.high, color=shown[name].colour, alpha=0.2, linewidth=0)
+        if length > l_train:
+            _mark_l_train(axes, l_train)
+        axes.set_xscale("log", base=2)
+        ticks = [2**power for power in range(1, int(length).bit_length()) if 2**power <= length]
+        axes.set_xticks(ticks, ticks)
+        axes.xaxis.set_minor_locator(NullLocator())
+        of = f"sequences of {length} tokens"
+        axes.set_title(f"{of} = {L_TRAIN}" if length == l_train else f"{of}, from {l_train} on")
+    every[0].set(ylim=(0, 1.02), ylabel="right answers")
+    every[0].yaxis.set_major_formatter(PercentFormatter(1))
+    figure.supxlabel("distance to the key's last pair (tokens)")
+    _legend(figure)
+    return figure
+
+
+@in_style
 def draw_attention_map(
     weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
 ) -> Figure:
@@ -370,8 +407,8 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         )
         return
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
-    grown = [GROWTH] if results.sheet_file(args.folder, GROWTH).is_file() else []
-    names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *grown]
+    sheets = [name for name in (GROWTH, RECALL) if results.sheet_file(args.folder, name).is_file()]
+    names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *sheets]
     for name, (table, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
@@ -396,7 +433,9 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     data = args.data or ROOT / "data" / preset.corpus
     if GROWTH in names:
         yield GROWTH, draw_growth(growth.measure(args.folder, preset, args.runs, data, _reading(args)))
-    if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH}:
+    if RECALL in names:
+        yield RECALL, draw_recall(recall.measure(args.folder, preset, args.runs, _opener(args, data)))
+    if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH, RECALL}:
         runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
         yield from draw_checkpoints(args, names, runs, data)
 
@@ -407,16 +446,23 @@ def _reading(args: argparse.Namespace) -> List[str]:
     return [*named, *(["--trust-checkpoint"] if args.trust_checkpoint else [])]
 
 
+def _opener(args: argparse.Namespace, data: Path) -> Callable[[Path], Tuple[FairseqScorer, Tensor]]:
+    """Opens a checkpoint and the validation set."""
+
+    def opened(path: Path) -> Tuple[FairseqScorer, Tensor]:
+        from ...plugin.checkpoint import open_checkpoint  # here, because the other figures need no fairseq
+
+        return open_checkpoint(path, data, args.position_encoding, args.trust_checkpoint)
+
+    return opened
+
+
 def draw_checkpoints(
     args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
     """Yields those of the figures `names` that need checkpoints; `runs` maps row names to checkpoints."""
     commands.require_fairseq()
-    from ...plugin.checkpoint import open_checkpoint  # here, because the other figures need no fairseq
-
-    opened = functools.partial(
-        open_checkpoint, data=data, position_encoding=args.position_encoding, trust=args.trust_checkpoint
-    )
+    opened = _opener(args, data)
     measured = [name for name in MEASURED if name in names]
     checkpoints = runs(methods()) if measured else {}
     for name in measured:
