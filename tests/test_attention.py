@@ -1113,7 +1113,7 @@ def test_shapes_that_do_not_fit_are_refused(query, key, value, message, attend):
     [
         (
             {"value": torch.bfloat16},
-            "must have one dtype, not torch.float32, torch.float32, torch.bfloat16; accepted are three tensors of one",
+            "not torch.float32, torch.float32, torch.bfloat16; accepted is one floating-point dtype for all",
         ),
         ({"query": torch.float64}, "must have one dtype, not torch.float64, torch.float32, torch.float32"),
         ({"key": "meta", "value": "meta"}, "must have one device, not cpu, meta, meta"),

@@ -82,10 +82,12 @@ def check_tensors(
     if not fit:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"query (B, H, L, d), key and value (B, K, S, d) do not fit: {shapes}")
-    for what in ("dtype", "device"):
+    for what, accepted in (("dtype", "floating-point dtype"), ("device", "device")):
         if not getattr(query, what) == getattr(key, what) == getattr(value, what):
             given = ", ".join(str(getattr(tensor, what)) for tensor in tensors)
-            raise ValueError(f"query, key and value must have one {what}, not {given}{_HINTS[what]}")
+            raise ValueError(
+                f"query, key and value must have one {what}, not {given}; accepted is one {accepted} for all"
+            )
     if not query.is_floating_point():
         raise ValueError(f"query, key and value must be floating-point tensors, not {query.dtype}")
     _, num_heads, num_queries, head_dim = query.shape
@@ -95,7 +97,7 @@ def check_tensors(
             f"it has num_heads={position.num_heads}, head_dim={position.head_dim}"
         )
     num_key_heads, num_keys = key.shape[1:3]
-    if num_heads % num_key_heads if num_key_heads else num_heads:
+    if num_key_heads == 0 or num_heads % num_key_heads:
         divisors = ", ".join(str(number) for number in range(1, num_heads + 1) if num_heads % number == 0)
         raise ValueError(
             f"{num_key_heads} heads of key and value do not fit {num_heads} heads; accepted are {divisors}"
@@ -105,9 +107,6 @@ def check_tensors(
     if segments is not None:
         _check_segments(segments, key)
     return num_queries, num_keys, head_dim
-
-
-_HINTS = {"dtype": "; accepted are three tensors of one floating-point dtype", "device": ""}
 
 
 def _check_segments(segments: Tensor, key: Tensor) -> None:
