@@ -388,7 +388,7 @@ def draw_longbench(lines: pd.DataFrame) -> Figure:
     titles = [TASKS[task].title if task in TASKS else task for task in lines.task]
     axes.set_xticks(range(len(lines)), titles, rotation=45, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", length=0)
-    axes.set(ylabel="score minus the other model's (points of 100)")
+    axes.set(ylabel="difference of the scores (points)")
     return figure
 
 
