@@ -79,8 +79,8 @@ class _Blockwise(torch.autograd.Function):
                 saved_weights.append(weights)
             if dropout_p:
                 weights = weights * _dropout_factor(weights, dropout_p, seed + number)
-            attended = _by_key_head(weights, block) @ value[block.of_keys]  # (k, h / k m, n) @ (k, n, d)
-            output[block.of_queries] = attended.view(*block.shape[:2], -1)  # (k, h / k m, d) -> (h, m, d)
+            # (k, h / k m, n) @ (k, n, d) -> (h, m, d)
+            output[block.of_queries] = _by_head(_by_key_head(weights, block) @ value[block.of_keys], block)
         ctx.save_for_backward(query, key, value, projected_query, basis, bias, segments, output, *saved_weights)
         ctx.dropout = dropout_p, seed
         return output
@@ -101,13 +101,13 @@ class _Blockwise(torch.autograd.Function):
         given = query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
         for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
-            of_queries, of_keys, rows = block.of_queries, block.of_keys, block.shape[:2]
+            of_queries, of_keys = block.of_queries, block.of_keys
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
             else:
                 weights = _weights(block, *given)
             d_attended = _by_key_head(d_output[of_queries], block)  # (h, m, d) -> (k, h / k m, d)
-            d_weights = (d_attended @ value[of_keys].transpose(1, 2)).view(block.shape)  # -> (h, m, n)
+            d_weights = _by_head(d_attended @ value[of_keys].transpose(1, 2), block)  # -> (h, m, n)
             dropped = weights
             if dropout_p:
                 factor = _dropout_factor(weights, dropout_p, seed + number)
@@ -116,7 +116,7 @@ class _Blockwise(torch.autograd.Function):
             d_scores = d_weights.sub_(mean_d_weight[of_queries]).mul_(weights)  # (h, m, n)
             by_key_head = _by_key_head(d_scores, block)  # (k, h / k m, n)
             d_key[of_keys].baddbmm_(by_key_head.transpose(1, 2), _by_key_head(query[of_queries], block), alpha=scale)
-            d_query[of_queries] = (by_key_head @ key[of_keys]).mul_(scale).view(*rows, -1)  # -> (h, m, d)
+            d_query[of_queries] = _by_head((by_key_head @ key[of_keys]).mul_(scale), block)  # -> (h, m, d)
             if d_projected_query is not None:
                 basis_part = _slot_of_block(basis, block)  # (g, r, u)
                 d_lag_scores = _copy_by_lags(_by_slot(d_scores, basis_part)[..., -basis_part.size(-1) :])
@@ -127,7 +127,7 @@ class _Blockwise(torch.autograd.Function):
                     d_basis_part = _slot_of_block(d_basis, block)  # (g, r, u)
                     d_basis_part.baddbmm_(projected_part.transpose(1, 2), d_lag_scores.flatten(1, 2))
             if d_bias_rows is not None:
-                d_bias_part = _slot_of_block(d_bias_rows, block)[:, : rows[1]]  # (g, m, n)
+                d_bias_part = _slot_of_block(d_bias_rows, block)[:, : d_scores.size(1)]  # (g, m, n)
                 d_bias_part += _copy_by_lags(_by_slot(d_scores, d_bias_part).sum(1))  # (g, h / g, m, n) -> (g, m, n)
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)  # (H, m, S) -> (H, S)
         return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None, None
@@ -220,12 +220,11 @@ def _weights(
     block, query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal, memory=None
 ) -> Tensor:
     """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
-    num_queries = block.shape[1]
+    shape = _, num_queries, _ = block.shape
     scaled_query = _by_key_head(query[block.of_queries] * _scale(query), block)  # (h, m, d) -> (k, h / k m, d)
-    if memory is not None:
-        memory = _by_key_head(memory[: math.prod(block.shape)].view(block.shape), block)
+    memory = None if memory is None else _by_key_head(memory[: math.prod(shape)].view(shape), block)
     scores = torch.bmm(scaled_query, key[block.of_keys].transpose(1, 2), out=memory)  # @ (k, d, n) -> (k, h / k m, n)
-    scores = scores.view(block.shape)  # -> (h, m, n)
+    scores = _by_head(scores, block)  # -> (h, m, n)
     if projected_query is not None:
         basis_part = _slot_of_block(basis, block)  # (g, r, u)
         lag_scores = _grouped_matmul(_by_slot(projected_query[block.of_queries], basis_part), basis_part)
@@ -275,14 +274,20 @@ def _dropout_factor(weights: Tensor, dropout_p: float, seed: int) -> Tensor:
 
 def _by_key_head(tensor: Tensor, block: _Block) -> Tensor:
     """(h, m, x) -> (k, h / k m, x): the queries of all heads with the same keys, one after the other."""
-    return tensor.reshape(block.key_heads.stop - block.key_heads.start, -1, tensor.size(-1))
+    num_key_heads = block.key_heads.stop - block.key_heads.start
+    return tensor if tensor.size(0) == num_key_heads else tensor.reshape(num_key_heads, -1, tensor.size(-1))
+
+
+def _by_head(tensor: Tensor, block: _Block) -> Tensor:
+    """The inverse of `_by_key_head`."""
+    num_heads = block.heads.stop - block.heads.start
+    return tensor if tensor.size(0) == num_heads else tensor.view(num_heads, -1, tensor.size(-1))
 
 
 def _slot_of_block(slot: Tensor, block: _Block) -> Tensor:
     """The heads and the lags of a slot that a block needs: (G, .., descending lags) -> (g, .., u)."""
     first = block.heads.start % slot.size(0)
-    num_heads, _, num_keys = block.shape
-    return slot[first : first + num_heads, ..., -num_keys:]
+    return slot[first : first + block.heads.stop - block.heads.start, ..., block.keys.start - block.keys.stop :]
 
 
 def _by_slot(tensor: Tensor, slot: Tensor) -> Tensor:

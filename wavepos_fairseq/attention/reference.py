@@ -69,8 +69,10 @@ def reference_attention(
 
 def _of_heads(shared: Tensor, query: Tensor) -> Tensor:
     """The keys or values of each head: (B, K, S, d) -> (B, H, S, d)."""
-    num_heads, num_key_heads = query.size(1), shared.size(1)
-    return shared if num_heads == num_key_heads else shared.repeat_interleave(num_heads // num_key_heads, dim=1)
+    heads_of_key = query.size(1) // shared.size(1)
+    if heads_of_key == 1:
+        return shared
+    return shared[:, :, None].expand(-1, -1, heads_of_key, -1, -1).flatten(1, 2)  # (B, K, H / K, S, d) -> (B, H, S, d)
 
 
 def check_tensors(
