@@ -15,6 +15,10 @@ HF = [  # Llama in Hugging Face's transformers
     'transformers>=5.24; python_version >= "3.11"',
     'accelerate; python_version >= "3.11"',
 ]
+LONGBENCH = [  # and RULER's niah_single_1
+    *HF,
+    'lm-eval[longbench,ruler]>=0.4.13; python_version >= "3.11"',
+]
 DOCS = [  # a site that loads nothing from a network; MathJax comes as files, and without Django
     'mkdocs; python_version >= "3.11"',
     'mkdocs-material; python_version >= "3.11"',
@@ -71,5 +75,5 @@ setup(
         "tabulate",
         "joblib",
     ],
-    extras_require={"lab": LAB, "hf": HF, "docs": DOCS, "test": [*LAB, *HF, *DOCS, *TEST]},
+    extras_require={"lab": LAB, "hf": HF, "longbench": LONGBENCH, "docs": DOCS, "test": [*LAB, *HF, *DOCS, *TEST]},
 )

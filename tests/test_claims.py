@@ -15,7 +15,11 @@ from wavepos_fairseq.lab.configs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
 NOT_THE_PAPERS = [name for name, claim in CLAIMS.items() if claim.inference == "sliding"]
-ON_TABLES = [name for name, claim in CLAIMS.items() if claim.table != "attention" and name not in NOT_THE_PAPERS]
+ON_TABLES = [
+    name
+    for name, claim in CLAIMS.items()
+    if claim.table not in ("attention", "longbench") and name not in NOT_THE_PAPERS
+]
 L_TRAIN = 100
 LENGTHS = [50, 100, 200, 500]
 

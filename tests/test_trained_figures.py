@@ -306,7 +306,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys
     with pytest.raises(SystemExit) as stop:
         draw(folders, "figure4")
     assert stop.value.code == 2
-    accepted = "perplexity, perplexity-table3, pairs, context, positions, receptive-field, growth, recall, "
+    accepted = "perplexity, perplexity-table3, pairs, context, longbench, positions, receptive-field, growth, recall, "
     assert f"'figure4' is unknown; accepted are {accepted}" in " ".join(capsys.readouterr().err.split())
 
 

@@ -14,6 +14,7 @@ COMMANDS = {  # module whose `main` reads the words; words put before them; help
     "reproduce": ("lab.experiments", ["reproduce"], "train and evaluate all rows of a table, then write the table"),
     "sweep": ("lab.experiments", ["sweep"], "train and evaluate a grid of wavelets, then write its table"),
     "status": ("lab.experiments", ["status"], "show the progress of the runs of a table or a sweep"),
+    "longbench": ("lab.longbench", [], "score a Hugging Face model on LongBench, or compare two"),
     "figures": ("lab.figures.command", [], "draw figures of the formulas or of trained models"),
     "claims": ("lab.claims", [], "check the paper's statements against a preset's tables"),
     "report": ("lab.report", [], "write a preset's results as one HTML page"),

@@ -44,6 +44,13 @@ def require_lab(*modules: str) -> None:
             _end(f'this needs {module}: pip install "wavepos-fairseq[lab]"')
 
 
+def require_longbench() -> None:
+    """Ends a command with status 2 and one line if a module of the extra ``longbench`` is missing."""
+    for module in ("transformers", "lm_eval", "jieba", "fuzzywuzzy", "rouge"):
+        if _is_missing(module):
+            _end(f'this needs {module}: pip install "wavepos-fairseq[longbench]", with Python 3.11 or newer')
+
+
 def _is_missing(module: str) -> bool:
     spec = importlib.util.find_spec(module)
     return spec is None or spec.origin is None  # a mere folder of that name is not a module

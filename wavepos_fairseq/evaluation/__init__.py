@@ -3,6 +3,7 @@
     perplexity   what a scorer is, and its perplexities
     statistics   perplexities and their intervals, from losses
     inferences   the names of the inferences
+    longbench    LongBench's nine English tasks: samples, prompts, scores
     probes       attention and losses over lags and positions
     recall       how often a key's value is found, over its distance
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..evaluation.statistics import paired_difference, students_half_width
 from . import results
-from .configs import ATTENTION, names, rows_of
+from .configs import ATTENTION, LONGBENCH, names, rows_of
 
 TEXT, TEXT_AND_SEEDS, SEEDS, UNPAIRED = "text", "text and seeds", "seeds", "unpaired"
 """What an interval is of; TEXT alone if there is one seed, whose chance is then unknown."""
@@ -52,6 +52,11 @@ def load_cells(folder: Path, table: str) -> Cells:
             return {}
         lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
         lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
+    elif table == LONGBENCH:
+        sheet = results.read_sheet(folder, LONGBENCH)
+        if sheet is None:
+            return {}
+        lines = sheet.rename(columns={"task": "row", "difference": "value"}).assign(inference="full", seed=1)
     else:
         # Without num_shifts, a fraction of the head's width d, which is 128 in the paper and 64 in wikitext2-cpu.
         labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
@@ -95,6 +100,9 @@ def compare(of: Mapping[int, Cell], over: Mapping[int, Cell]) -> Comparison:
     """
     seeds = sorted(of.keys() & over.keys() if over else of)
     if not over:
+        only = of[seeds[0]]
+        if len(seeds) == 1 and not math.isnan(only.low):
+            return Comparison(only.value, only.low, only.high, TEXT, seeds)
         values = np.array([of[seed].value for seed in seeds])
         mean, half = float(values.mean()), students_half_width(values)
         return Comparison(mean, mean - half, mean + half, SEEDS if len(seeds) > 1 else results.UNKNOWN, seeds)

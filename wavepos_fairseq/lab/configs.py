@@ -14,9 +14,11 @@ import yaml
 from ..common.errors import first_line, prefixing_errors
 from ..common.files import CONFIGS, shown_path
 from ..common.schema import COUNT, MAPPING, OPTIONS, TEXT, WHOLE, Accepted, check, is_count
+from ..evaluation.longbench import TASKS
 from .results import RESERVED_COLUMN, refuse_table_name
 
 ATTENTION = "attention"  # the share of the attention beyond L_train, a sheet of the results
+LONGBENCH = "longbench"  # a model's scores minus another's, a sheet of the results
 _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
@@ -196,7 +198,9 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
 
 
 def rows_of(table: str) -> List[Row]:
-    """The rows of a table; the sheet ``attention`` is judged as one, with Table 1's rows."""
+    """The rows of a table. Two sheets are judged as one: ``attention``, with Table 1's rows, and ``longbench``."""
+    if table == LONGBENCH:
+        return [Row(task, {"task": task}, {}) for task in TASKS]
     return load_table("table1" if table == ATTENTION else table)[1]
 
 

@@ -8,6 +8,7 @@ The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style
 - context: what longer windows gain in sliding-window inference, from RESULTS/PRESET/context.csv.
 - positions: the loss over the position in sequences of 5 L_train, also written to RESULTS/PRESET/positions.csv.
 - receptive-field: how far each head looks in such sequences, also written to RESULTS/PRESET/attention.csv.
+- longbench: what one model scores above another on LongBench, from RESULTS/PRESET/longbench.csv.
 - growth: the ratio of the perplexities at the longest length and at L_train over the tokens trained on, from the
   checkpoints that the runs kept, also written to RESULTS/PRESET/growth.csv.
 - recall: how often a key's value is found, over the distance, where the corpus is recall, also written to
@@ -38,9 +39,10 @@ from ...common import commands
 from ...common.files import PAPER, ROOT, refuse_unwritable
 from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
+from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
 from .. import growth, recall, results
-from ..configs import preset_of
+from ..configs import LONGBENCH, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
 from .command import GROWTH, MAP, RECALL
@@ -372,7 +374,25 @@ MEASURED = {  # the probe of the numbers, the function that measures them, and t
 }
 
 
-COMPARED = {"pairs": draw_pairs, "context": draw_context}  # figures of the sheets with their names
+@in_style
+def draw_longbench(lines: pd.DataFrame) -> Figure:
+    """What one model scores above another, from longbench.csv, with 95% intervals, as in Figure 11."""
+    figure = new_figure(4.6)
+    axes = figure.subplots()
+    colours = [COLOURS[6] if difference >= 0 else COLOURS[1] for difference in lines.difference]
+    axes.bar(range(len(lines)), lines.difference, color=colours, width=0.7)
+    known = lines.assign(place=range(len(lines))).dropna(subset=["low"])
+    spread = [known.difference - known.low, known.high - known.difference]
+    axes.errorbar(known.place, known.difference, spread, color="0.2", linestyle="none", capsize=4, linewidth=1)
+    axes.axhline(0, color="0.6", linestyle="-", linewidth=0.8)
+    titles = [TASKS[task].title if task in TASKS else task for task in lines.task]
+    axes.set_xticks(range(len(lines)), titles, rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", length=0)
+    axes.set(ylabel="difference of the scores (points)")
+    return figure
+
+
+COMPARED = {"pairs": draw_pairs, "context": draw_context, LONGBENCH: draw_longbench}  # of the sheets with their names
 
 
 def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
@@ -398,10 +418,15 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; run scripts/reproduce.sh {table} first")
     for name, draw in COMPARED.items():
         lines = results.read_sheet(args.folder, name) if name in names else None
-        if lines is not None and (lines.table == "table1").any():
+        if lines is not None and (name == LONGBENCH or (lines.table == "table1").any()):
             yield name, draw(lines)
         elif name in args.names:
-            raise ValueError(f"{args.folder} has no {name}.csv of Table 1; run scripts/claims.sh first")
+            made = (
+                f"{name}.csv; run scripts/longbench.sh --compare"
+                if name == LONGBENCH
+                else (f"{name}.csv of Table 1; run scripts/claims.sh")
+            )
+            raise ValueError(f"{args.folder} has no {made} first")
     if set(names) <= {*PERPLEXITY, *COMPARED}:
         return
     preset = preset_of(args.preset)
