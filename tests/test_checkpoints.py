@@ -32,11 +32,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from wavepos_fairseq.evaluation.inferences import PAPERS_INFERENCES
 from wavepos_fairseq.evaluation.perplexity import evaluate, inputs_of, pieces, stream_nll
 from wavepos_fairseq.lab import alibi_release, configs, runs
+from wavepos_fairseq.lab.evaluate import main
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.plugin import checkpoint as scorers
 from wavepos_fairseq.plugin import unpickling
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
-from wavepos_fairseq.plugin.evaluate import main
 from wavepos_fairseq.plugin.streams import load_stream
 
 ZIP, OLD = True, False  # torch.save's format, and that of before PyTorch 1.6

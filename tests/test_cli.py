@@ -13,10 +13,10 @@ from wavepos_fairseq import __main__ as wavepos
 from wavepos_fairseq import __version__
 from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import alibi_release, experiments, report
+from wavepos_fairseq.lab import evaluate as evaluation
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained
 from wavepos_fairseq.lab.figures.formulas import FIGURES
-from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["wavepos_fairseq", *(f"wavepos_fairseq.{name}" for name in ("evaluation", "lab.alibi_release"))]

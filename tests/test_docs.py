@@ -475,8 +475,8 @@ def known_options():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_: _raise(Parsed(parser)))
         parsers = [experiments._parser(), options.get_eval_lm_parser()]
-        lab = ("figures.command", "claims", "longbench", "report")
-        for module in ("data.command", "plugin.evaluate", *(f"lab.{name}" for name in lab)):
+        lab = ("evaluate", "figures.command", "claims", "longbench", "report")
+        for module in ("data.command", *(f"lab.{name}" for name in lab)):
             with pytest.raises(Parsed) as found:
                 importlib.import_module(f"wavepos_fairseq.{module}").main([])
             parsers.append(found.value.args[0])

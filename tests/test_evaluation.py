@@ -25,8 +25,8 @@ from wavepos_fairseq.data import prepare
 from wavepos_fairseq.evaluation.inferences import parse_inferences
 from wavepos_fairseq.evaluation.perplexity import evaluate, evaluate_lines, pieces, stream_nll, windows
 from wavepos_fairseq.evaluation.statistics import bootstrap_interval
+from wavepos_fairseq.lab.evaluate import main
 from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, token_nll
-from wavepos_fairseq.plugin.evaluate import main
 from wavepos_fairseq.plugin.streams import SPLITS, load_stream
 from wavepos_fairseq.positions.temperature import TemperedPosition
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import PLAIN, PLUGIN, preprocess, synthetic_text
 
-from wavepos_fairseq.lab import growth, results
+from wavepos_fairseq.lab import evaluate, growth, results
 from wavepos_fairseq.lab.configs import load_preset, load_table
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as drawn
@@ -69,11 +69,11 @@ def again(measured, tmp_path):
 @pytest.fixture
 def evaluated(monkeypatch):
     """The checkpoints that are evaluated, by run and file."""
-    paths, evaluate = [], evaluation.evaluate_checkpoint
+    paths, before = [], evaluation.evaluate_checkpoint
 
     def noting(args):
         paths.append("/".join(args.path.split("/")[-2:]))
-        return evaluate(args)
+        return before(args)
 
     monkeypatch.setattr(evaluation, "evaluate_checkpoint", noting)
     return paths
@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_evaluation_command_per_word_where_tokens_a
         output = tmp_path / f"{row}.json"
         path = kept / "demo" / row / f"checkpoint_1_{updates}.pt"
         words = [characters, "--path", path, "--lengths", f"{L_TRAIN},{LONGEST}", "--output", output, "--cpu"]
-        assert evaluation.main([*map(str, words), "--max-tokens", str(DEMO.evaluate["max-tokens"])]) == 0
+        assert evaluate.main([*map(str, words), "--max-tokens", str(DEMO.evaluate["max-tokens"])]) == 0
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
         near, far = (cell for cell in cells if cell["inference"] == "full")
         for cell in (near, far):

@@ -16,8 +16,8 @@ from wavepos_fairseq.common.files import PAPER, refuse_unwritable, write_whole
 from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.lab import claims, experiments, report, runs
 from wavepos_fairseq.lab import configs as lab_configs
+from wavepos_fairseq.lab import evaluate as evaluation
 from wavepos_fairseq.lab.figures import command as figures
-from wavepos_fairseq.plugin import evaluate as evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 P = "position: {name: nope}"

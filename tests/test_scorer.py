@@ -85,6 +85,7 @@ def test_its_receptive_field_and_its_loss_over_positions_are_measured(scorer, st
     [
         ("evaluation.perplexity", {"fairseq", "omegaconf"}),
         ("evaluation.probes", {"fairseq", "omegaconf"}),
+        ("lab.evaluate", {"fairseq", "torch", "transformers", "numpy"}),
         ("plugin.evaluate", {"fairseq", "torch", "numpy"}),
         ("plugin.options", {"fairseq", "torch", "numpy"}),
         ("plugin.streams", {"fairseq", "torch", "numpy"}),

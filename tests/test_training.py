@@ -11,8 +11,8 @@ import torch
 from conftest import L_TRAIN, PLAIN, PLUGIN, TRAINING, command_line, preprocess, run_module, synthetic_text
 from fairseq import trainer
 
+from wavepos_fairseq.lab.evaluate import main
 from wavepos_fairseq.plugin.checkpoint import token_nll
-from wavepos_fairseq.plugin.evaluate import main
 from wavepos_fairseq.positions import position_names
 
 FAIRSEQ = {"--arch": "transformer_lm", "--task": "language_modeling"}

@@ -44,11 +44,20 @@ def require_lab(*modules: str) -> None:
             _end(f'this needs {module}: pip install "wavepos-fairseq[lab]"')
 
 
+def require_hf() -> None:
+    """Ends a command with status 2 and one line if a module of the extra ``hf`` is missing."""
+    _require("hf", "transformers")
+
+
 def require_longbench() -> None:
     """Ends a command with status 2 and one line if a module of the extra ``longbench`` is missing."""
-    for module in ("transformers", "lm_eval", "jieba", "fuzzywuzzy", "rouge"):
+    _require("longbench", "transformers", "lm_eval", "jieba", "fuzzywuzzy", "rouge")
+
+
+def _require(extra: str, *modules: str) -> None:
+    for module in modules:
         if _is_missing(module):
-            _end(f'this needs {module}: pip install "wavepos-fairseq[longbench]", with Python 3.11 or newer')
+            _end(f'this needs {module}: pip install "wavepos-fairseq[{extra}]", with Python 3.11 or newer')
 
 
 def _is_missing(module: str) -> bool:

@@ -6,6 +6,8 @@
     longbench    LongBench's nine English tasks: samples, prompts, scores
     probes       attention and losses over lags and positions
     recall       how often a key's value is found, over its distance
+    record       what is kept beside the numbers
 
-``python -m wavepos_fairseq.evaluation`` evaluates a checkpoint of fairseq, see `plugin.evaluate`.
+``python -m wavepos_fairseq.evaluation`` evaluates a checkpoint of fairseq or a model of transformers, see
+`lab.evaluate`.
 """

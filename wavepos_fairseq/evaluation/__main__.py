@@ -1,7 +1,7 @@
-"""``python -m wavepos_fairseq.evaluation``: see `plugin.evaluate`."""
+"""``python -m wavepos_fairseq.evaluation``: see `lab.evaluate`."""
 
 import sys
 
-from ..plugin.evaluate import main
+from ..lab.evaluate import main
 
 sys.exit(main())

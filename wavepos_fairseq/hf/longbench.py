@@ -9,12 +9,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from huggingface_hub import hf_hub_download
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from ..common.errors import first_line, prefixing_errors
-from ..common.files import shown_path
+from ..common.errors import first_line
 from ..evaluation.longbench import RULER, Sample, most_tokens, prompt_of, score
+from .folder import load_folder
 
 LONGEST_ANSWER = 512
 """The tokens that the longest answers take, qmsum's."""
@@ -36,15 +34,8 @@ def download() -> Path:
 
 def load(folder: Path) -> Tuple[Any, Any]:
     """Model and tokenizer of a folder of transformers; on a GPU if there is one. ValueError where it is none."""
-    transformers_logging.set_verbosity_error()  # prompts are longer than the model was trained for, and meant to be
-    with prefixing_errors(f"--model {shown_path(folder)}"):
-        if not (folder / "config.json").is_file():
-            raise ValueError("expected the folder of a transformers model; it has no config.json")
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, trust_remote_code=False
-        )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    model, tokenizer = load_folder(folder, "auto")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def without_the_middle(tokenizer: Any, prompt: str, max_length: int) -> str:

@@ -22,8 +22,8 @@ from ..common.files import PAPER, ROOT, shown_path
 from ..data import DataError, prepare
 from ..data.corpus import say
 from ..data.download import fetch_file, file_digest, file_size
-from ..plugin import evaluate as evaluation
 from ..plugin import unpickling
+from . import evaluate
 from .results import CELL, read_press
 from .tables import PAPER_CORPUS
 
@@ -97,7 +97,7 @@ def main(arguments=None) -> int:
     args, options = parser.parse_known_args(arguments)
     output = args.output or ROOT / "runs" / "alibi-release" / f"{args.l_train}.json"
     options = ["--output", str(output), "--lengths", ",".join(map(str, evaluated_lengths(args.l_train))), *options]
-    evaluating = evaluation.parser()
+    evaluating = evaluate.parser()
     evaluating.error = parser.error  # type: ignore[method-assign]
     evaluating.parse_args(["DATA_BIN", "--path", "CHECKPOINT", *options])  # refuse wrong options before downloads
     commands.require_fairseq()
@@ -107,7 +107,7 @@ def main(arguments=None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    status = evaluation.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
+    status = evaluate.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
     if status == 0 and output.is_file():  # not a pipe or device
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
         table = beside_the_papers(cells).astype(object)

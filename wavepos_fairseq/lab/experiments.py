@@ -5,6 +5,7 @@
     wavepos status table1 --preset wikitext2-cpu
     wavepos status --preset wikitext2-cpu --wavelet ricker db4 --shifts 0..3 0..7
     wavepos train wikitext103-512 ricker --gpus 4 --dry-run
+    wavepos evaluate --model FOLDER --text FILE --lengths 128,256,512
 
 The run (see `runs`) of a row is the folder RUNS/PRESET/ROW, or RUNS/PRESET-seed2/ROW for seed 2. A run with a result is
 not made again. A run that another process is making is waited for.
@@ -31,7 +32,7 @@ from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
 from ..data import WIKITEXT, check_counts, prepare
 from ..plugin.streams import count
-from . import results
+from . import evaluate, results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
 from .schedule import Outcome, make_here, make_on_slurm
@@ -142,9 +143,8 @@ def head_dim_of(preset: Preset) -> int:
 def refuse_evaluation(run: Run) -> None:
     """Raises ValueError if the evaluation would later refuse its options or evaluate something else."""
     from ..evaluation.perplexity import refuse_stride
-    from ..plugin import evaluate as evaluation
 
-    parser = evaluation.parser()
+    parser = evaluate.parser()
     parser.allow_abbrev = False
     words = run.evaluation_command()
     with prefixing_errors(f"preset {run.preset.name}, evaluate"):
@@ -154,7 +154,8 @@ def refuse_evaluation(run: Run) -> None:
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
         ours: Dict[str, Any] = {"path": shown_path(run.checkpoint), "lengths": run.preset.lengths}
-        ours.update(position_encoding=None, output=Path(shown_path(run.folder / "evaluation.json")))
+        ours.update(position_encoding=None, model=None, text=None, l_train=None)
+        ours.update(output=Path(shown_path(run.folder / "evaluation.json")))
         for name, value in ours.items():
             if getattr(args, name) != value:
                 raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
@@ -264,8 +265,10 @@ def _parser() -> argparse.ArgumentParser:
             text = f"one or more values of --{flag} ({EXAMPLES[axis]})"
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
+    of_model = "with --model FOLDER --text FILE --lengths N,..., a model of transformers is evaluated instead"
     for name in ("train", "evaluate"):
         one = added.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
+        one.epilog = of_model if name == "evaluate" else None
         one.add_argument("preset", help=", ".join(names("presets")))
         one.add_argument("--seed", **seed)
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
@@ -274,8 +277,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["evaluate"] and evaluate.names_a_model(words):
+        return evaluate.main(words[1:])
     parser = _parser()
-    args, options = parser.parse_known_args(arguments)
+    args, options = parser.parse_known_args(words)
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.command != "status" or not args.table:  # a table's status needs files only

@@ -19,7 +19,7 @@ from ..common import commands
 from ..common.errors import prefixing_errors
 from ..common.files import refuse_unwritable, shown_path
 from ..plugin.options import as_arguments
-from . import results, tables
+from . import evaluate, results, tables
 from .comparisons import Cell, compare, losses_of
 from .configs import Preset
 from .palette import methods
@@ -109,12 +109,12 @@ def _evaluated(
     preset: Preset, lengths: List[int], of: Kept, data: Path, options: Sequence[str]
 ) -> List[Dict[str, Any]]:
     """The checkpoint's lines of the sheet."""
-    from ..plugin import evaluate as evaluation
+    from ..plugin import evaluate as of_checkpoints
 
     words = [str(data), "--path", str(of.path), "--lengths", ",".join(map(str, lengths))]
-    args = evaluation.parser().parse_args([*words, *as_arguments(preset.evaluate), "--inference", "full", *options])
+    args = evaluate.parse([*words, *as_arguments(preset.evaluate), "--inference", "full", *options])
     with contextlib.redirect_stdout(sys.stderr):
-        rows = [tables.RowResult({}, of.seed, evaluation.evaluate_checkpoint(args)["cells"])]
+        rows = [tables.RowResult({}, of.seed, of_checkpoints.evaluate_checkpoint(args)["cells"])]
     numbers = tables.tidy(rows, preset.l_train, lengths).astype(dict.fromkeys(results.NUMBERS, float))
     losses = tables.stretches(rows, lengths)
     cells = [
