@@ -57,7 +57,7 @@ def test_an_unknown_or_missing_resource_is_refused_by_name(tmp_path):
 
 
 def test_without_slurm_the_launcher_says_so_before_the_data_are_made(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(experiments, "_data_bin", lambda *_: pytest.fail("data"))
+    monkeypatch.setattr(experiments, "_prepared", lambda *_: pytest.fail("data"))
     words = ["reproduce", "table1", "--preset", "demo", "--launcher", "slurm"]
     (tmp_path / "sbatch").write_text("#!/bin/sh\n")
     (tmp_path / "squeue").write_text("#!/bin/sh\necho first >&2\necho no controller >&2\nexit 1\n")

@@ -10,16 +10,19 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Dict, Iterator, Mapping, Optional
+from typing import IO, Dict, Iterator, Mapping, Optional, Union
 
 from ..common import child
 from ..plugin.streams import SPLITS, count
 from .characters import Characters
 from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
+from .documents import Documents
 from .download import file_digest
 from .own_text import OwnText
+from .python_source import PythonSource
 from .recall import Recall
+from .texts import TextCorpus
 from .tokens import check_text, write_bpe
 from .wikitext import WIKITEXT
 
@@ -34,8 +37,10 @@ CHARACTERS = {
         Characters(WORDS["text"]),
     )
 }
-CORPORA: Dict[str, Corpus] = {**WORDS, **CHARACTERS}
+TEXTS: Dict[str, TextCorpus] = {corpus.name: corpus for corpus in (PythonSource(), Documents())}
+CORPORA: Dict[str, Union[Corpus, TextCorpus]] = {**WORDS, **CHARACTERS, **TEXTS}
 NAMES = tuple(CORPORA)
+TEXT_FILES = ("provenance.json", *(f"{split}.txt" for split in SPLITS))
 DATA_BIN_FILES = ("dict.txt", "provenance.json", *(f"{split}.{ext}" for split in SPLITS for ext in ("bin", "idx")))
 BYTES_PER_WORKER = 64 << 20  # fairseq-preprocess gets one worker for each 64 MiB of train
 
@@ -74,7 +79,10 @@ def prepare(
         work = target.with_name(f".{name}.partial")
         shutil.rmtree(work, ignore_errors=True)
         try:
-            make_data_bin(work, corpus, source, files, bpe)
+            if isinstance(corpus, TextCorpus):
+                make_texts(work, corpus, source, files)
+            else:
+                make_data_bin(work, corpus, source, files, bpe)
             os.rename(work / "data-bin", target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -82,11 +90,12 @@ def prepare(
     return target
 
 
-def corpus_for(name: str, bpe: Optional[int]) -> Corpus:
+def corpus_for(name: str, bpe: Optional[int]) -> Union[Corpus, TextCorpus]:
     if name not in CORPORA:
         raise DataError(f"unknown corpus {name!r}; accepted: {', '.join(NAMES)}")
-    if bpe is not None and not CORPORA[name].takes_bpe:
-        accepted = ", ".join(corpus.name for corpus in CORPORA.values() if corpus.takes_bpe)
+    takers = [corpus.name for corpus in (*WORDS.values(), *CHARACTERS.values()) if corpus.takes_bpe]
+    if bpe is not None and name not in takers:
+        accepted = ", ".join(takers)
         raise DataError(f"--bpe {bpe}: only {accepted} takes it, not {name}")
     if bpe is not None and bpe < 1:
         raise DataError(f"--bpe {bpe}: the number of merges is 1 or more")
@@ -94,10 +103,11 @@ def corpus_for(name: str, bpe: Optional[int]) -> Corpus:
 
 
 def check_same_request(target: Path, name: str, bpe: Optional[int], source_sha256: Mapping[str, str]) -> None:
-    """Raise unless ``target`` is a complete data-bin of ``name``, made with ``bpe`` and, if given, from that text."""
-    lacking = [file_name for file_name in DATA_BIN_FILES if not (target / file_name).is_file()]
+    """Raise unless ``target`` is ``name``, complete, made with ``bpe`` and, if given, from that text."""
+    needed, what = (TEXT_FILES, "corpus") if name in TEXTS else (DATA_BIN_FILES, "data-bin")
+    lacking = [file_name for file_name in needed if not (target / file_name).is_file()]
     if lacking:
-        raise DataError(f"{target} exists, but is no complete data-bin (no {', '.join(lacking)}); move or remove it")
+        raise DataError(f"{target} exists, but is no complete {what} (no {', '.join(lacking)}); move or remove it")
     try:
         made = json.loads((target / "provenance.json").read_text(encoding="utf-8"))
         asked = {"name": name, "bpe": bpe, "source_sha256": dict(source_sha256) or made["source_sha256"]}
@@ -109,6 +119,26 @@ def check_same_request(target: Path, name: str, bpe: Optional[int], source_sha25
             f"{target} was made from something else (name {made['name']}, source {made['source']}, bpe {made['bpe']}); "
             "move or remove it, or have scripts/prepare_data.sh make another with --dest"
         )
+
+
+def make_texts(work: Path, corpus: TextCorpus, source: Source, files: Dict[str, Path]) -> None:
+    """Make ``work/data-bin``, which is no data-bin but three texts."""
+    folder = work / "data-bin"
+    folder.mkdir(parents=True)
+    origin = corpus.write_texts(source, files, folder)
+    sha256 = sha256_of({split: folder / f"{split}.txt" for split in SPLITS})
+    provenance = {
+        "name": corpus.name,
+        "source": origin,
+        "bpe": None,
+        "source_sha256": sha256_of(files) or sha256,
+        "sha256": sha256,
+        "bytes": {split: (folder / f"{split}.txt").stat().st_size for split in SPLITS},
+        "versions": {"python": platform.python_version()},
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    for split, size in provenance["bytes"].items():
+        say(f"{split}.txt: {size:,} bytes")
 
 
 def make_data_bin(work: Path, corpus: Corpus, source: Source, files: Dict[str, Path], bpe: Optional[int]) -> None:

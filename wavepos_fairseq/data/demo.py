@@ -17,6 +17,7 @@ from .corpus import Corpus, DataError, Source, say
 from .tokens import wikitext_tokenizer, write_lines
 
 MIN_TRAIN_TOKENS = 100_000
+NOT_LIBRARY = ("test", "tests", "idle_test", "site-packages", "dist-packages")
 PLAIN_WORD = re.compile(r"""["'(*`]*[A-Za-z]+(['’-][A-Za-z]+)*["')*`.,:;!?]*""")  # with its punctuation
 
 
@@ -68,11 +69,10 @@ def demo_documents() -> Dict[str, List[str]]:
 
 def docstring_documents(library: Path) -> Dict[str, List[str]]:
     """Prose of the docstrings of each module under ``library`` except tests and installed packages."""
-    not_library = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
     documents = {}
     for path in library.rglob("*.py"):
         module = path.relative_to(library).with_suffix("").parts
-        if not_library.isdisjoint(module):
+        if {*NOT_LIBRARY}.isdisjoint(module):
             documents[".".join(module)] = [p for text in docstrings(path.read_bytes()) for p in prose(text)]
     return documents
 

@@ -7,13 +7,13 @@ A preset says what is trained, on what and for how long. A row names a position 
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple, Union
 
 import yaml
 
 from ..common.errors import first_line, prefixing_errors
 from ..common.files import CONFIGS, shown_path
-from ..common.schema import COUNT, MAPPING, OPTIONS, TEXT, WHOLE, Accepted, check, is_count
+from ..common.schema import COUNT, MAPPING, OPTIONS, TEXT, WHOLE, Accepted, are_options, check, is_count
 from ..evaluation.longbench import TASKS
 from .results import RESERVED_COLUMN, refuse_table_name
 
@@ -26,9 +26,11 @@ _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 class Preset:
     """configs/presets/NAME.yaml.
 
-    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder);
-    tokens_per_update counts all devices; tokens_per_device is the most that one device takes at a time (fairseq's
-    --max-tokens). slurm: the resources of a run on a cluster, besides its GPUs (see `slurm.submit`).
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder) or,
+    where framework is transformers, those of its Trainer. Such a preset has no checkpoint, but the shape of a Llama and
+    a tokenizer (see `hf.tokens.write_tokens`). tokens_per_update counts all devices; tokens_per_device is the most that
+    one device takes at a time (fairseq's --max-tokens). slurm: the resources of a run on a cluster, besides its GPUs
+    (see `slurm.submit`).
     """
 
     name: str
@@ -42,6 +44,9 @@ class Preset:
     train: Dict[str, Any]
     evaluate: Dict[str, Any]
     slurm: Dict[str, Any]
+    framework: str = "fairseq"
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Union[int, str] = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,12 @@ _PRESET: Dict[str, Accepted] = {
     "evaluate": OPTIONS,
     "slurm": MAPPING,
 }
+_LLAMA_PRESET: Dict[str, Accepted] = {
+    **{key: accepted for key, accepted in _PRESET.items() if key != "checkpoint"},
+    "framework": ("transformers, or be left out for fairseq", lambda value: value == "transformers"),
+    "shape": ("a mapping of a LlamaConfig's options to text or numbers", are_options),
+    "tokenizer": ("a number of types or a tokenizer's folder", lambda value: is_count(value) or TEXT[1](value)),
+}
 _TABLE: Dict[str, Accepted] = {
     "title": TEXT,
     "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
@@ -139,12 +150,13 @@ def load_preset(name: str) -> Preset:
         raise ValueError(f"preset {name!r}: a name that ends with a seed is taken by another preset's folder")
     path = CONFIGS / "presets" / f"{name}.yaml"
     content = read_yaml(path)
+    is_llama = "framework" in content
     with prefixing_errors(shown_path(path)):
-        check(content, _PRESET)
-    with prefixing_errors(f"{shown_path(path)}, train"):  # fairseq checks the rest
-        check(content["train"], {"max-update": COUNT}, others=True)
+        check(content, _LLAMA_PRESET if is_llama else _PRESET)
+    with prefixing_errors(f"{shown_path(path)}, train"):  # the framework checks the rest
+        check(content["train"], {"max_steps" if is_llama else "max-update": COUNT}, others=True)
     with prefixing_errors(shown_path(path)):
-        preset = Preset(name=name, **content)
+        preset = Preset(name=name, **{"checkpoint": "model", **content})
         if preset.l_train not in preset.lengths:
             raise ValueError(f"lengths {preset.lengths} must contain l_train {preset.l_train}")
         if preset.tokens_per_update % preset.l_train:

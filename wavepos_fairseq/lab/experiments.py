@@ -30,11 +30,12 @@ from ..common import commands
 from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
-from ..data import WIKITEXT, check_counts, prepare
+from ..data import WIKITEXT, check_counts, prepare, prepare_tokens
 from ..plugin.streams import count
 from . import evaluate, results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
-from .runs import Broken, InUse, Run, batch_options, cpu_count, fairseq_options
+from .llama_runs import run_of
+from .runs import Broken, InUse, Run, batches, cpu_count
 from .schedule import Outcome, make_here, make_on_slurm
 from .sweeps import AXES, EXAMPLES, refuse_too_many, sweep_rows
 
@@ -127,7 +128,7 @@ def refusals(runs: List[Run]) -> Dict[str, str]:
     refused = {}
     for run in runs:
         try:
-            fairseq_options(run)
+            run.refuse_options()
         except ValueError as error:
             refused[run.row.name] = str(error)
     return refused
@@ -135,9 +136,7 @@ def refusals(runs: List[Run]) -> Dict[str, str]:
 
 def head_dim_of(preset: Preset) -> int:
     """The width of the heads of the preset's architecture."""
-    nope = Run(preset, Row("", {}, {"name": "nope"}), ROOT, ROOT, preset.gpus, seed=1)
-    options = fairseq_options(nope)
-    return options.decoder_embed_dim // options.decoder_attention_heads
+    return run_of(preset, Row("", {}, {"name": "nope"}), ROOT, ROOT, preset.gpus, seed=1).head_dim()
 
 
 def refuse_evaluation(run: Run) -> None:
@@ -153,38 +152,12 @@ def refuse_evaluation(run: Run) -> None:
                 args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
-        ours: Dict[str, Any] = {"path": shown_path(run.checkpoint), "lengths": run.preset.lengths}
-        ours.update(position_encoding=None, model=None, text=None, l_train=None)
-        ours.update(output=Path(shown_path(run.folder / "evaluation.json")))
-        for name, value in ours.items():
-            if getattr(args, name) != value:
+        ours = parser.parse_args(run.evaluation_command(with_options=False)[3:])
+        for name in ("path", "model", "text", "lengths", "l_train", "position_encoding", "output"):
+            if getattr(args, name) != getattr(ours, name):
                 raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
         if "sliding" in args.inference:
             refuse_stride(args.stride, args.lengths)
-
-
-def _refuse_no_checkpoint(run: Run) -> None:
-    """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""
-    options, name = fairseq_options(run), run.preset.checkpoint
-    without = {"no_save": True, "no_last_checkpoints": name == "checkpoint_last.pt"}
-    without["disable_validation"] = name == "checkpoint_best.pt"
-    for switch, matters in without.items():
-        if matters and getattr(options, switch):
-            raise ValueError(f"--{switch.replace('_', '-')}: {run.preset.name} needs {name}, which is not written")
-
-
-def refuse_data(runs: List[Run]) -> None:
-    """Raises ValueError if the data-bin lacks what the runs read at their start or hours later."""
-    from ..models.transformer_lm_wavelet import refuse_cutoffs
-    from ..plugin.streams import load_dictionary, load_stream
-
-    data, preset = runs[0].data, runs[0].preset
-    dictionary = load_dictionary(str(data))
-    load_stream(str(data), str(preset.evaluate.get("subset", "valid")), dictionary)
-    for run in runs:
-        options = fairseq_options(run)
-        with prefixing_errors(shown_path(data / "dict.txt")):
-            refuse_cutoffs(options, len(dictionary))
 
 
 def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
@@ -203,13 +176,16 @@ def with_head_dim(rows: List[Row], head_dim: int) -> List[Row]:
     return rows
 
 
-def _data_bin(data: Optional[Path], preset: Preset) -> Path:
-    """The data-bin folder. A folder of text, or None, is prepared first (see `data`)."""
+def _prepared(data: Optional[Path], preset: Preset) -> Path:
+    """The folder of what is trained on. A folder of text, or None, is prepared first (see `data`)."""
+    is_llama = preset.framework == "transformers"
     if data is not None and not data.exists():
         raise ValueError(f"--data {data} does not exist")
-    if data is not None and (data / "dict.txt").is_file():
-        return data
-    return prepare(preset.corpus, data, ROOT / "data", option="--data")
+    if data is None or not (data / ("provenance.json" if is_llama else "dict.txt")).is_file():
+        data = prepare(preset.corpus, data, ROOT / "data", option="--data")
+    if is_llama:
+        prepare_tokens(data, preset.tokenizer)
+    return data
 
 
 def _refuse_other_corpus(data: Path, preset: Preset) -> None:
@@ -285,7 +261,7 @@ def main(arguments=None) -> int:
     if args.command in ("reproduce", "sweep", "status") and options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
     if args.command != "status" or not args.table:  # a table's status needs files only
-        commands.require_fairseq()
+        _require_framework(args.preset)
     if getattr(args, "launcher", "local") == "slurm":
         commands.require_lab("submitit")
     only_prints = args.command == "status" or getattr(args, "dry_run", False)
@@ -300,9 +276,18 @@ def main(arguments=None) -> int:
             return 130
 
 
+def _require_framework(preset: str) -> None:
+    """Ends the command unless what trains the preset is installed; an invalid preset is refused later."""
+    with contextlib.suppress(ValueError):
+        if load_preset(preset).framework == "transformers":
+            commands.require_hf()
+            return
+    commands.require_fairseq()
+
+
 def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
     gpus = preset.gpus if args.gpus is None else args.gpus
-    batch_options(preset, gpus, args.processes)
+    batches(preset, gpus, args.processes)
     folder = args.runs / (preset.name if seed == 1 else f"{preset.name}-seed{seed}") / row.name
     data = args.data or ROOT / "data" / preset.corpus
     for option, path, marks in (("--data", data, (":", "${", "\\'")), ("--runs", folder, ("${", "\\'"))):
@@ -311,7 +296,7 @@ def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
             raise ValueError(
                 f"{option} {shown_path(path)}: fairseq refuses a folder with {read_otherwise[0]} in its path"
             )
-    return Run(preset, row, data, folder, gpus, seed, args.processes)
+    return run_of(preset, row, data, folder, gpus, seed, args.processes)
 
 
 def _all_runs(args: argparse.Namespace) -> int:
@@ -337,7 +322,7 @@ def _all_runs(args: argparse.Namespace) -> int:
     refused = refusals(of_each_kind)
     fitting = [run for run in of_each_kind if run.row.name not in refused]
     for run in fitting:
-        _refuse_no_checkpoint(run)
+        run.refuse_no_checkpoint()
         refuse_evaluation(run)
     if args.launcher == "slurm":
         from . import slurm
@@ -348,11 +333,11 @@ def _all_runs(args: argparse.Namespace) -> int:
     written = results.table_files(folder, args.table)
     for path in [*written, *(run.folder / "training.json" for run in runs)]:
         refuse_unwritable(path)
-    data = _data_bin(args.data, preset)
+    data = _prepared(args.data, preset)
     _refuse_other_corpus(data, preset)
     runs = [replace(run, data=data) for run in runs]
-    if fitting:
-        refuse_data([replace(run, data=data) for run in fitting])
+    for run in fitting:
+        replace(run, data=data).refuse_data()
     if args.launcher == "slurm":
         outcomes = make_on_slurm(runs, refused, args.runs / "slurm", f"wavepos-{preset.name}-{args.table}")
     else:
@@ -369,15 +354,17 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
     run = _run(args, preset, _chosen_row(args.name, options), args.seed)
     if args.command == "train":
         run = run.trained
-        _refuse_no_checkpoint(run)
+        run.refuse_no_checkpoint()
     refuse_evaluation(run)
     if not args.dry_run:
         refuse_unwritable(run.folder / "training.json")
-        run = replace(run, data=_data_bin(args.data, preset))
+        run = replace(run, data=_prepared(args.data, preset))
         if args.command == "train":
-            refuse_data([run])
+            run.refuse_data()
     print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
     if args.dry_run:
+        for line in run.counted() if args.command == "train" else []:
+            print(line)
         return 0
     with run.locked() as lock:
         if args.command == "evaluate":

@@ -48,7 +48,7 @@ _NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *_WHILE_MADE}.union(*SHEETS.values())))
 """Names that no label may have: the columns beside the labels."""
-PAPER_ONLY = ("table2", "press2022")
+PAPER_ONLY = ("press2022",)
 """The paper's folder has these besides the tables that this project makes."""
 _TABLE1_METHODS = {"Rotary": "RoPE theta=10000"}  # the others are called as in Table 1, or are not there
 MAX_STRETCHES = 128

@@ -23,7 +23,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from .. import DIGITS
 from ..common import child
@@ -36,7 +36,11 @@ from .configs import Preset, Row
 
 UNREADABLE = "checkpoint_last.unreadable"
 _SECONDS_BETWEEN_LOOKS = 0.2
-
+_MODULES = {  # of commands, by their first word
+    "fairseq-train": ["fairseq_cli.train"],
+    "torchrun": ["torch.distributed.run"],
+    "accelerate": ["accelerate.commands.accelerate_cli"],
+}
 
 # The keys read from a run's files; others may be there. Null: not written by earlier versions, or unknown.
 _TRAINING: Dict[str, Accepted] = {"command": COMMAND, "version": or_none(TEXT), "threads": or_none(COUNT)}
@@ -68,8 +72,10 @@ _CELL: Dict[str, Accepted] = {
 }
 
 
-def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
-    """--max-tokens and --update-freq that give tokens_per_update on these GPUs, or CPU processes (gpus = 0).
+def batches(preset: Preset, gpus: int, processes: int) -> Tuple[int, int]:
+    """How many sequences a device takes at a time, and how often for an update.
+
+    These GPUs, or CPU processes (gpus = 0), take tokens_per_update together.
 
     Raises ValueError if the update's sequences do not divide evenly among them.
     """
@@ -86,11 +92,16 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
         )
     most = min(each, preset.tokens_per_device // preset.l_train)
     at_a_time = next(number for number in range(most, 0, -1) if each % number == 0)
+    return at_a_time, each // at_a_time
+
+
+def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
+    """fairseq's options for `batches`."""
+    at_a_time, update_freq = batches(preset, gpus, processes)
     world = ["--distributed-world-size", str(gpus)] if gpus else ["--cpu"]
     if gpus > 1:  # else rank 0 sends the checkpoint in a form that PyTorch 2.6 and later refuses
         world.append("--load-checkpoint-on-all-dp-ranks")
-    max_tokens, update_freq = at_a_time * preset.l_train, each // at_a_time
-    return [*world, "--max-tokens", str(max_tokens), "--update-freq", str(update_freq)]
+    return [*world, "--max-tokens", str(at_a_time * preset.l_train), "--update-freq", str(update_freq)]
 
 
 @dataclass(frozen=True)
@@ -148,20 +159,17 @@ class Run:
             *self.row.arguments,
         ]
 
-    def evaluation_command(self) -> List[str]:
-        """The evaluation of the trained checkpoint at the preset's lengths, in both inferences."""
+    def evaluated(self) -> List[str]:
+        """What the evaluation reads: the data and the trained checkpoint."""
+        return [shown_path(self.data), "--path", shown_path(self.checkpoint)]
+
+    def evaluation_command(self, with_options: bool = True) -> List[str]:
+        """The evaluation at the preset's lengths, in both inferences unless the preset's options say otherwise."""
         lengths = ",".join(map(str, self.preset.lengths))
         return [
-            *(
-                "python",
-                "-m",
-                "wavepos_fairseq.evaluation",
-                shown_path(self.data),
-                "--path",
-                shown_path(self.checkpoint),
-            ),
+            *("python", "-m", "wavepos_fairseq.evaluation", *self.evaluated()),
             *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
-            *as_arguments({**self.preset.evaluate, **self.row.evaluate}),
+            *(as_arguments({**self.preset.evaluate, **self.row.evaluate}) if with_options else []),
             *([] if self.gpus else ["--cpu"]),
         ]
 
@@ -259,6 +267,38 @@ class Run:
         parser.add_argument("--max-update")
         return int(parser.parse_known_args(self.training_arguments())[0].max_update)
 
+    def refuse_options(self) -> None:
+        """Raises ValueError if the framework, the representation or the model refuses the options."""
+        fairseq_options(self)
+
+    def refuse_no_checkpoint(self) -> None:
+        """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""
+        options, name = fairseq_options(self), self.preset.checkpoint
+        without = {"no_save": True, "no_last_checkpoints": name == "checkpoint_last.pt"}
+        without["disable_validation"] = name == "checkpoint_best.pt"
+        for switch, matters in without.items():
+            if matters and getattr(options, switch):
+                raise ValueError(f"--{switch.replace('_', '-')}: {self.preset.name} needs {name}, which is not written")
+
+    def refuse_data(self) -> None:
+        """Raises ValueError if the data lack what the run reads at its start or hours later."""
+        from ..models.transformer_lm_wavelet import refuse_cutoffs
+        from ..plugin.streams import load_dictionary, load_stream
+
+        dictionary = load_dictionary(str(self.data))
+        load_stream(str(self.data), str(self.preset.evaluate.get("subset", "valid")), dictionary)
+        with prefixing_errors(shown_path(self.data / "dict.txt")):
+            refuse_cutoffs(fairseq_options(self), len(dictionary))
+
+    def head_dim(self) -> int:
+        """The width of a head."""
+        options = fairseq_options(self)
+        return options.decoder_embed_dim // options.decoder_attention_heads
+
+    def counted(self) -> List[str]:
+        """What a dry run says beside the command."""
+        return []
+
     def last_logged(self) -> Dict[str, Any]:
         """What fairseq logged last in training; empty if nothing yet."""
         log = self.folder / "train.log"
@@ -314,12 +354,12 @@ class Run:
         command, threads = self.training_command(), self._threads(environment)
         started = {"command": shlex.join(command), "version": DIGITS, "threads": threads}
         write_json(self.folder / "training.json", started)
-        module = {"fairseq-train": "fairseq_cli.train", "torchrun": "torch.distributed.run"}[command[0]]
-        return _start([module, *command[1:]], lock, threads, environment, output)
+        words = command[2:] if command[0] == "python" else [*_MODULES[command[0]], *command[1:]]
+        return _start(words, lock, threads, environment, output)
 
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation. Raises ValueError if there is no checkpoint."""
-        if not self.checkpoint.is_file():
+        if not self.checkpoint.exists():
             raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
@@ -374,7 +414,8 @@ def _by_option(command: str) -> Dict[str, str]:
             given[option] = value if is_given else "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
-    unread = ("--save-dir", "--tensorboard-logdir", "--path", "--output", "--task")  # both tasks give the same numbers
+    unread = ["--save-dir", "--tensorboard-logdir", "--path", "--output", "--output_dir", "--model"]
+    unread.append("--task")  # both tasks give the same numbers
     return {option: text for option, text in given.items() if option not in unread}
 
 
