@@ -97,7 +97,7 @@ def load_folder(
             )
         tokenizer = _tokenizer(folder)
         config = _configuration(folder, overrides)
-        model, about = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -105,6 +105,7 @@ def load_folder(
             trust_remote_code=False,
             output_loading_info=True,
         )
+        model, about = loaded
         if about["missing_keys"]:
             count = len(about["missing_keys"])
             raise ValueError(f"its weights lack {min(about['missing_keys'])}, {count} parameters in all")
