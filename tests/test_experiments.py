@@ -291,7 +291,7 @@ def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "wikitext103", "ricker"], "preset 'wikitext103' is unknown; accepted are demo, recall-cpu, "),
+        (["train", "wikitext103", "ricker"], "preset 'wikitext103' is unknown; accepted are demo, llama-cpu, "),
         (["train", "demo", "riker"], "row 'riker' is unknown; accepted are "),
         (["train", "demo"], "give a row or options"),
         (

@@ -16,6 +16,7 @@ from wavepos_fairseq.data import command as prepare
 from wavepos_fairseq.data import python_source
 from wavepos_fairseq.lab import configs, experiments, runs
 from wavepos_fairseq.lab import evaluate as evaluation
+from wavepos_fairseq.lab.llama_runs import run_of
 
 pytest.importorskip("transformers", reason="transformers is not installed (extra hf, Python 3.11)")
 from safetensors.torch import load_file  # noqa: E402
@@ -243,9 +244,9 @@ def test_table_2_has_the_papers_rows_and_names_its_own_additions():
     rows = configs.load_table("table2")[1]
     assert [row.labels["method"] for row in rows[:2]] == [*paper.method.unique()]
     assert rows[1].position["wavelet_scales"] == "2^2..2^9"
-    shape = configs.load_preset("llama-cpu").shape
-    for row in rows:  # each fits a head of llama-cpu
-        train.config_of(row.position, shape, 512, 4000, eos=0)
+    for name in ("llama-cpu", "llama2-7b"):
+        made = [run_of(configs.load_preset(name), row, ROOT, ROOT / row.name, gpus=0, seed=1) for row in rows]
+        assert experiments.refusals(made) == {}
     assert {row.trained for row in rows} == {"", "rope-10k"}
 
 

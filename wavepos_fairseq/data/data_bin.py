@@ -127,17 +127,18 @@ def make_texts(work: Path, corpus: TextCorpus, source: Source, files: Dict[str, 
     folder.mkdir(parents=True)
     origin = corpus.write_texts(source, files, folder)
     sha256 = sha256_of({split: folder / f"{split}.txt" for split in SPLITS})
+    sizes = {split: (folder / f"{split}.txt").stat().st_size for split in SPLITS}
     provenance = {
         "name": corpus.name,
         "source": origin,
         "bpe": None,
         "source_sha256": sha256_of(files) or sha256,
         "sha256": sha256,
-        "bytes": {split: (folder / f"{split}.txt").stat().st_size for split in SPLITS},
+        "bytes": sizes,
         "versions": {"python": platform.python_version()},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    for split, size in provenance["bytes"].items():
+    for split, size in sizes.items():
         say(f"{split}.txt: {size:,} bytes")
 
 

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, get_args
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def config_of(position: Mapping[str, Any], shape: Mapping[str, Any], l_train: in
     position: ``name`` and the options of `positions.build_position`. shape: other entries of a `LlamaConfig`.
     """
     name, options = position["name"], {key: value for key, value in position.items() if key != "name"}
-    common = {"vocab_size": types, "max_position_embeddings": l_train}
+    common: Dict[str, Any] = {"vocab_size": types, "max_position_embeddings": l_train}
     common.update(bos_token_id=eos, eos_token_id=eos, pad_token_id=None)
     taken = sorted({*common, "position_encoding", "position_options"} & {*shape})
     if taken:
@@ -88,21 +88,21 @@ def config_of(position: Mapping[str, Any], shape: Mapping[str, Any], l_train: in
 
 
 def model_of(config: LlamaConfig) -> LlamaForCausalLM:
-    return (WaveletLlamaForCausalLM if isinstance(config, WaveletLlamaConfig) else LlamaForCausalLM)(config)
+    return WaveletLlamaForCausalLM(config) if isinstance(config, WaveletLlamaConfig) else LlamaForCausalLM(config)
 
 
 def parser() -> Any:
     """The options: our own, and Trainer's."""
-    parser = HfArgumentParser(TrainingArguments, prog="python -m wavepos_fairseq.hf.train")
+    options: Any = TrainingArguments
+    parser: Any = HfArgumentParser(options, prog="python -m wavepos_fairseq.hf.train")
     parser.allow_abbrev = False
     parser.add_argument("data", metavar="DATA", help="folder with tokens and their tokenizer")
     parser.add_argument("--l-train", type=parse_count, required=True, help="tokens of a sequence")
     parser.add_argument("--shape", type=json.loads, default={}, help="entries of a LlamaConfig, as JSON")
     parser.add_argument("--position-encoding", default="wavelet", help="position representation (default: wavelet)")
     for name, option in position_options().items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=option.type, default=None, help=option.help.replace("%", "%%")
-        )
+        kind = next((of for of in get_args(option.type) if of is not type(None)), option.type)  # of Optional[kind]
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=option.help.replace("%", "%%"))
     return parser
 
 
@@ -129,7 +129,7 @@ def cost(config: LlamaConfig, l_train: int) -> Cost:
         model = model_of(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
-    heads = config.num_attention_heads * config.head_dim
+    heads = config.num_attention_heads * (config.head_dim or 0)
     return Cost(parameters, 3 * 2 * (products + config.num_hidden_layers * l_train * heads))
 
 
@@ -166,7 +166,7 @@ class _Log(TrainerCallback):
 def train(args: argparse.Namespace, training: TrainingArguments) -> None:
     """Trains, or continues, and writes the model. ValueError if the data do not suffice or nothing fits."""
     transformers_logging.set_verbosity_error()
-    data, folder = Path(args.data), Path(training.output_dir)
+    data, folder = Path(args.data), Path(str(training.output_dir))
     stream, tokenizer = read_tokens(data)
     dataset = Sequences(stream, args.l_train)
     if not len(dataset):
@@ -177,7 +177,7 @@ def train(args: argparse.Namespace, training: TrainingArguments) -> None:
     trainer = Trainer(model, training, train_dataset=dataset, callbacks=[_Log()])
     trainer.remove_callback(PrinterCallback)
     last = last_complete(folder)[1]
-    trainer.train(resume_from_checkpoint=last and str(last))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     unfinished = folder / f"{MODEL}.partial"
     trainer.save_model(str(unfinished))
     if trainer.is_world_process_zero():
