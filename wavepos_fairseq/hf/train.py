@@ -166,12 +166,14 @@ class _Log(TrainerCallback):
 def train(args: argparse.Namespace, training: TrainingArguments) -> None:
     """Trains, or continues, and writes the model. ValueError if the data do not suffice or nothing fits."""
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     data, folder = Path(args.data), Path(str(training.output_dir))
     stream, tokenizer = read_tokens(data)
     dataset = Sequences(stream, args.l_train)
     if not len(dataset):
         raise ValueError(f"{data} has {len(stream)} tokens, fewer than --l-train {args.l_train}")
     training.disable_tqdm = True
+    training.ddp_find_unused_parameters = False  # there are none, and to look for them takes time
     set_seed(training.seed)
     model = model_of(config_of(position_of(args), args.shape, args.l_train, len(tokenizer), tokenizer.eos_token_id))
     trainer = Trainer(model, training, train_dataset=dataset, callbacks=[_Log()])
