@@ -7,8 +7,10 @@
 #   demo                      the documentation of Python's standard library; needs no network
 #   recall                    made-up pairs of keys and values (docs/reproduce.md); needs no network
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
+#   python-source             the source of Python's standard library, as text for the presets of Llamas; needs no network
+#   documents --from DIR      your own train, valid and test, as .txt or .jsonl, as text for the presets of Llamas
 #
-# --characters makes one token a character (not for demo and recall). Blanks become ▁. Characters with a count below 20 in train
+# --characters makes one token a character (wikitext-* and text). Blanks become ▁. Characters with a count below 20 in train
 # become <unk>.
 #
 # The data-bin is DIR/NAME (default: data/NAME in the project), of characters DIR/NAME-characters. It is written
