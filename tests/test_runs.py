@@ -229,6 +229,7 @@ def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys
     assert "nope is in use: process" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(
     run, undisturbed, slurm_cluster, tmp_path, monkeypatch, capsys
 ):
