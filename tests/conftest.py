@@ -136,7 +136,7 @@ def parse(data, *words):
 
 @pytest.fixture(scope="session")
 def build(data_bin):
-    """build(changes to TINY, seed): an untrained model in evaluation mode, built as by fairseq-train but without hydra."""
+    """build(changes to TINY, seed): an untrained model in evaluation mode, as fairseq-train builds it, without hydra."""
     from fairseq import tasks, utils
 
     built = {}
@@ -195,9 +195,10 @@ def train(data_bin):
     configurations = {}  # hydra takes longer for one than the training takes
 
     def configuration(save_dir, data, *words):
-        if (data, *words) not in configurations:
-            configurations[data, *words] = convert_namespace_to_omegaconf(parse(data, *words))
-        config = copy.deepcopy(configurations[data, *words])
+        key = (data, *words)
+        if key not in configurations:
+            configurations[key] = convert_namespace_to_omegaconf(parse(data, *words))
+        config = copy.deepcopy(configurations[key])
         config.checkpoint.save_dir = str(save_dir)
         return config
 
