@@ -136,7 +136,7 @@ def parse(data, *words):
 
 @pytest.fixture(scope="session")
 def build(data_bin):
-    """build(changes to TINY, seed): an untrained model in evaluation mode, as fairseq-train builds it, without hydra."""
+    """build(changes to TINY, seed): an untrained model for evaluation, as of fairseq-train but without hydra."""
     from fairseq import tasks, utils
 
     built = {}
