@@ -79,6 +79,7 @@ def needed_by(package):
 
 
 def link(path, to):
+    """Links files, in new folders, because fairseq looks for plugins in the folder above its own."""
     if path.is_dir():
         shutil.copytree(str(path), str(to), copy_function=os.symlink)
     else:
@@ -96,9 +97,7 @@ def outside(built, tmp_path_factory):
     run(folder / "venv/bin/python", "-m", "pip", "install", "--no-deps", built[0], cwd=folder)
     (packages,) = (folder / "venv/lib").glob("*/site-packages")
     for path in needed_by(*metadata.distributions(name="wavepos-fairseq", path=[str(packages)])):
-        if not (
-            packages / path.name
-        ).exists():  # folders are made anew: fairseq looks for plugins in the one above its own
+        if not (packages / path.name).exists():
             link(path, packages / path.name)
     here = folder / "another project"
     here.mkdir()
