@@ -109,6 +109,7 @@ def kernel():
     pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
 
 
+@pytest.mark.long
 def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytorchs_attention(
     kernel, dry_run, tmp_path
 ):

@@ -283,6 +283,7 @@ model.save_pretrained(again)
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_a_folder_loads_with_trust_remote_code_beside_fairseq_in_a_process_that_knows_no_such_model(tmp_path):
     model = built()
     model.save_pretrained(tmp_path / "model")
