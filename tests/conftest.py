@@ -58,7 +58,7 @@ HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 LONGEST = [
     f"test_{name}.py"
-    for name in ("package", "runs", "benchmarks", "triton", "experiments", "scripts", "data", "parallel")
+    for name in ("runs", "experiments", "attention", "triton", "package", "data", "training", "parallel", "report")
 ]
 
 
