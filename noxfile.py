@@ -23,7 +23,7 @@ def install(session):
 @nox.session(python=PYTHONS)
 def tests(session):
     """The whole test suite."""
-    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs, env=install(session))
+    session.run("pytest", "-m", "", "-n", "auto", "--dist", "loadfile", *session.posargs, env=install(session))
 
 
 @nox.session(python=PYTHONS)

@@ -23,7 +23,9 @@ MOST = 4 * 2**30
 
 def main():
     parser = commands.parser(__doc__)
-    parser.add_argument("--lengths", default="8192,16384,32768", help="default: %(default)s")
+    parser.add_argument(
+        "--lengths", type=commands.parse_lengths, default="8192,16384,32768", help="default: %(default)s"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--fp16", action="store_true")
     parser.add_argument("--quick", action="store_true", help="lengths 1024 and 2048")
@@ -31,7 +33,7 @@ def main():
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # fairseq makes hydra warn
-    lengths = [int(length) for length in ("1024,2048" if args.quick else args.lengths).split(",")]
+    lengths = [1024, 2048] if args.quick else args.lengths
     archs = {name: f"--arch transformer_lm_wavelet --position-encoding {name}" for name in position_names()}
     rows = []
     for name, arch in {BASELINE: "--arch transformer_lm", **archs}.items():

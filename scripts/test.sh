@@ -10,5 +10,5 @@ echo "== mypy"
 "$PYTHON" -m mypy
 echo "== pytest"
 workers=$(($(nproc) + 1)) # one more than cores, because many tests wait; before the next line, which changes nproc
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= # because many tests start a Python of their own
 exec "$PYTHON" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"

@@ -58,7 +58,7 @@ HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]
 
 LONGEST = [
     f"test_{name}.py"
-    for name in ("package", "runs", "benchmarks", "triton", "experiments", "scripts", "data", "parallel")
+    for name in ("runs", "experiments", "attention", "triton", "package", "data", "training", "parallel", "report")
 ]
 
 
@@ -136,9 +136,8 @@ def parse(data, *words):
 
 @pytest.fixture(scope="session")
 def build(data_bin):
-    """build(changes to TINY, seed): an untrained model in evaluation mode, built as by fairseq-train."""
+    """build(changes to TINY, seed): an untrained model for evaluation, as of fairseq-train but without hydra."""
     from fairseq import tasks, utils
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     built = {}
 
@@ -146,9 +145,9 @@ def build(data_bin):
         words = command_line({**TINY, **(changes or {})})
         key = (*words, seed)
         if key not in built:
-            config = convert_namespace_to_omegaconf(parse(data_bin, *words))
+            arguments = parse(data_bin, *words)
             utils.set_torch_seed(seed)
-            built[key] = tasks.setup_task(config.task).build_model(config.model).eval()
+            built[key] = tasks.setup_task(arguments).build_model(arguments).eval()
         return copy.deepcopy(built[key])
 
     return build_model
@@ -193,13 +192,23 @@ def train(data_bin):
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.logging import progress_bar
 
+    configurations = {}  # hydra takes longer for one than the training takes
+
+    def configuration(save_dir, data, *words):
+        key = (data, *words)
+        if key not in configurations:
+            configurations[key] = convert_namespace_to_omegaconf(parse(data, *words))
+        config = copy.deepcopy(configurations[key])
+        config.checkpoint.save_dir = str(save_dir)
+        return config
+
     def run(save_dir, changes=None, data=data_bin):
-        words = command_line({**TINY, **TRAINING, "--save-dir": save_dir, **(changes or {})})
+        words = command_line({**TINY, **TRAINING, **(changes or {})})
         losses = _Losses()
         progress_bar.logger.addHandler(losses)
         progress_bar.logger.setLevel(logging.INFO)
         try:
-            fairseq_cli.train.main(convert_namespace_to_omegaconf(parse(data, *words)))
+            fairseq_cli.train.main(configuration(save_dir, data, *words))
         finally:
             progress_bar.logger.removeHandler(losses)
         return losses.by_update

@@ -109,6 +109,7 @@ def kernel():
     pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
 
 
+@pytest.mark.long
 def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytorchs_attention(
     kernel, dry_run, tmp_path
 ):
@@ -127,10 +128,7 @@ def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytor
     assert rows_of(tmp_path / "attention-quick-cpu.csv")
 
 
-LONG = pytest.mark.skipif("WAVEPOS_GPU_STEPS" not in os.environ, reason="takes minutes; WAVEPOS_GPU_STEPS=all runs it")
-
-
-@LONG
+@pytest.mark.long
 def test_the_step_that_times_the_kernel_has_every_rival_and_the_tiles_that_were_tried(kernel, dry_run, tmp_path):
     dry_run("fast")
     rows = rows_of(tmp_path / "kernel-speed-cpu.csv")
@@ -143,7 +141,7 @@ def test_the_step_that_times_the_kernel_has_every_rival_and_the_tiles_that_were_
 WAYS = ("triton", "mask", "blockwise")
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["speed", "errors"])
 def test_what_no_time_is_left_for_has_a_line_that_says_so(kernel, what, tmp_path):
     command = [sys.executable, str(BENCHMARKS / "kernel.py"), what, "--dry-run", "--seconds", "1"]
@@ -152,6 +150,7 @@ def test_what_no_time_is_left_for_has_a_line_that_says_so(kernel, what, tmp_path
     assert "no time is left" in rows_of(tmp_path / "kernel.csv")[-1]["note"]
 
 
+@pytest.mark.long
 def test_the_step_of_the_papers_size_reports_what_fairseq_logs(dry_run, tmp_path):
     pytest.importorskip("fairseq")
     dry_run("paper")
@@ -160,6 +159,7 @@ def test_the_step_of_the_papers_size_reports_what_fairseq_logs(dry_run, tmp_path
     assert float(row["first_quartile"]) <= float(row["tokens_per_second"]) <= float(row["third_quartile"])
 
 
+@pytest.mark.long
 def test_the_step_of_table_1_makes_the_rows_and_packs_them_so_that_they_are_not_made_again(dry_run, tmp_path):
     pytest.importorskip("fairseq")
     assert "done" not in dry_run("table1").split("Table 1")[0]
@@ -173,7 +173,7 @@ def test_the_step_of_table_1_makes_the_rows_and_packs_them_so_that_they_are_not_
     assert {"[1/2] nope: done", "[2/2] ricker: done"} < set(dry_run("table1").splitlines())
 
 
-@LONG
+@pytest.mark.long
 def test_the_step_of_all_representations_has_them_all(dry_run, tmp_path):
     pytest.importorskip("fairseq")
     dry_run("rest")

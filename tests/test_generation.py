@@ -1,5 +1,6 @@
 """fairseq's generation, which is incremental, beside a beam search spelled out by whole forward passes."""
 
+import copy
 import math
 import os
 
@@ -51,10 +52,12 @@ def assert_same(generated, expected):
 def interface(build, data_bin):
     """interface(representation): an untrained model as `from_pretrained` gives it."""
 
+    changes = {**PLAIN, **FURTHER}
+    config = convert_namespace_to_omegaconf(parse(data_bin, *command_line({**TINY, **changes})))
+
     def wrapped(encoding):
-        changes = {**PLAIN, **FURTHER, "--position-encoding": encoding}
-        config = convert_namespace_to_omegaconf(parse(data_bin, *command_line({**TINY, **changes})))
-        return GeneratorHubInterface(config, tasks.setup_task(config.task), [spread(build(changes))])
+        model = spread(build({**changes, "--position-encoding": encoding}))
+        return GeneratorHubInterface(copy.deepcopy(config), tasks.setup_task(config.task), [model])
 
     return wrapped
 

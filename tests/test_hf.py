@@ -188,6 +188,7 @@ def test_gradient_checkpointing_changes_no_gradient(encoding, use_reentrant):
     torch.testing.assert_close(loss_and_gradients(model, input_ids=text), expected, atol=0, rtol=0)
 
 
+@pytest.mark.long
 def test_a_compiled_model_has_the_loss_and_the_gradients_of_the_model():
     model, text = built("rope+rpe+t5", num_hidden_layers=1).train(), tokens(2, 24)
     batches = {"input_ids": text}, {"input_ids": text, "position_ids": torch.arange(24).remainder(9)[None]}
@@ -282,6 +283,7 @@ model.save_pretrained(again)
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_a_folder_loads_with_trust_remote_code_beside_fairseq_in_a_process_that_knows_no_such_model(tmp_path):
     model = built()
     model.save_pretrained(tmp_path / "model")

@@ -8,9 +8,11 @@ import sys
 import tarfile
 import zipfile
 from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from wavepos_fairseq import __version__
 from wavepos_fairseq.__main__ import COMMANDS
@@ -56,13 +58,47 @@ def built(tmp_path_factory):
     return next((folder / "direct").glob("*.whl")), sdist, of_sdist
 
 
+def needed_by(package):
+    """What the package requires without extras, and what that requires: files and folders in this environment."""
+    found, left = {}, [(package, "")]
+    for distribution, extra in left:
+        if (distribution.metadata["Name"], extra) in found:
+            continue
+        found[distribution.metadata["Name"], extra] = distribution
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                for needed in metadata.distributions(name=requirement.name):  # none is torchaudio's, if it did not load
+                    left += [(needed, extra) for extra in ("", *requirement.extras)]
+    return {
+        Path(distribution.locate_file(file.parts[0]))
+        for distribution in found.values()
+        if distribution is not package
+        for file in distribution.files
+        if file.parts[0] not in ("..", "__pycache__")
+    }
+
+
+def link(path, to):
+    """Links files, in new folders, because fairseq looks for plugins in the folder above its own."""
+    if path.is_dir():
+        shutil.copytree(str(path), str(to), copy_function=os.symlink)
+    else:
+        os.symlink(str(path), str(to))
+
+
 @pytest.fixture(scope="module")
 def outside(built, tmp_path_factory):
-    """outside(program, words): run where the wheel is installed without extras, in a folder of another project."""
+    """outside(program, words): run where the wheel is installed without extras, in a folder of another project.
+
+    What it requires is linked from this environment, which is the same as installing it, but for minutes and gigabytes.
+    """
     folder = tmp_path_factory.mktemp("outside")
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    run(*pip, built[0], cwd=folder)
+    run(folder / "venv/bin/python", "-m", "pip", "install", "--no-deps", built[0], cwd=folder)
+    (packages,) = (folder / "venv/lib").glob("*/site-packages")
+    for path in needed_by(*metadata.distributions(name="wavepos-fairseq", path=[str(packages)])):
+        if not (packages / path.name).exists():
+            link(path, packages / path.name)
     here = folder / "another project"
     here.mkdir()
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -73,10 +109,14 @@ def outside(built, tmp_path_factory):
         return run(folder / "venv/bin" / program, *words, cwd=here, accepted=accepted)
 
     call.folder = here
-    call("wavepos", "prepare", "demo")
-    call("wavepos", "train", "demo", "nope")
-    call("wavepos", "evaluate", "demo", "nope")
     return call
+
+
+@pytest.fixture(scope="module")
+def trained(outside):
+    outside("wavepos", "prepare", "demo")
+    outside("wavepos", "train", "demo", "nope")
+    outside("wavepos", "evaluate", "demo", "nope")
 
 
 def contents_of_wheel(path):
@@ -111,12 +151,12 @@ def test_an_sdist_holds_besides_what_builds_the_wheel_and_no_tests(built):
 def test_the_metadata_have_the_version_the_license_and_the_readme(built):
     with zipfile.ZipFile(built[0]) as wheel:
         about = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = Parser().parsestr(wheel.read(about).decode())
+        told = Parser().parsestr(wheel.read(about).decode())
         assert [name for name in wheel.namelist() if name.endswith("/LICENSE")]
-    assert (metadata["Version"], metadata["License"]) == (__version__, "MIT")
-    assert metadata["License-File"] == "LICENSE" and metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    assert {"lab", "hf", "docs", "test"} <= set(metadata.get_all("Provides-Extra"))
+    assert (told["Version"], told["License"]) == (__version__, "MIT")
+    assert told["License-File"] == "LICENSE" and told["Description-Content-Type"] == "text/markdown"
+    assert told.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    assert {"lab", "hf", "docs", "test"} <= set(told.get_all("Provides-Extra"))
 
 
 def test_every_module_can_be_imported_without_the_extras(outside):
@@ -137,7 +177,8 @@ def test_the_command_wavepos_is_installed_and_so_is_its_module(outside):
     assert outside("wavepos", "trian", accepted=2).stderr.count("\n") == 1
 
 
-def test_the_demos_first_row_is_trained_and_evaluated_where_one_stands(outside):
+@pytest.mark.long
+def test_the_demos_first_row_is_trained_and_evaluated_where_one_stands(outside, trained):
     run_folder = outside.folder / "runs/demo/nope"
     cells = json.loads((run_folder / "evaluation.json").read_text())["cells"]
     assert {cell["l_train"] for cell in cells} == {64} and len(cells) == 12
@@ -146,7 +187,10 @@ def test_the_demos_first_row_is_trained_and_evaluated_where_one_stands(outside):
     assert "| nope " in outside("wavepos", "status", "table1", "--preset", "demo").stdout
 
 
-def test_what_is_recorded_names_no_folder_of_this_machine_and_not_the_commit_of_the_folders_own_project(outside):
+@pytest.mark.long
+def test_what_is_recorded_names_no_folder_of_this_machine_and_not_the_commit_of_the_folders_own_project(
+    outside, trained
+):
     recorded = [path for path in outside.folder.rglob("*.*") if path.suffix in (".json", ".pt", ".txt", ".idx")]
     assert {"training.json", "evaluation.json", "checkpoint_last.pt"} <= {path.name for path in recorded}
     assert not [path for path in recorded if str(outside.folder.parent).encode() in path.read_bytes()]
@@ -156,7 +200,7 @@ def test_what_is_recorded_names_no_folder_of_this_machine_and_not_the_commit_of_
 
 def test_fairseq_train_finds_the_installed_plugin_by_its_name(outside):
     words = ["none", "--user-dir", "wavepos_fairseq", "--task", "language_modeling", "--arch", "transformer_lm_wavelet"]
-    said = outside("fairseq-train", *words, "--wavelet-scales", accepted=2).stderr
+    said = outside("python", "-m", "fairseq_cli.train", *words, "--wavelet-scales", accepted=2).stderr
     assert said.splitlines()[-1].endswith("error: argument --wavelet-scales: expected one argument")
 
 

@@ -214,6 +214,7 @@ def test_a_process_that_outlives_its_parent_keeps_the_run(run):
     assert run.state() == "stopped"
 
 
+@pytest.mark.long
 def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = [replace(run.row, name=name, position={"name": name}) for name in ("nope", "alibi")]
@@ -229,6 +230,7 @@ def test_two_processes_on_one_folder_make_each_run_once(run, monkeypatch, capsys
     assert "nope is in use: process" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(
     run, undisturbed, slurm_cluster, tmp_path, monkeypatch, capsys
 ):
@@ -249,6 +251,7 @@ def test_a_run_that_slurm_requeues_midway_ends_with_the_same_numbers(
     assert "perplexity at L_train 16" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_is_said_and_nothing_is_lost(run, undisturbed):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # no checkpoint is as small as that

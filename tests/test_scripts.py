@@ -272,6 +272,7 @@ def test_an_unknown_option_is_status_2_and_named_in_the_last_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_all_scripts_work_in_folders_with_spaces_and_other_letters_and_take_paths_from_where_one_stands(tmp_path):
     pytest.importorskip("fairseq")
     project = project_with(tmp_path / "my projéct, ü=1", f'exec {sys.executable} "$@"')

@@ -109,7 +109,7 @@ SLOTS = {
 }
 
 
-@pytest.mark.parametrize("N, L, S, d", [(4, 33, 33, 16), (4, 1, 70, 64), (2, 5, 64, 80), (2, 17, 65, 128)])
+@pytest.mark.parametrize("N, L, S, d", [(4, 33, 33, 16), (2, 1, 70, 64), (2, 5, 40, 80)])
 @pytest.mark.parametrize("slots", SLOTS)
 def test_output_and_gradients_are_the_formulas(slots, N, L, S, d):
     assert_is_the_formula(draw(L, S, d, **SLOTS[slots], N=N))
@@ -135,15 +135,12 @@ def test_a_sequence_may_end_anywhere_in_a_tile(S):
     assert_is_the_formula(draw(S, S, 16, r=20, biased=True))
 
 
-@pytest.mark.parametrize(
-    "L, S", [(1, 1), (1, BLOCK), (1, BLOCK + 1), (2, 2 * BLOCK + 1), (BLOCK, 2 * BLOCK), (70, 103)]
-)
+@pytest.mark.parametrize("L, S", [(1, 1), (1, BLOCK), (1, BLOCK + 1), (2, 2 * BLOCK + 1), (BLOCK, 2 * BLOCK)])
 def test_queries_may_be_the_last_of_the_keys(L, S):
     assert_is_the_formula(draw(L, S, 16, r=20, T=S - S // 3, biased=True))
 
 
-@pytest.mark.parametrize("T", [1, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 70])
-@pytest.mark.parametrize("L", [70, 37])
+@pytest.mark.parametrize("L, T", [(70, 1), (37, 17), (37, BLOCK - 1), (70, BLOCK), (37, BLOCK + 1), (37, 2 * BLOCK)])
 def test_the_support_may_end_anywhere(L, T):
     assert_is_the_formula(draw(L, 70, 16, r=20, T=T))
 
@@ -180,7 +177,7 @@ def plain_attention(query, key, value, scores_beside):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "L, d, slots", [(130, 64, "p"), (130, 64, "b"), (129, 128, "p of each head and b"), (65, 256, "p")]
+    "L, d, slots", [(65, 64, "p"), (65, 64, "b"), (129, 128, "p of each head and b"), (65, 256, "p")]
 )
 def test_half_precision_errs_no_more_than_twice_as_plain_attention_does(L, d, slots, dtype):
     """... which is given the slots' scores, rounded, as a mask. These are the tiles of half precision: 64 a side."""
@@ -240,9 +237,8 @@ def test_the_seed_decides_what_is_dropped():
 # Biases that hide keys
 
 
-@pytest.mark.parametrize("hidden", [-math.inf, -1e9])
+@pytest.mark.parametrize("hidden, r", [(-math.inf, 0), (-math.inf, 20), (-1e9, 20)])
 @pytest.mark.parametrize("lags", [slice(5, None), slice(1, 66), slice(33, 34)])
-@pytest.mark.parametrize("r", [0, 20])
 def test_a_bias_may_hide_keys(lags, hidden, r):
     tensors = draw(70, 70, 16, r=r, biased=True)
     tensors[5][:, lags] = hidden

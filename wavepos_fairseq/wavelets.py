@@ -118,15 +118,30 @@ def wavelet_basis(
     return wavelets_at(torch.arange(num_lags, device="cpu"), wavelet, scales, shifts, direction)
 
 
-def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str) -> Tensor:
-    """The wavelets of a head at any whole lags (Eq. 13 and 14).
+def stretched_basis(
+    wavelet: str,
+    scales: Sequence[float],
+    shifts: Sequence[float],
+    direction: str,
+    stretches: Sequence[float],
+    num_lags: int,
+) -> Tensor:
+    """`wavelet_basis` of the lags t / s, s being the stretch of each scale. A discrete wavelet's samples are steps."""
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    lags = torch.arange(num_lags, **fp64)[:, None] / torch.tensor(stretches, **fp64)  # (num_lags, scales)
+    return wavelets_at(lags, wavelet, scales, shifts, direction)
 
-    lags: (T,) on the CPU. wavelet: one of MOTHER_WAVELETS or DISCRETE_WAVELETS. The discrete ones are zero outside
-    their support and take levels, 1 to MAX_LEVEL, as scales and whole numbers as shifts. direction: one of
-    SHIFT_DIRECTIONS, where a shift moves the wavelet. ``past`` is psi((t - b) / a), Eq. 14 as printed, with the centre
-    b tokens in the past; ``future`` is psi((t + b) / a), which follows from (n - m - b) / a with the decoder's
-    n - m <= 0 (footnote 8); ``scaled`` is psi(t / a - b), with the centre a b tokens in the past, as in a wavelet
-    transform with dyadic shifts. For a discrete wavelet that is b units of its own time, b 2^level tokens.
+
+def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Sequence[float], direction: str) -> Tensor:
+    """The wavelets of a head at any lags (Eq. 13 and 14).
+
+    lags: (T,) on the CPU, or (T, len(scales)) where each scale has its own. wavelet: one of MOTHER_WAVELETS or
+    DISCRETE_WAVELETS. The discrete ones are zero outside their support and take levels, 1 to MAX_LEVEL, as scales and
+    whole numbers as shifts. direction: one of SHIFT_DIRECTIONS, where a shift moves the wavelet. ``past`` is psi((t -
+    b) / a), Eq. 14 as printed, with the centre b tokens in the past; ``future`` is psi((t + b) / a), which follows from
+    (n - m - b) / a with the decoder's n - m <= 0 (footnote 8); ``scaled`` is psi(t / a - b), with the centre a b tokens
+    in the past, as in a wavelet transform with dyadic shifts. For a discrete wavelet that is b units of its own time, b
+    2^level tokens.
 
     Returns fp64 (T, len(scales) * len(shifts)) on the CPU. Column j is a pair (a, b) of scale and shift, the scales
     running fastest, as in Eq. 4.
@@ -135,10 +150,10 @@ def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Seq
     closed = wavelet in MOTHER_WAVELETS
     scale = torch.tensor(scales if closed else [2.0**level for level in scales], **fp64)
     shift = torch.tensor(shifts, **fp64)[:, None]
-    x = SHIFT_DIRECTIONS[direction](lags.double()[:, None, None], scale, shift)  # (T, shifts, scales)
+    x = SHIFT_DIRECTIONS[direction](lags.double().view(len(lags), 1, -1), scale, shift)  # (T, shifts, scales)
     if closed:
         return MOTHER_WAVELETS[wavelet](x, scale).flatten(1)  # (T, shifts x scales)
-    index = (x * scale).long()  # whole: dividing by a power of two, and multiplying again, rounds nothing
+    index = (x * scale).floor().long()  # of whole lags it is whole: powers of two round nothing
     samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
     columns = [_samples_at(index[..., i], psi) for i, psi in enumerate(samples)]
     return torch.stack(columns, dim=-1).flatten(1)  # (T, shifts, scales) -> (T, shifts x scales)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import Position, build_position, position_names, position_options
+from ..positions.interpolation import INTERPOLATIONS, interpolated
 from ..positions.temperature import TemperedPosition
 
 if not hasattr(numpy, "compat"):  # NumPy 2 removed it, but fairseq cuts prompts into batches with numpy.compat.long
@@ -83,6 +84,28 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
                 },
             ),
         ),
+        (
+            "position_interpolation",
+            str,
+            dataclasses.field(
+                default="none",
+                metadata={
+                    "help": "how the wavelengths of rope, rope-wavelet, trans-xl and wavelet are stretched beyond "
+                    f"--tokens-per-sample: none, {', '.join(INTERPOLATIONS)}; yarn sets --attention-temperature yarn, "
+                    "too; made for --model-overrides of an evaluation, or for fine-tuning"
+                },
+            ),
+        ),
+        (
+            "position_interpolation_factor",
+            Optional[float],
+            dataclasses.field(
+                default=None,
+                metadata={
+                    "help": "factor of the stretch (default: S / --tokens-per-sample for S keys, and 1 up to it)"
+                },
+            ),
+        ),
     ],
     bases=(TransformerLanguageModelConfig,),
     namespace={"__doc__": "The options of transformer_lm, and those of the position representations."},
@@ -93,10 +116,11 @@ WaveletLanguageModelConfig.__module__ = __name__
 class PositionalSelfAttention(MultiheadAttention):
     """fairseq's self-attention (projections and incremental state) around `causal_attention`."""
 
-    def __init__(self, embed_dim, num_heads, position, attend, **kwargs):
+    def __init__(self, embed_dim, num_heads, position, attend, extend, **kwargs):
         super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
         self.position = position
         self.attend = attend  # causal_attention with its options
+        self.extend = extend  # the position as it is used, beyond the length of the training
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=False, **unused):
         """query: (L, B, C). Returns (L, B, C), and None instead of the attention weights, which are never formed.
@@ -107,17 +131,18 @@ class PositionalSelfAttention(MultiheadAttention):
         if key_padding_mask is not None and incremental_state is None:
             _refuse_padding_on_the_left(key_padding_mask)
         q, k, v = self.project(query)
+        position = self.extend(self.position)
         cached = incremental_state is not None
         if cached:
             state = self._get_input_buffer(incremental_state)
-            k = self.position.rotate_key(k, state["prev_key"].size(2) if "prev_key" in state else 0)
+            k = position.rotate_key(k, state["prev_key"].size(2) if "prev_key" in state else 0)
             if "prev_key" in state:
                 k = torch.cat((state["prev_key"], k), dim=2)
                 v = torch.cat((state["prev_value"], v), dim=2)
             self._set_input_buffer(incremental_state, {"prev_key": k, "prev_value": v})
         dropout = self.dropout_module
         dropout_p = dropout.p if self.training or dropout.apply_during_inference else 0.0
-        attended = self.attend(q, k, v, self.position, dropout_p, rotated_keys=cached)
+        attended = self.attend(q, k, v, position, dropout_p, rotated_keys=cached)
         return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None  # (B, H, L, d) -> (L, B, C)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
@@ -150,6 +175,7 @@ class PositionalDecoderLayer(TransformerDecoderLayerBase):
             cfg.decoder.attention_heads,
             _position_of(self.args),
             _attend(self.args),
+            functools.partial(_extended, self.args),
             dropout=cfg.attention_dropout,
             q_noise=self.quant_noise,
             qn_block_size=self.quant_noise_block_size,
@@ -171,7 +197,10 @@ class PositionalDecoder(TransformerDecoder):
         return None
 
 
-_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("position_encoding", *position_options())}
+_FLAGS = {
+    name: f"--{name.replace('_', '-')}" for name in ("position_encoding", "position_interpolation", *position_options())
+}
+_FLAGS["position_interpolation_factor"] = "--position-interpolation-factor"
 _FLAGS["implementation"] = "--attention-implementation"
 _PARAMETER = re.compile(rf"\b({'|'.join(_FLAGS)})=")
 
@@ -205,6 +234,8 @@ def _position_of(args: Any) -> Position:
     temperature = option("attention_temperature")
     if temperature not in ("none", "yarn"):
         raise ValueError(f"--attention-temperature {temperature!r} is unknown; accepted are none, yarn")
+    if option("position_interpolation") == "none" and option("position_interpolation_factor") is not None:
+        raise ValueError("--position-interpolation-factor needs --position-interpolation")
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
@@ -219,23 +250,28 @@ def _position_of(args: Any) -> Position:
     )
     if option("no_token_positional_embeddings") and position.adds_to_embedding:
         raise ValueError(f"--no-token-positional-embeddings contradicts --position-encoding {name}")
+    _extended(args, position)  # which refuses what does not fit
+    return position
+
+
+def _extended(args: Any, position: Position) -> Position:
+    """The position as it is used beyond the length of the training: interpolated, with a temperature, or as it is."""
+    option = functools.partial(_option, args)
+    method, factor = option("position_interpolation"), option("position_interpolation_factor")
+    if method != "none":
+        position = interpolated(position, method, args.tokens_per_sample, factor)
+    if "yarn" in (method, option("attention_temperature")):
+        position = TemperedPosition(position, args.tokens_per_sample, factor)
     return position
 
 
 def _attend(args: Any) -> Callable[..., Tensor]:
     """`causal_attention` with the model's options."""
-    attend = functools.partial(
+    return functools.partial(
         causal_attention,
         implementation=_option(args, "attention_implementation"),
         recompute=_option(args, "attention_recompute"),
     )
-    if _option(args, "attention_temperature") == "none":
-        return attend
-
-    def attend_tempered(q, k, v, position, *more, **named):
-        return attend(q, k, v, TemperedPosition(position, args.tokens_per_sample), *more, **named)
-
-    return attend_tempered
 
 
 _TIED = [  # with --tie-adaptive-weights, one value for both

@@ -88,7 +88,7 @@ class FairseqScorer:
 
         def see(layer: PositionalSelfAttention, args: Tuple[Any, ...], given: Dict[str, Any]) -> None:
             query, key, _ = layer.project(given["query"])
-            seen.append((query, key, layer.position))
+            seen.append((query, key, layer.extend(layer.position)))
 
         with contextlib.ExitStack() as hooks:
             for layer in layers:

@@ -92,6 +92,13 @@ class Position(nn.Module):
         """b: biases for the lags 0 .. num_lags - 1, dtype and device as `like`: (H, num_lags)."""
         return None
 
+    def stretched(self, by: Callable[[Tensor], Tensor]) -> "Position":
+        """The same, each of its wavelengths x (fp64, in tokens) multiplied by by(x); for `interpolation`.
+
+        Only a representation that is made of waves or scales has this.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no wavelengths")
+
 
 class FixedRelativePosition(Position):
     """Slot p with nothing learned: a table computed in fp64 and rounded once for all layers.

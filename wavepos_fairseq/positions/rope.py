@@ -1,6 +1,8 @@
 """RoPE: queries and keys rotated by their absolute position (Su et al., 2021; Eq. 6 of Oka et al., 2025)."""
 
-from typing import Any, Dict
+import copy
+import math
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 from torch import Tensor
@@ -13,11 +15,23 @@ from .tracing import is_traced
 ROPE_PAIRS = {"adjacent": ((-1, 2), -1), "halves": ((2, -1), -2)}  # how a head is unflattened; the axis of a pair
 
 
+def _frequencies(head_dim: int, theta: float) -> Tensor:
+    """theta_i: fp64 (d / 2,) on the CPU."""
+    return theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim)
+
+
 @cached_rows
-def _rotations(num_positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """cos and sin of m theta_i, theta_i = theta^(-2(i-1)/d): (num_positions, d / 2, 2), rounded from fp64."""
+def _rotations(
+    num_positions: int,
+    head_dim: int,
+    theta: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    stretches: Tuple[float, ...] = (1.0,),
+) -> Tensor:
+    """cos and sin of m theta_i, theta_i = theta^(-2(i-1)/d) / stretch_i: (num_positions, d / 2, 2), from fp64."""
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-    frequency = theta ** (-torch.arange(0, head_dim, 2, **fp64) / head_dim)  # (d / 2,)
+    frequency = _frequencies(head_dim, theta) / torch.tensor(stretches, **fp64)
     angle = torch.arange(num_positions, **fp64)[:, None] * frequency  # (num_positions, d / 2)
     return torch.stack((angle.cos(), angle.sin()), dim=-1).to(device, dtype)
 
@@ -48,13 +62,20 @@ class RotaryPosition(Position):
             raise ValueError(f"rope_pairs={rope_pairs!r} is unknown; accepted are {', '.join(ROPE_PAIRS)}")
         self.rope_theta = float(rope_theta)
         self.shape, self.axis = ROPE_PAIRS[rope_pairs]
+        self.stretches: Tuple[float, ...] = (1.0,)
+
+    def stretched(self, by: Callable[[Tensor], Tensor]) -> "RotaryPosition":
+        made = copy.copy(self)
+        made.stretches = tuple(by(2 * math.pi / _frequencies(self.head_dim, self.rope_theta)).tolist())
+        return made
 
     def rotate_query(self, query: Tensor, first: int) -> Tensor:
         return self.rotate_key(query, first)
 
     def rotate_key(self, key: Tensor, first: int) -> Tensor:
         dtype = torch.promote_types(key.dtype, torch.float32)  # half precision has no complex numbers
-        rotations = _rotations(first + key.size(-2), self.head_dim, self.rope_theta, dtype, key.device)[first:]
+        table = (self.head_dim, self.rope_theta, dtype, key.device, self.stretches)
+        rotations = _rotations(first + key.size(-2), *table)[first:]
         pairs = key.to(dtype).unflatten(-1, self.shape)  # (.., S, d) -> (.., S, d / 2, 2) or (.., S, 2, d / 2)
         if self.axis == -1 and not is_traced():  # ONNX has no complex numbers
             turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))

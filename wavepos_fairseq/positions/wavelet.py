@@ -1,9 +1,11 @@
 """The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
 
+import copy
 import math
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 import torch
+from torch import Tensor
 from typing_extensions import Annotated
 
 from ..wavelets import (
@@ -12,6 +14,7 @@ from ..wavelets import (
     MOTHER_WAVELETS,
     SHIFT_DIRECTIONS,
     parse_numbers,
+    stretched_basis,
     wavelet_basis,
     wavelets_at,
 )
@@ -96,6 +99,13 @@ class WaveletPosition(FixedRelativePosition):
         if not without_modes(self._is_finite):
             raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)
+
+    def stretched(self, by: Callable[[Tensor], Tensor]) -> "WaveletPosition":
+        wavelet, scales, _, _ = self.head
+        tokens = [2.0**level for level in scales] if wavelet in DISCRETE_WAVELETS else scales
+        made = copy.copy(self)
+        made.table = (stretched_basis, (*self.head, tuple(by(2 * math.pi * torch.tensor(tokens).double()).tolist())))
+        return made
 
     def _is_finite(self) -> bool:
         return bool(wavelets_at(torch.tensor(_FARTHEST_LAGS, device="cpu"), *self.head).isfinite().all())

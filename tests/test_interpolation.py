@@ -1,0 +1,176 @@
+"""Stretched wavelengths: the published formulas, transformers' numbers, and no change where nothing is stretched."""
+
+import math
+
+import pytest
+import torch
+from conftest import L_TRAIN
+from test_attention import ATTENTIONS, build, draw
+from test_model import random_tokens
+
+from wavepos_fairseq.attention import reference_attention
+from wavepos_fairseq.evaluation.perplexity import evaluate
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint
+from wavepos_fairseq.plugin.streams import load_stream
+from wavepos_fairseq.positions import build_position, position_names
+from wavepos_fairseq.positions.interpolation import INTERPOLATIONS, interpolated, stretches
+from wavepos_fairseq.positions.temperature import TemperedPosition
+
+FP64 = torch.empty(0, dtype=torch.float64)
+STRETCHED = ["rope", "rope-wavelet", "trans-xl", "wavelet", "wavelet+alibi", "db4", "haar scaled", "rope+rpe"]
+
+
+def ricker(x):
+    return (1 - x**2) * math.exp(-(x**2) / 2)
+
+
+def spelled_out(method, wavelength, longest, s, l_train):
+    """The stretch of one of the waves 2 pi .. longest."""
+    if method == "linear":
+        return s
+    if method == "ntk":
+        return s ** (math.log(wavelength / (2 * math.pi)) / math.log(longest / (2 * math.pi)))
+    begins = max(2 * math.pi, l_train / 32)
+    ramp = math.log(wavelength / begins) / math.log(l_train / begins)
+    ramp = min(max(ramp, 0), 1)
+    return 1 / ((1 - ramp) + ramp / s)
+
+
+@pytest.mark.parametrize("l_train", [128, 4096])
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+def test_each_scale_of_the_wavelets_is_stretched_around_lag_0(method, l_train):
+    position = interpolated(build_position("wavelet", head_dim=16, num_heads=1), method, l_train)
+    num_lags, s = 5 * l_train // 2, 2.5
+    found = position.relative(num_lags, FP64)
+    for e in range(8):
+        stretch = spelled_out(method, 2 * math.pi * 2**e, 2 * math.pi * 2**7, s, l_train)
+        for t in (0, 1, 7, 100, num_lags - 1):
+            for b in range(2):
+                assert found[t, 8 * b + e].item() == pytest.approx(ricker((t / stretch - b) / 2**e), abs=1e-12)
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+def test_the_waves_of_trans_xl_are_stretched(method):
+    found = interpolated(build_position("trans-xl", head_dim=16, num_heads=1), method, 64).relative(256, FP64)
+    longest = 2 * math.pi * 10000 ** (14 / 16)
+    for i in range(8):
+        wavelength = 2 * math.pi * 10000 ** (2 * i / 16)
+        angle = 2 * math.pi * 200 / (wavelength * spelled_out(method, wavelength, longest, 4, 64))
+        assert found[200, 2 * i : 2 * i + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-12)
+
+
+@pytest.mark.parametrize("theta, l_train, factor", [(10000.0, 512, 4.0), (500000.0, 4096, 8.0), (10000.0, 128, 5.0)])
+@pytest.mark.parametrize("method, theirs", [("linear", "linear"), ("ntk", "dynamic"), ("yarn", "yarn")])
+def test_rope_has_the_frequencies_of_transformers(method, theirs, theta, l_train, factor):
+    """Their dynamic NTK is bloc97's where its own factor is 1; truncate rounds YaRN's ramp to whole dimensions."""
+    utils = pytest.importorskip("transformers.modeling_rope_utils", reason="transformers is not installed")
+    from transformers import LlamaConfig
+
+    of = {"rope_type": theirs, "rope_theta": theta, "factor": 1.0 if theirs == "dynamic" else factor, "truncate": False}
+    config = LlamaConfig(
+        hidden_size=128, num_attention_heads=1, max_position_embeddings=int(l_train), rope_parameters=of
+    )
+    config.rope_parameters["original_max_position_embeddings"] = l_train
+    expected, scaling = utils.ROPE_INIT_FUNCTIONS[theirs](config, "cpu", seq_len=int(factor * l_train))
+    rope = build_position("rope", head_dim=128, num_heads=1, rope_theta=theta)
+    key = torch.tensor([1.0, 0.0]).repeat(64).expand(1, 1, 2, 128).double()  # turned to cos, sin at position 1
+    turned = interpolated(rope, method, l_train, factor).rotate_key(key, 0)[0, 0, 1].view(64, 2)
+    found = torch.atan2(turned[:, 1], turned[:, 0])
+    torch.testing.assert_close(found.float(), expected.float(), rtol=2e-5, atol=0)
+    if method == "yarn":  # theirs is on queries and on keys
+        tempered = TemperedPosition(rope, l_train, factor).rotate_query(key, 0)
+        assert (tempered / rope.rotate_query(key, 0)).nanmean().item() == pytest.approx(scaling**2)
+
+
+def test_linear_interpolation_by_a_whole_factor_reads_the_table_at_every_so_manieth_lag():
+    for name in ("wavelet", "trans-xl"):
+        position = build_position(name, head_dim=16, num_heads=1)
+        stretched = interpolated(position, "linear", 10, 3.0).relative(60, FP64)
+        torch.testing.assert_close(stretched[::3], position.relative(20, FP64), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+@pytest.mark.parametrize("variant", STRETCHED)
+def test_the_fast_path_is_the_definition_beyond_l_train_and_up_to_it_no_bit_changes(variant, method):
+    position = build(variant, 16, 2)
+    stretched = interpolated(position, method, l_train=24)
+    query, key, value = draw(60, 60, 16)
+    fast, exact = (attend(query, key, value, stretched) for attend in ATTENTIONS)
+    torch.testing.assert_close(fast, exact, rtol=0, atol=1e-10)
+    assert (exact - reference_attention(query, key, value, position)).abs().max() > 1e-4
+    last = [attend(query[:, :, -3:], key, value, stretched) for attend in ATTENTIONS]
+    for few in last:
+        torch.testing.assert_close(few, exact[:, :, -3:], rtol=0, atol=1e-10)
+    short = draw(24, 24, 16)
+    given = interpolated(position, method, l_train=24, factor=1.0)
+    for attend in ATTENTIONS:
+        assert torch.equal(attend(*short, stretched), attend(*short, position))
+        assert torch.equal(attend(query, key, value, given), attend(query, key, value, position))
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+def test_scales_that_are_all_the_same_are_all_stretched(method):
+    assert stretches(torch.tensor([6.0, 6.0]), method, 4.0, 128).tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("name", position_names())
+def test_what_has_no_wavelengths_is_refused(name):
+    position = build_position(name, head_dim=16, num_heads=2)
+    if position.overrides("stretched"):
+        assert name in ("rope", "rope-wavelet", "trans-xl", "wavelet")
+        return
+    with pytest.raises(ValueError, match=r"^position_interpolation='ntk' stretches wavelengths, and this .* has none"):
+        interpolated(position, "ntk", 128)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {"--position-interpolation": "pi"},
+            "--position-interpolation 'pi' is unknown; accepted are none, linear, ntk",
+        ),
+        (
+            {"--position-interpolation": "ntk", "--position-encoding": "alibi"},
+            "--position-interpolation 'ntk' stretches",
+        ),
+        ({"--position-interpolation": "ntk", "--position-interpolation-factor": "0"}, "-factor 0.0: must be > 0"),
+        ({"--position-interpolation": "ntk", "--position-interpolation-factor": "inf"}, "-factor inf: must be > 0"),
+        ({"--position-interpolation-factor": "2"}, "--position-interpolation-factor needs --position-interpolation"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(build, changes, said):
+    with pytest.raises((ValueError, SystemExit)) as stopped:
+        build({"--position-encoding": "rope", **changes})
+    assert said in str(stopped.value) and "\n" not in str(stopped.value)
+
+
+@torch.no_grad()
+def test_with_a_factor_tokens_fed_one_at_a_time_score_as_in_one_forward_and_without_it_turned_keys_are_refused(build):
+    tokens = random_tokens(1, 2 * L_TRAIN)
+    for encoding in ("rope", "wavelet", "wavelet+alibi+rope"):
+        changes = {"--position-encoding": encoding, "--position-interpolation": "yarn"}
+        model, state = build({**changes, "--position-interpolation-factor": "2"}), {}
+        whole = model(tokens)[0]
+        rows = [model(tokens[:, : n + 1], incremental_state=state)[0] for n in range(2 * L_TRAIN)]
+        torch.testing.assert_close(torch.cat(rows, dim=1), whole, rtol=1e-4, atol=1e-4)
+        model, state = build(changes), {}
+        for n in range(L_TRAIN):
+            model(tokens[:, : n + 1], incremental_state=state)
+        if "rope" in encoding:
+            with pytest.raises(ValueError, match="^position_interpolation_factor must be given where a cache keeps"):
+                model(tokens[:, : L_TRAIN + 1], incremental_state=state)
+
+
+def test_an_evaluation_interpolates_by_the_length_over_the_trainings(trained, data_bin):
+    by_option = load_checkpoint(trained("rope"), str(data_bin), overrides={"position_interpolation": "yarn"})
+    plain, by_hand = (load_checkpoint(trained("rope"), str(data_bin)) for _ in range(2))
+    for layer in by_hand.model.decoder.layers:
+        attention = layer.self_attn
+        attention.position = TemperedPosition(interpolated(attention.position, "yarn", L_TRAIN), L_TRAIN)
+    stream = load_stream(str(data_bin), "valid", plain.task.dictionary)
+    nll = [
+        [cell["nll"] for cell in evaluate(scorer, stream, [L_TRAIN, 2 * L_TRAIN], ["full"])]
+        for scorer in (plain, by_option, by_hand)
+    ]
+    assert nll[1] == nll[2] and nll[0][0] == nll[1][0] and nll[0][1] != nll[1][1]

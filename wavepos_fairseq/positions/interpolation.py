@@ -1,0 +1,97 @@
+"""Positions beyond L_train by stretching what they are made of: position interpolation, NTK-aware, YaRN.
+
+RoPE is made of waves of the lengths 2 pi / theta_i. The paper takes them for the scales of a wavelet transform (section
+3.2) and expects that these methods carry over (section 7.2). Here a scale a counts as the wavelength 2 pi a, that of
+cos(t / a), and a wavelet is stretched around the lag 0: psi((t - b) / a) becomes psi((t / s - b) / a).
+
+A representation that has wavelengths overrides `Position.stretched`. Nothing is trained.
+"""
+
+import math
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .base import Position
+from .combined import CombinedPosition
+
+INTERPOLATIONS = ("linear", "ntk", "yarn")
+_TURNS = (32, 1)  # YaRN's beta and alpha: waves with more turns in L_train stay, those with fewer are stretched
+
+
+def stretches(wavelengths: Tensor, method: str, factor: float, l_train: int) -> Tensor:
+    """What each wavelength is multiplied by, for sequences of factor x l_train tokens: fp64, shape of `wavelengths`.
+
+    linear: all by the factor (Chen et al., 2023). ntk: the longest by the factor, the shortest not at all, those
+    between by its powers, as from RoPE's base theta factor^(d / (d - 2)) (bloc97, 2023). yarn: frequencies between
+    those of no stretch and of linear, by a ramp over the logarithm of the wavelength from l_train / 32 to l_train (Peng
+    et al., 2024, section 3.2, with the ramp of their code, which begins at the shortest wavelength if that is longer).
+    """
+    logarithm = wavelengths.double().log()
+    shortest, longest = logarithm.min().item(), logarithm.max().item()
+    if method == "linear" or shortest == longest:
+        return torch.full_like(logarithm, factor)
+    if method == "ntk":
+        return factor ** ((logarithm - shortest) / (longest - shortest))
+    low, high = (math.log(l_train / turns) for turns in _TURNS)
+    low = max(low, shortest)
+    ramp = ((logarithm - low) / max(high - low, 1e-3)).clamp(0, 1)  # 0: the wave stays
+    return 1 / (ramp / factor + 1 - ramp)
+
+
+def interpolated(position: Position, method: str, l_train: int, factor: Optional[float] = None) -> Position:
+    """`position` by one of INTERPOLATIONS, or those parts of a combination that have wavelengths.
+
+    l_train: the length of the training, in tokens. factor: of the stretch; by default S / l_train for S keys, and 1 up
+    to l_train. Raises ValueError if nothing has wavelengths, and for what is not accepted.
+    """
+    if method not in INTERPOLATIONS:
+        raise ValueError(
+            f"position_interpolation={method!r} is unknown; accepted are none, {', '.join(INTERPOLATIONS)}"
+        )
+    if factor is not None and not 0 < factor < math.inf:
+        raise ValueError(f"position_interpolation_factor={factor}: must be > 0 and finite")
+    parts = list(position.parts) if isinstance(position, CombinedPosition) else [position]
+    if not any(part.overrides("stretched") for part in parts):
+        raise ValueError(
+            f"position_interpolation={method!r} stretches wavelengths, and this representation has none; accepted is "
+            "one with rope, rope-wavelet, trans-xl or wavelet"
+        )
+    made = [
+        _InterpolatedPosition(part, method, l_train, factor) if part.overrides("stretched") else part for part in parts
+    ]
+    return CombinedPosition(made) if isinstance(position, CombinedPosition) else made[0]
+
+
+class _InterpolatedPosition(Position):
+    """`position`, stretched by the factor or as the number of keys asks for."""
+
+    def __init__(self, position: Position, method: str, l_train: int, factor: Optional[float]):
+        super().__init__(position.head_dim, position.num_heads)
+        self.position = position
+        self.method, self.l_train, self.factor = method, l_train, factor
+
+    def _at(self, num_keys: int) -> Position:
+        factor = max(1.0, num_keys / self.l_train) if self.factor is None else self.factor
+        if factor == 1:
+            return self.position
+        return self.position.stretched(lambda wavelengths: stretches(wavelengths, self.method, factor, self.l_train))
+
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        return self._at(first + query.size(-2)).rotate_query(query, first)
+
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        num_keys = first + key.size(-2)
+        if first and num_keys > self.l_train and self.factor is None and self.position.overrides("rotate_key"):
+            raise ValueError(
+                "position_interpolation_factor must be given where a cache keeps turned keys; the default, by the "
+                "length, would turn all of them anew with each token"
+            )
+        return self._at(num_keys).rotate_key(key, first)
+
+    def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
+        return self._at(num_lags).relative(num_lags, like)
+
+    def factors(self, num_lags: int, like: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
+        return self._at(num_lags).factors(num_lags, like)
