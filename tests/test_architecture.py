@@ -101,6 +101,6 @@ for name in {names!r}:
 others = ("/lib/", ".egg-info/")  # installed packages, this one too, say which representations they bring
 print([path for path in read if not path.endswith((".py", ".pyc")) and not any(of in path for of in others)])
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=str(ROOT), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-B", "-c", program], cwd=str(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -399,6 +399,7 @@ def fails_early(small_configs, small_data, monkeypatch, capsys):
         ({"inference": "sliding"}, "sliding needs --stride, the tokens that a window scores"),
         ({"inference": "sliding", "stride": 65}, "--stride 65: accepted are 1 to 8, the shortest length"),
         ({"help": True}, "--help"),
+        ({"model-overrides": "{'x': 1}"}, "--model-overrides: x is no option of the model of row alibi"),
     ],
 )
 def test_what_the_evaluation_would_refuse_is_refused_before_the_training(fails_early, evaluate, message):

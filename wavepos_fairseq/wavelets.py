@@ -150,7 +150,8 @@ def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Seq
     closed = wavelet in MOTHER_WAVELETS
     scale = torch.tensor(scales if closed else [2.0**level for level in scales], **fp64)
     shift = torch.tensor(shifts, **fp64)[:, None]
-    x = SHIFT_DIRECTIONS[direction](lags.double().view(len(lags), 1, -1), scale, shift)  # (T, shifts, scales)
+    of_scales = lags if lags.dim() == 2 else lags[:, None]  # (T, scales or 1)
+    x = SHIFT_DIRECTIONS[direction](of_scales.double()[:, None], scale, shift)  # (T, shifts, scales)
     if closed:
         return MOTHER_WAVELETS[wavelet](x, scale).flatten(1)  # (T, shifts x scales)
     index = (x * scale).floor().long()  # of whole lags it is whole: powers of two round nothing

@@ -271,6 +271,10 @@ class Run:
         """Raises ValueError if the framework, the representation or the model refuses the options."""
         fairseq_options(self)
 
+    def model_options(self) -> Mapping[str, Any]:
+        """The model's options, which an evaluation may override."""
+        return vars(fairseq_options(self))
+
     def refuse_no_checkpoint(self) -> None:
         """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""
         options, name = fairseq_options(self), self.preset.checkpoint

@@ -116,7 +116,7 @@ WaveletLanguageModelConfig.__module__ = __name__
 class PositionalSelfAttention(MultiheadAttention):
     """fairseq's self-attention (projections and incremental state) around `causal_attention`."""
 
-    def __init__(self, embed_dim, num_heads, position, attend, extend, **kwargs):
+    def __init__(self, embed_dim, num_heads, position, attend, extend=lambda position: position, **kwargs):
         super().__init__(embed_dim, num_heads, self_attention=True, **kwargs)
         self.position = position
         self.attend = attend  # causal_attention with its options
