@@ -106,10 +106,15 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
         {**base, "method": "NoPE", "seed": 1, "sequence_length": n, "perplexity": p}
         for n, p in [(32, 20.0), (64, float("nan"))]
     ]
+    cells += [  # its band would fill the panel, from below 0
+        {**base, "method": "RoPE", "seed": s, "sequence_length": n, "perplexity": p}
+        for s, n, p in [(1, 32, 12.0), (2, 32, 12.0), (1, 64, 9.0), (2, 64, 9e9)]
+    ]
     (axes,) = curves.draw_perplexity(pd.DataFrame(cells), "inference", "method").axes
     assert list(lines_of(axes)["ALiBi"].get_ydata()) == [12, 8]
     assert list(lines_of(axes)["NoPE"].get_ydata()) == [20]  # no cell, no point
-    (band,) = axes.collections
+    band, of_rope = axes.collections
+    assert min((y for path in of_rope.get_paths() for _, y in path.vertices), default=12) == 12
     at_32 = {y for x, y in band.get_paths()[0].vertices if x == 32}
     assert min(at_32) == pytest.approx(12 - 8**0.5) and max(at_32) == pytest.approx(12 + 8**0.5)
 

@@ -3,7 +3,7 @@
 The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style`:
 
 - perplexity, perplexity-table3: perplexity over length, from RESULTS/PRESET/table1.tidy.csv and table3.tidy.csv. With
-  several seeds, the curve is their mean, in a band of one standard deviation to either side.
+  several seeds, the curve is their mean, in a band of one standard deviation to either side, where it is in view.
 - pairs: of each two rows of Table 1, which has the lower perplexity, from RESULTS/PRESET/pairs.csv.
 - context: what longer windows gain in sliding-window inference, from RESULTS/PRESET/context.csv.
 - positions: the loss over the position in sequences of 5 L_train, also written to RESULTS/PRESET/positions.csv.
@@ -96,17 +96,19 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     for axes, ((name, l_train), lines) in zip(grid, panels):
         over_seeds = results.over_seeds(lines, [curve, "sequence_length"]).set_index([curve, "sequence_length"])
         mean, deviation = over_seeds["mean"], over_seeds["std"]
+        best = mean.groupby("sequence_length").min()
+        top = min(1.02 * mean.max(), BROKEN * best.max())
         for label in lines[curve].unique():
             axes.plot(mean[label], label=label, **line_of(shown[label]))
             if deviation[label].notna().any():
                 low, high = mean[label] - deviation[label], mean[label] + deviation[label]
-                axes.fill_between(mean[label].index, low, high, color=shown[label].colour, alpha=0.2, linewidth=0)
-        best = mean.groupby("sequence_length").min()
+                band = dict(color=shown[label].colour, alpha=0.2, linewidth=0)
+                axes.fill_between(mean[label].index, low, high, where=mean[label] <= top, **band)
         axes.set_xscale("log", base=2)
         axes.set_xticks(best.index, best.index, rotation=45)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(title=f"{name}, {L_TRAIN} = {l_train}")
-        axes.set_ylim(0.98 * mean.min(), min(1.02 * mean.max(), BROKEN * best.max()))
+        axes.set_ylim(0.98 * mean.min(), top)
         _mark_l_train(axes, l_train)
     for axes in grid[len(panels) :]:
         axes.remove()
