@@ -8,14 +8,14 @@ import argparse
 import contextlib
 import io
 import json
-from typing import Any, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 
 from ..common.errors import prefixing_errors
 from ..common.files import shown_path
 from ..data import tokens_folder
 from ..plugin.options import as_arguments, position_arguments
 from .configs import Preset
-from .runs import Run, batches
+from .runs import Run, batches, refuse_changed
 
 
 class LlamaRun(Run):
@@ -107,17 +107,13 @@ class LlamaRun(Run):
                 args = train.parser().parse_args(self.training_arguments())
             except SystemExit:
                 raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
-        ours = {
+        ours: Dict[str, Tuple[Any, Any]] = {
             "--output_dir": (args.output_dir, shown_path(self.folder)),
             "--l-train": (args.l_train, self.preset.l_train),
             "--seed": (args.seed, self.seed),
             "--max_steps": (args.max_steps, self.max_update),
         }
-        for option, (given, kept) in ours.items():
-            if given != kept:
-                raise ValueError(
-                    f"{option} {given}: this run has {kept}; only its preset, --runs or --seed can change it"
-                )
+        refuse_changed(ours)
         if args.max_steps < 1:
             raise ValueError(f"--max_steps {args.max_steps}: accepted is a whole number > 0")
         types = self.preset.tokenizer if isinstance(self.preset.tokenizer, int) else 32000

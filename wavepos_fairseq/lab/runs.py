@@ -610,14 +610,19 @@ def fairseq_options(run: Run) -> argparse.Namespace:
         raise ValueError("--fp16 needs a GPU, but this run is on the CPU (--gpus 0)")
     if understood.max_update < 1:
         raise ValueError(f"--max-update {understood.max_update}: accepted is a whole number > 0")
-    ours = {
+    ours: Dict[str, Tuple[Any, Any]] = {
         "--task": (understood.task, "language_modeling_wavepos"),
         "--save-dir": (understood.save_dir, shown_path(run.folder)),
         "--tokens-per-sample": (understood.tokens_per_sample, run.preset.l_train),
         "--seed": (understood.seed, run.seed),
         "--max-update": (understood.max_update, run.max_update),
     }
-    for option, (given, kept) in ours.items():
+    refuse_changed(ours)
+    return understood
+
+
+def refuse_changed(options: Mapping[str, Tuple[Any, Any]]) -> None:
+    """Raises ValueError if an option is given, the first of its pair, otherwise than the run has it, the second."""
+    for option, (given, kept) in options.items():
         if given != kept:
             raise ValueError(f"{option} {given}: this run has {kept}; only its preset, --runs or --seed can change it")
-    return understood
