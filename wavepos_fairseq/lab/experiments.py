@@ -156,7 +156,7 @@ def refuse_evaluation(run: Run) -> None:
         for name in ("path", "model", "text", "lengths", "l_train", "position_encoding", "output"):
             if getattr(args, name) != getattr(ours, name):
                 raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
-        unknown = sorted({*args.model_overrides} - {*run.model_options()})
+        unknown = sorted({*args.model_overrides} - run.model_options())
         if unknown:
             raise ValueError(f"--model-overrides: {unknown[0]} is no option of the model of row {run.row.name}")
         if "sliding" in args.inference:

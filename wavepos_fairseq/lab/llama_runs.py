@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import io
 import json
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 from ..common.errors import prefixing_errors
 from ..common.files import shown_path
@@ -61,8 +61,8 @@ class LlamaRun(Run):
     def refuse_options(self) -> None:
         self._config()
 
-    def model_options(self) -> Mapping[str, Any]:
-        return self._config().to_dict()
+    def model_options(self) -> Set[str]:
+        return {*self._config().to_dict()}
 
     def refuse_no_checkpoint(self) -> None:
         """As `refuse_options`, because a training always writes its model."""

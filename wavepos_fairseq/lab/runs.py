@@ -21,9 +21,9 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from .. import DIGITS
 from ..common import child
@@ -271,9 +271,12 @@ class Run:
         """Raises ValueError if the framework, the representation or the model refuses the options."""
         fairseq_options(self)
 
-    def model_options(self) -> Mapping[str, Any]:
+    def model_options(self) -> Set[str]:
         """The model's options, which an evaluation may override."""
-        return vars(fairseq_options(self))
+        options = fairseq_options(self)  # which registers the architectures
+        from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
+
+        return {field.name for field in fields(MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[options.arch]])}
 
     def refuse_no_checkpoint(self) -> None:
         """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""
