@@ -14,23 +14,25 @@ from wavepos_fairseq.lab.comparisons import Cell, load_cells
 from wavepos_fairseq.lab.configs import Row, load_table
 
 CLAIMS = {claim.id: claim for claim in claims.load_claims(CONFIGS / "claims.yaml")}
-NOT_THE_PAPERS = [name for name, claim in CLAIMS.items() if claim.inference == "sliding"]
+EXPECTED = "llama-wavelet-falls-in-one-piece"  # which the paper has not measured
+SLIDING = [name for name, claim in CLAIMS.items() if claim.inference == "sliding"]
 ON_TABLES = [
     name
     for name, claim in CLAIMS.items()
-    if claim.table not in ("attention", "longbench") and name not in NOT_THE_PAPERS
+    if claim.table not in configs.JUDGED_SHEETS and name not in (EXPECTED, *SLIDING)
 ]
 L_TRAIN = 100
 LENGTHS = [50, 100, 200, 500]
 
 
-def on_paper(name, l_train):
+def on_paper(name, l_train=None):
+    l_train = l_train or (4096 if CLAIMS[name].table == "table2" else 512)
     return claims.judge(CLAIMS[name], load_cells(PAPER, CLAIMS[name].table), l_train)
 
 
 @pytest.mark.parametrize("name", ON_TABLES)
 def test_claim_holds_of_the_papers_own_table(name):
-    assert on_paper(name, 512)["verdict"] == "holds"
+    assert on_paper(name)["verdict"] == "holds"
 
 
 @pytest.mark.parametrize("name", [name for name in ON_TABLES if not math.isfinite(CLAIMS[name].at_least)])
@@ -46,11 +48,12 @@ def test_lower_bound_does_not_hold_of_the_inverse_of_the_papers_table(name):
 def on_inverse(name):
     """The verdict where every perplexity is one over itself: what was higher is lower."""
     cells = load_cells(PAPER, CLAIMS[name].table)
+    l_train = min(where[0] for where in cells)
     inverse = {
         where: {seed: Cell(1 / cell.value, cell.low, cell.high) for seed, cell in seeds.items()}
         for where, seeds in cells.items()
     }
-    return claims.judge(CLAIMS[name], inverse, 512)["verdict"]
+    return claims.judge(CLAIMS[name], inverse, l_train)["verdict"]
 
 
 def test_at_l_train_1024_two_statements_of_the_paper_are_not_true_of_its_numbers():
@@ -72,9 +75,10 @@ def test_rope_with_the_larger_theta_is_not_yet_below_at_twice_l_train_in_the_pap
     assert by_method["RoPE theta=500000"] > by_method["RoPE theta=10000"]
 
 
-@pytest.mark.parametrize("name", NOT_THE_PAPERS)
-def test_what_sliding_windows_show_is_not_judged_of_the_papers_table_which_has_none(name):
-    assert on_paper(name, 512)["verdict"] == "not judged" and "sliding" in on_paper(name, 512)["reason"]
+@pytest.mark.parametrize("name, inference", [*((name, "sliding") for name in SLIDING), (EXPECTED, "full")])
+def test_an_inference_that_the_papers_table_lacks_is_not_judged(name, inference):
+    judged = on_paper(name)
+    assert judged["verdict"] == "not judged" and f"({inference}, " in judged["reason"]
 
 
 def test_numbers_of_a_judgement_are_the_papers_cells():
@@ -90,11 +94,25 @@ def test_numbers_of_a_judgement_are_the_papers_cells():
         assert (number["low"], number["high"], number["known_by"]) == (number["ratio"], number["ratio"], "unknown")
 
 
-def test_claims_on_attention_are_not_judged_where_the_paper_has_maps_only():
-    judged = claims.judge_all(list(CLAIMS.values()), PAPER)
-    attention = [judgement for judgement in judged if judgement["table"] == "attention"]
-    assert attention and all(judgement["verdict"] == "not judged" for judgement in attention)
-    assert all("attention.csv" in judgement["reason"] for judgement in attention)
+@pytest.mark.parametrize("sheet", configs.JUDGED_SHEETS)
+def test_claims_on_sheets_are_not_judged_where_the_paper_has_none(sheet):
+    judged = claims.judge_all([claim for claim in CLAIMS.values() if claim.table == sheet], PAPER)
+    assert judged and all(judgement["verdict"] == "not judged" for judgement in judged)
+    assert all(f"{sheet}.csv" in judgement["reason"] for judgement in judged)
+
+
+@pytest.mark.parametrize("at, lengths", [("within", {1, 99}), ("beyond", {149, 499}), ("longest", {499})])
+def test_recall_is_the_share_in_the_longer_text_and_its_length_a_ranges_largest_distance(tmp_path, at, lengths):
+    starts, stops = (1, 2, 100, 150), (2, 100, 150, 500)
+    short, long = zip(starts, stops, (0.1, 0.2)), zip(starts, stops, (0.95, 0.9, 0.8, 0.7))
+    lines = [(L_TRAIN, *line) for line in short] + [(5 * L_TRAIN, *line) for line in long]
+    sheet = pd.DataFrame(lines, columns=["sequence_length", "start", "stop", "accuracy"])
+    sheet = sheet.assign(row="ricker", seed=1, l_train=L_TRAIN, count=100)
+    sheet.assign(low=sheet.accuracy - 0.05, high=sheet.accuracy + 0.05).to_csv(tmp_path / "recall.csv", index=False)
+    claim = Claim("made-up", "…", "…", "recall", rows=["ricker"], at=at, at_least=0.7)
+    judged = claims.judge(claim, load_cells(tmp_path, "recall"), L_TRAIN)
+    assert {number["sequence_length"] for number in judged["numbers"]} == lengths
+    assert judged["verdict"] == ("holds" if at == "within" else "within the spread")
 
 
 def write_table1(folder, cells, **columns):

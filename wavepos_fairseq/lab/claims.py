@@ -25,7 +25,7 @@ from ..common.errors import prefixing_errors
 from ..common.files import CONFIGS, PAPER, ROOT, shown_path
 from ..evaluation.inferences import INFERENCES
 from . import results
-from .configs import ATTENTION, LONGBENCH, read_yaml, rows_of
+from .configs import JUDGED_SHEETS, read_yaml, rows_of
 
 if TYPE_CHECKING:  # imports PyTorch, which help does not need
     from .comparisons import Cell, Cells
@@ -225,7 +225,7 @@ def main(arguments=None) -> int:
             raise ValueError(f"--preset {args.preset}: {folder} does not exist; run scripts/reproduce.sh first")
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
         about = dict.fromkeys(judgement["table"] for judgement in judged if judgement["verdict"] != "not judged")
-        tables = [table for table in about if table not in (ATTENTION, LONGBENCH)]
+        tables = [table for table in about if table not in JUDGED_SHEETS]
         without = [table for table in tables if not results.table_files(folder, table)[4].is_file()]
         text = markdown(judged, f"The paper's statements, judged on {args.preset}", without)
         results.write_claims(folder, judged, text)

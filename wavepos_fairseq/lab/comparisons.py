@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..evaluation.statistics import paired_difference, students_half_width
 from . import results
-from .configs import ATTENTION, LONGBENCH, names, rows_of
+from .configs import ATTENTION, LONGBENCH, RECALL, names, rows_of
 
 TEXT, TEXT_AND_SEEDS, SEEDS, UNPAIRED = "text", "text and seeds", "seeds", "unpaired"
 """What an interval is of; TEXT alone if there is one seed, whose chance is then unknown."""
@@ -52,6 +52,12 @@ def load_cells(folder: Path, table: str) -> Cells:
             return {}
         lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
         lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
+    elif table == RECALL:
+        sheet = results.read_sheet(folder, RECALL)
+        if sheet is None:
+            return {}
+        lines = sheet[sheet.sequence_length > sheet.l_train].rename(columns={"accuracy": "value"})
+        lines = lines.assign(inference="full", sequence_length=lines.stop - 1)  # the largest distance
     elif table == LONGBENCH:
         sheet = results.read_sheet(folder, LONGBENCH)
         if sheet is None:

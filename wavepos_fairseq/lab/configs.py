@@ -18,7 +18,9 @@ from ..evaluation.longbench import TASKS
 from .results import RESERVED_COLUMN, refuse_table_name
 
 ATTENTION = "attention"  # the share of the attention beyond L_train, a sheet of the results
+RECALL = "recall"  # the share of keys whose value is found, over the distance, a sheet of the results
 LONGBENCH = "longbench"  # a model's scores minus another's, a sheet of the results
+JUDGED_SHEETS = (ATTENTION, RECALL, LONGBENCH)
 _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 
 
@@ -210,10 +212,10 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
 
 
 def rows_of(table: str) -> List[Row]:
-    """The rows of a table. Two sheets are judged as one: ``attention``, with Table 1's rows, and ``longbench``."""
+    """The rows of a table, or of one of `JUDGED_SHEETS`: ``longbench`` has tasks, the others Table 1's rows."""
     if table == LONGBENCH:
         return [Row(task, {"task": task}, {}) for task in TASKS]
-    return load_table("table1" if table == ATTENTION else table)[1]
+    return load_table("table1" if table in JUDGED_SHEETS else table)[1]
 
 
 def refuse_alike(rows: List[Row]) -> None:

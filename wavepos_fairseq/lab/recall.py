@@ -15,11 +15,10 @@ from ..common.files import refuse_unwritable, shown_path
 from ..data.recall import KEYS, VALUES
 from ..plugin.streams import tokens_of
 from . import results
-from .configs import Preset
+from .configs import RECALL, Preset
 from .growth import place, runs_of
 from .runs import Broken, read_result
 
-SHEET = "recall"
 Finished = Dict[Tuple[str, int], Path]
 """Checkpoints by row and seed."""
 
@@ -43,7 +42,7 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
     checkpoint's scorer and the text, `plugin.checkpoint.open_checkpoint` for example. Raises ValueError if there is no
     finished run, or if the text is not of the corpus recall.
     """
-    sheet = results.read_sheet(folder, SHEET)
+    sheet = results.read_sheet(folder, RECALL)
     lines: List[Dict[Any, Any]] = [] if sheet is None else sheet.to_dict("records")
     known = {(line["row"], line["seed"]) for line in lines}
     missing = {key: path for key, path in finished_checkpoints(runs, preset, folder.name).items() if key not in known}
@@ -51,7 +50,7 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
         commands.require_fairseq()
         from ..evaluation.recall import recall
 
-        refuse_unwritable(results.sheet_file(folder, SHEET))
+        refuse_unwritable(results.sheet_file(folder, RECALL))
     for number, ((row, seed), path) in enumerate(missing.items(), 1):
         print(f"recall: {number} of {len(missing)}, {shown_path(path)}", file=sys.stderr, flush=True)
         with prefixing_errors(shown_path(path)):
@@ -63,7 +62,7 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
             measured = recall(scorer, stream, keys, values)
         lines += [{"row": row, "seed": seed, "l_train": scorer.l_train, **line} for line in measured]
         lines.sort(key=lambda line: place(*(line[column] for column in ("row", "seed", "sequence_length", "start"))))
-        results.write_sheet(folder, SHEET, pd.DataFrame(lines))
+        results.write_sheet(folder, RECALL, pd.DataFrame(lines))
     if not lines:
         raise ValueError(f"{shown_path(runs / folder.name)} has no finished run; run scripts/reproduce.sh table1 first")
     return pd.DataFrame(lines)
