@@ -287,3 +287,18 @@ def test_an_evaluation_keeps_the_sums_of_each_stretch_and_slides_over_the_first_
         assert cell["stretch_nll"] == sums and cell["tokens"] == tokens
         assert cell["nll"] == pytest.approx(sum(sums) / tokens)
     assert (full["stride"], sliding["stride"]) == (None, 2)
+
+
+def test_of_so_many_sequences_each_length_has_its_own_text():
+    stream, of = torch.arange(2500) % 7, (["full", "non-overlapping", "sliding"], 4096, 2)
+    cells = evaluate(Shifted(), stream, [8, 20], *of, sequences=100)
+    assert [cell["tokens"] for cell in cells] == [800, 800, 2500, 2000, 2000, 2500]
+    alone = [cell for length in (8, 20) for cell in evaluate(Shifted(), stream[: 100 * length], [length], *of)]
+    assert [cell["nll"] for cell in cells if cell["inference"] != "sliding"] == [
+        cell["nll"] for cell in alone if cell["inference"] != "sliding"
+    ]
+    text = tables.markdown([tables.RowResult({"method": "Shifted"}, 1, cells)], 4, [8, 20], "Made up", "made-up", None)
+    assert text.count("on the first 100 sequences of each length") == 2
+    with pytest.raises(ValueError, match="--sequences 126: the text has 2500 tokens, fewer than 126 x 20"):
+        evaluate(Shifted(), stream, [8, 20], *of, sequences=126)
+    assert len(evaluate(Shifted(), stream, [8, 20], ["sliding"], 4096, 2, sequences=126)) == 2

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from wavepos_fairseq.__main__ import main as wavepos  # noqa: E402
 from wavepos_fairseq.evaluation.perplexity import Piece, evaluate, inputs_of, pieces, stream_nll  # noqa: E402
 from wavepos_fairseq.hf import WaveletLlamaConfig, WaveletLlamaForCausalLM  # noqa: E402
+from wavepos_fairseq.hf import evaluate as evaluation_of_folders  # noqa: E402
 from wavepos_fairseq.hf import folder as folders  # noqa: E402
 from wavepos_fairseq.hf.evaluate import read_text  # noqa: E402
 from wavepos_fairseq.lab.evaluate import main  # noqa: E402
@@ -190,6 +191,21 @@ def test_words_and_bytes_are_those_of_the_text_that_is_scored(folder, text, toke
         assert cell["word_perplexity"] == pytest.approx(math.exp(nats / cell["words"]))
         assert cell["byte_perplexity"] == pytest.approx(2 ** cell["bits_per_byte"])
         assert cell["bits_per_byte"] == pytest.approx(nats / math.log(2) / cell["bytes"])
+
+
+def test_of_a_long_text_so_much_is_read_that_the_first_sequences_are_those_of_the_whole(
+    folder, text, tokenizer, stream, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluation_of_folders, "CHARACTERS_OF_A_TOKEN", 1)
+    monkeypatch.setattr(evaluation_of_folders, "CUT", 8)
+    read = read_text(text, tokenizer, num_tokens=24)
+    assert 32 <= len(read.tokens) < len(stream) and torch.equal(read.tokens[:24], stream[:24])
+    words = ["--lengths", "4,8", "--inference", "full", "--sequences", 3]
+    cells = cells_of(folder("llama"), text, tmp_path, *words)["cells"]
+    for length, cell in zip((4, 8), cells):
+        (expected,) = evaluate(opened(folder("llama")), stream[: 3 * length], [length], ["full"])
+        assert (cell["tokens"], cell["nll"]) == (3 * length, pytest.approx(expected["nll"]))
+        assert cell["bytes"] == len(tokenizer.decode(stream[: 3 * length]).encode())
 
 
 def test_a_text_of_one_long_word_has_no_perplexity_per_word(folder, tmp_path):

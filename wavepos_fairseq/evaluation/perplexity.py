@@ -112,25 +112,32 @@ def evaluate(
     max_tokens: int = 4096,
     stride: Optional[int] = None,
     sliding_tokens: Optional[int] = None,
+    sequences: Optional[int] = None,
     report: Callable[[Dict[str, Any]], None] = lambda cell: None,
 ) -> List[Dict[str, Any]]:
     """A cell of a table for each inference and length, `report`ed as soon as it is known.
 
     stream: int64 (tokens,). stride: of ``sliding``, in tokens. sliding_tokens: as many from the beginning are scored
-    by ``sliding``, which reads a token length / stride times (default: all). nll is the mean in nats over all
+    by ``sliding``, which reads a token length / stride times (default: all). sequences: as many from the beginning are
+    scored by the others, so that each length has a text of its own (default: all). nll is the mean in nats over all
     targets, perplexity its exponential, perplexity_low and perplexity_high its `bootstrap_interval`, or None;
     stretch_nll has the sums in nats of each `STRETCH` tokens of text. Raises ValueError if a perplexity is not finite,
-    or if the stride does not fit the lengths.
+    if the stride does not fit the lengths, or if the text has fewer sequences.
     """
     if "sliding" in inferences:
         refuse_stride(stride, lengths)
+    longest = max(lengths, default=0)
+    if {*inferences} - {"sliding"} and len(stream) < (sequences or 0) * longest:
+        needed = f"{sequences} x {longest}"
+        raise ValueError(f"--sequences {sequences}: the text has {len(stream)} tokens, fewer than {needed}")
     source = inputs_of(stream, scorer.bos)
     cells: List[Dict[str, Any]] = []
     cut_before: List[Tuple[int, List[Piece]]] = []
     for length in lengths:
         for inference in inferences:
             started = time.perf_counter()
-            target = stream[:sliding_tokens] if inference == "sliding" else stream
+            scored = sliding_tokens if inference == "sliding" else sequences and sequences * length
+            target = stream[:scored]
             cuts = _cuts(inference, len(target), length, scorer.l_train, stride)
             twin = [cell for known, cell in zip(cut_before, cells) if known == (length, cuts)]
             cut_before.append((length, cuts))

@@ -16,6 +16,9 @@ from ..evaluation.record import made_by, shown
 from ..evaluation.statistics import perplexity_of
 from .folder import load_folder, refuse_length, scorer_of
 
+CHARACTERS_OF_A_TOKEN = 8  # rather too many, so that a text need not be tokenised twice
+CUT = 100  # tokens before the cut of a text, which may be others than in the whole
+
 
 class Text(NamedTuple):
     """A text and its tokens, int64 (tokens,)."""
@@ -30,8 +33,20 @@ class Text(NamedTuple):
         return self.text if self.ends is None or tokens >= len(self.tokens) else self.text[: max(self.ends[:tokens])]
 
 
-def read_text(file: Path, tokenizer: Any, with_ends: bool = False) -> Text:
-    """The file as one stream of tokens, none of which is special. ValueError where it is no UTF-8 text with a word."""
+def tokens_scored(args: argparse.Namespace) -> Optional[int]:
+    """How many tokens of the text, from its beginning, the evaluation scores at most; None: all."""
+    of_sequences = args.sequences and args.sequences * max(args.lengths)
+    most: Dict[str, Optional[int]] = dict.fromkeys(args.inference, of_sequences)
+    if "sliding" in most:
+        most["sliding"] = args.sliding_tokens
+    return None if None in most.values() else max(filter(None, most.values()))
+
+
+def read_text(file: Path, tokenizer: Any, with_ends: bool = False, num_tokens: Optional[int] = None) -> Text:
+    """The file as one stream of tokens, none of which is special. ValueError where it is no UTF-8 text with a word.
+
+    num_tokens: these suffice, so not much more of a long text is tokenised.
+    """
     try:
         text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -39,10 +54,18 @@ def read_text(file: Path, tokenizer: Any, with_ends: bool = False) -> Text:
     if not text.split():
         raise ValueError(f"--text {file} is empty")
     if with_ends and not tokenizer.is_fast:
-        raise ValueError(f"--sliding-tokens: a {type(tokenizer).__name__} does not tell which text its tokens cover")
-    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=with_ends)
+        raise ValueError(
+            f"--sliding-tokens, --sequences: a {type(tokenizer).__name__} does not tell which text its tokens cover"
+        )
+    size = len(text) if num_tokens is None else CHARACTERS_OF_A_TOKEN * num_tokens
+    while True:
+        part = text[:size]
+        read = tokenizer(part, add_special_tokens=False, return_offsets_mapping=with_ends)
+        if size >= len(text) or len(read["input_ids"]) >= (num_tokens or 0) + CUT:
+            break
+        size *= 2
     ends = [end for _, end in read["offset_mapping"]] if with_ends else None
-    return Text(text, torch.tensor(read["input_ids"]), ends)
+    return Text(part, torch.tensor(read["input_ids"]), ends)
 
 
 def evaluate_folder(args: argparse.Namespace) -> Dict[str, Any]:
@@ -64,7 +87,8 @@ def evaluate_folder(args: argparse.Namespace) -> Dict[str, Any]:
     starts = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
     if not starts:
         raise ValueError(f"--model {args.model}: its tokenizer has neither bos nor eos, which stands before the text")
-    read = read_text(args.text, tokenizer, with_ends=sliding and args.sliding_tokens is not None)
+    some = args.sequences or (sliding and args.sliding_tokens)
+    read = read_text(args.text, tokenizer, bool(some), tokens_scored(args))
     longest = max(args.lengths)
     if longest > len(read.tokens):
         raise ValueError(f"--lengths {longest}: --text {args.text} has {len(read.tokens)} tokens")
@@ -83,7 +107,7 @@ def evaluate_folder(args: argparse.Namespace) -> Dict[str, Any]:
         cell["bits_per_byte"] = nats / cell["bytes"] / math.log(2)
         print(shown(cell), flush=True)
 
-    of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens)
+    of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens, args.sequences)
     cells = evaluate(scorer_of(model, l_train, starts[0]), read.tokens, *of, report)
     return {
         "model": str(args.model),

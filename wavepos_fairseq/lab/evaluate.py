@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sliding-tokens", type=parse_count, metavar="N", help="sliding: score the first N tokens only (default: all)"
     )
+    parser.add_argument(
+        "--sequences",
+        type=parse_count,
+        metavar="N",
+        help="full and non-overlapping: score the first N sequences of each length only (default: all)",
+    )
     parser.add_argument("--max-tokens", type=parse_count, default=4096, help="tokens in a batch (default: 4096)")
     parser.add_argument(
         "--model-overrides",

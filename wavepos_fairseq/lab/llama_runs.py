@@ -14,6 +14,7 @@ from ..common.errors import prefixing_errors
 from ..common.files import shown_path
 from ..data import tokens_folder
 from ..plugin.options import as_arguments, position_arguments
+from . import evaluate
 from .configs import Preset
 from .runs import Run, batches, refuse_changed
 
@@ -77,10 +78,12 @@ class LlamaRun(Run):
         stream, tokenizer = read_tokens(tokens)
         if not len(Sequences(stream, self.preset.l_train)):
             raise ValueError(f"{shown_path(tokens)} has {len(stream)} tokens, fewer than l_train {self.preset.l_train}")
-        valid, longest = self.data / "valid.txt", max(self.preset.lengths)
-        count = len(read_text(valid, tokenizer).tokens)
-        if count < longest:
-            raise ValueError(f"{shown_path(valid)} has {count} tokens, fewer than the longest length, {longest}")
+        words = self.evaluation_command()
+        args = evaluate.parse(words[words.index("wavepos_fairseq.evaluation") + 1 :])
+        valid, needed = self.data / "valid.txt", (args.sequences or 1) * max(args.lengths)
+        count = len(read_text(valid, tokenizer, num_tokens=needed).tokens)
+        if count < needed:
+            raise ValueError(f"{shown_path(valid)} has {count} tokens, fewer than are evaluated: {needed}")
 
     def head_dim(self) -> int:
         return self._config().head_dim

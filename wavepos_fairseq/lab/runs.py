@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
@@ -31,7 +31,7 @@ from ..common.errors import first_line, prefixing_errors
 from ..common.files import PACKAGE, ROOT, read_json, shown_path, write_json, write_whole
 from ..common.schema import COMMAND, COUNT, MAPPING, NUMBER, TEXT, WHOLE, Accepted, check, is_number, or_none
 from ..evaluation.inferences import INFERENCES, PAPERS_INFERENCES
-from ..plugin.options import as_arguments, parse_training, position_arguments
+from ..plugin.options import as_arguments, options_of_model, parse_training, position_arguments
 from .configs import Preset, Row
 
 UNREADABLE = "checkpoint_last.unreadable"
@@ -273,10 +273,7 @@ class Run:
 
     def model_options(self) -> Set[str]:
         """The model's options, which an evaluation may override."""
-        options = fairseq_options(self)  # which registers the architectures
-        from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
-
-        return {field.name for field in fields(MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[options.arch]])}
+        return options_of_model(fairseq_options(self).arch)
 
     def refuse_no_checkpoint(self) -> None:
         """Raises ValueError if fairseq would not write the checkpoint that is evaluated."""

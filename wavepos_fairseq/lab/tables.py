@@ -155,7 +155,7 @@ def markdown(
     table = _side_by_side(cells, pd.Series(shown), rows)
     for inference in cells.inference.unique():
         block = table[table.inference == inference].drop(columns="inference")
-        caption = _BLOCKS[inference] + (_of_windows(rows) if inference == "sliding" else "")
+        caption = _BLOCKS[inference] + _scored(rows, inference)
         lines += ["", f"## {caption}", "", block.to_markdown(index=False, disable_numparse=True)]
     return "\n".join(lines) + "\n"
 
@@ -177,10 +177,14 @@ def _published(cells: pd.DataFrame, paper: pd.DataFrame, keys: List[str]) -> Tup
     return texts, explained
 
 
-def _of_windows(rows: List[RowResult]) -> str:
-    """What the caption says of sliding windows, which may score less text than the other inferences."""
+def _scored(rows: List[RowResult], inference: str) -> str:
+    """What the caption says of the text that is scored, which may be a part of it."""
     cells = [cell for row in rows if not isinstance(row.cells, str) for cell in row.cells]
+    windows = [cell for cell in cells if cell["inference"] == inference]
+    if inference != "sliding":
+        several = len({cell.get("tokens") for cell in windows}) > 1
+        each = windows[0]["tokens"] // windows[0]["sequence_length"] if several else 0
+        return f", on the first {each:,} sequences of each length" if several else ""
     tokens = max(cell["tokens"] for cell in cells)
-    windows = [cell for cell in cells if cell["inference"] == "sliding"]
     text = f" that score {windows[0]['stride']} tokens each" if windows[0].get("stride") else ""
     return text + (f", on the first {windows[0]['tokens']:,} tokens" if windows[0]["tokens"] < tokens else "")

@@ -65,7 +65,7 @@ def evaluate_checkpoint(args: argparse.Namespace) -> Dict[str, Any]:
         if args.per_line:
             write_lines(args.per_line, evaluate_lines(scorer, lines, args.max_tokens))
             print(f"{args.per_line}: {len(lines):,} lines", flush=True)
-        of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens)
+        of = (args.lengths, args.inference, args.max_tokens, args.stride, args.sliding_tokens, args.sequences)
         cells = evaluate(scorer, stream, *of, report)
     return {
         "checkpoint": args.path,

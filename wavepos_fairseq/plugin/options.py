@@ -7,7 +7,8 @@ import argparse
 import contextlib
 import io
 import logging
-from typing import Any, List, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, List, Mapping, Sequence, Set
 
 
 def position_arguments(position: Mapping[str, Any]) -> List[str]:
@@ -40,3 +41,12 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
         except SystemExit as stop:
             why = stop.code if isinstance(stop.code, str) else said.getvalue()
             raise ValueError(why.strip().rpartition("error: ")[2]) from None
+
+
+def options_of_model(arch: str) -> Set[str]:
+    """The names of all options that a model of an architecture has; `parse_training` leaves out what is not given."""
+    from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
+
+    from .. import models  # noqa: F401  (registers the architectures)
+
+    return {field.name for field in fields(MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[arch]])}
