@@ -416,6 +416,35 @@ def test_padding_on_both_sides_changes_nothing_but_nothing_is_generated_after_it
         model.generate(text, attention_mask=mask, max_new_tokens=3, do_sample=False)
 
 
+def train_sharded(rank, rendezvous):
+    """Trains each representation beside a copy whose weights two processes share."""
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
+    for encoding in ENCODINGS:
+        whole = built(encoding).train()
+        shards = copy.deepcopy(whole)
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+        for module in (*shards.model.layers, shards):
+            torch.distributed.fsdp.fully_shard(module, mesh=mesh)
+        local = sum(parameter.to_local().numel() for parameter in shards.parameters())
+        assert local < 0.6 * sum(parameter.numel() for parameter in whole.parameters())
+        text, losses = tokens(2, 24), []
+        for model in (whole, shards):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(3):
+                losses.append(model(text, labels=text).loss)
+                losses[-1].backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        torch.testing.assert_close(losses[:3], losses[3:])
+        assert losses[0] > losses[2] + 0.01
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.long
+def test_sharded_over_two_processes_it_learns_the_same(tmp_path):
+    torch.multiprocessing.spawn(train_sharded, (str(tmp_path / "rendezvous"),), nprocs=2)
+
+
 # The example
 
 
