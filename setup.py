@@ -75,5 +75,5 @@ setup(
         "tabulate",
         "joblib",
     ],
-    extras_require={"lab": LAB, "hf": HF, "longbench": LONGBENCH, "docs": DOCS, "test": [*LAB, *HF, *DOCS, *TEST]},
+    extras_require={"lab": LAB, "hf": HF, "longbench": LONGBENCH, "docs": DOCS, "test": [*LAB, *LONGBENCH, *DOCS, *TEST]},
 )

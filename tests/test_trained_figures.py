@@ -311,7 +311,8 @@ def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys
     with pytest.raises(SystemExit) as stop:
         draw(folders, "figure4")
     assert stop.value.code == 2
-    accepted = "perplexity, perplexity-table3, pairs, context, longbench, positions, receptive-field, growth, recall, "
+    accepted = "perplexity, perplexity-table2, perplexity-table3, pairs, context, longbench, positions, "
+    accepted += "receptive-field, growth, recall, "
     assert f"'figure4' is unknown; accepted are {accepted}" in " ".join(capsys.readouterr().err.split())
 
 
@@ -337,7 +338,7 @@ def test_the_script_draws_the_papers_tables(tmp_path):
     command = [str(ROOT / "scripts" / "figures.sh"), "--preset", "paper", "--results", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    names = ("perplexity", "perplexity-table3")
+    names = ("perplexity", "perplexity-table2", "perplexity-table3")
     folder = tmp_path / "paper" / "figures"
     assert printed.split() == [str(folder / f"{name}.{kind}") for name in names for kind in ("svg", "png")]
 

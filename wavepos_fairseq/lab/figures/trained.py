@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 PERPLEXITY = {  # the table, the column of the panels, and the column of the curves
     "perplexity": ("table1", "inference", "method"),
+    "perplexity-table2": ("table2", "inference", "method"),
     "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
 }
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
