@@ -341,7 +341,9 @@ def accept(words, monkeypatch):
     program, *arguments = words
     if program == "pip" and arguments[1:] == ["--no-deps", "."]:
         return
-    if program == "pip":
+    if words[:2] == ["pip", "uninstall"]:
+        assert words[2:] == ["torchaudio"]
+    elif program == "pip":
         assert arguments.pop(0) == "install"
         pinned = re.findall("^[^=#]+(?===)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
         if arguments[0] == "-c":

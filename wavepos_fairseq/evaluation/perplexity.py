@@ -132,39 +132,37 @@ def evaluate(
         raise ValueError(f"--sequences {sequences}: the text has {len(stream)} tokens, fewer than {needed}")
     source = inputs_of(stream, scorer.bos)
     cells: List[Dict[str, Any]] = []
-    cut_before: List[Tuple[int, List[Piece]]] = []
+    scored: List[Tuple[List[Piece], Tensor, float]] = []
     for length in lengths:
         for inference in inferences:
             started = time.perf_counter()
-            scored = sliding_tokens if inference == "sliding" else sequences and sequences * length
-            target = stream[:scored]
+            target = stream[: sliding_tokens if inference == "sliding" else sequences and sequences * length]
             cuts = _cuts(inference, len(target), length, scorer.l_train, stride)
-            twin = [cell for known, cell in zip(cut_before, cells) if known == (length, cuts)]
-            cut_before.append((length, cuts))
-            if twin:  # up to L_train, full and non-overlapping cut alike
-                cells.append({**twin[0], "inference": inference})
-            else:
+            alike = [known for known in scored if known[0] == cuts]  # pieces of L_train, at most lengths
+            if not alike:
                 losses = stream_nll(scorer, source, target, cuts, max_tokens).double()
-                nll = losses.mean().item()
-                with prefixing_errors(f"{inference}, length {length}"):
-                    perplexity, interval = perplexity_of(nll), bootstrap_interval(losses, length)
-                seconds = time.perf_counter() - started
-                cells.append(
-                    {
-                        "inference": inference,
-                        "l_train": scorer.l_train,
-                        "sequence_length": length,
-                        "tokens": len(target),
-                        "nll": nll,
-                        "perplexity": perplexity,
-                        "perplexity_low": interval[0],
-                        "perplexity_high": interval[1],
-                        "stretch_nll": [stretch.sum().item() for stretch in losses.split(STRETCH)],
-                        "seconds": seconds,
-                        "tokens_per_second": len(target) / seconds,
-                    }
-                )
-            cells[-1]["stride"] = stride if inference == "sliding" else None
+                alike = [(cuts, losses, time.perf_counter() - started)]
+                scored += alike
+            _, losses, seconds = alike[0]
+            nll = losses.mean().item()
+            with prefixing_errors(f"{inference}, length {length}"):
+                perplexity, interval = perplexity_of(nll), bootstrap_interval(losses, length)
+            cells.append(
+                {
+                    "inference": inference,
+                    "l_train": scorer.l_train,
+                    "sequence_length": length,
+                    "stride": stride if inference == "sliding" else None,
+                    "tokens": len(target),
+                    "nll": nll,
+                    "perplexity": perplexity,
+                    "perplexity_low": interval[0],
+                    "perplexity_high": interval[1],
+                    "stretch_nll": [stretch.sum().item() for stretch in losses.split(STRETCH)],
+                    "seconds": seconds,
+                    "tokens_per_second": len(target) / seconds,
+                }
+            )
             report(cells[-1])
     return cells
 
