@@ -75,5 +75,11 @@ setup(
         "tabulate",
         "joblib",
     ],
-    extras_require={"lab": LAB, "hf": HF, "longbench": LONGBENCH, "docs": DOCS, "test": [*LAB, *LONGBENCH, *DOCS, *TEST]},
+    extras_require={
+        "lab": LAB,
+        "hf": HF,
+        "longbench": LONGBENCH,
+        "docs": DOCS,
+        "test": [*LAB, *LONGBENCH, *DOCS, *TEST],
+    },
 )

@@ -8,6 +8,8 @@
 #   recall                    made-up pairs of keys and values (docs/reproduce.md); needs no network
 #   text --from DIR           your own train.txt, valid.txt and test.txt, tokenised like WikiText; --bpe N: subwords
 #   python-source             the source of Python's standard library, as text for the presets of Llamas; needs no network
+#   redpajama                 RedPajama's sample for train, CodeParrot's for valid and test, from the hub, or --from a folder
+#                             that has both, as text for the presets of Llamas; needs the extra hf
 #   documents --from DIR      your own train, valid and test, as .txt or .jsonl, as text for the presets of Llamas
 #
 # --characters makes one token a character (wikitext-* and text). Blanks become ▁. Characters with a count below 20 in train

@@ -315,7 +315,10 @@ GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, ov
     [
         (GOOD.replace("[ricker]", "[mexican-hat]"), ["claim c", "row 'mexican-hat'", "ricker, haar-fixed, haar"]),
         (GOOD.replace("{at: l_train}", "{rows: [none]}"), ["claim c", "row 'none'", "nope, sinusoidal"]),
-        (GOOD.replace("table1", "table9"), ["claim c", "table 'table9'", "table1, table1-six, table2, table3, table4"]),
+        (
+            GOOD.replace("table1", "table9"),
+            ["claim c", "table 'table9'", "table1, table1-six, table2, table2-seeds, table3, table4"],
+        ),
         (GOOD.replace("at_most", "lower_than"), ["claim c", "key 'lower_than'", "at_least, at_most"]),
         (GOOD.replace(", at_most: 1", ""), ["claim c", "at_least, at_most"]),
         (GOOD.replace("at_most: 1", "at_most: one"), ["claim c", "as numbers"]),

@@ -39,6 +39,7 @@ import hooks  # noqa: E402
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 PAGES = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FORMULA, RESULTS = ROOT / "docs" / "formula.md", ROOT / "docs" / "results.md"
+LONG = ROOT / "docs" / "long-context.md"
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
@@ -198,9 +199,9 @@ def test_the_site_has_the_numbers_of_each_csv_on_the_page_of_its_table(site, tab
         assert " ".join(cell for name, cell in row.items() if name != "inference") in text
 
 
-def by_method(preset, inference):
-    """The cells of each method in a preset's Table 1."""
-    rows = [list(row.values()) for row in csv_of(preset, "table1")]
+def by_method(preset, inference, table="table1"):
+    """The cells of each method in a preset's table."""
+    rows = [list(row.values()) for row in csv_of(preset, table)]
     return {name: cells for wanted, name, *cells in rows if wanted == inference}
 
 
@@ -211,6 +212,24 @@ def test_the_results_page_has_table_1_of_each_csv_and_the_sliding_windows():
         expected = {name: [*cells, in_pieces[name][-1]] for name, cells in by_method(preset, "full").items()}
         assert shown == expected, preset
     assert sliding == {name: cells[-4:] for name, cells in by_method("wikitext2-chars-cpu", "sliding").items()}
+
+
+def test_the_page_on_long_context_has_table_2_and_the_share_of_answers():
+    seeds, in_one_piece, sliding = (lines for _, lines in tables_of(LONG, "method"))
+    for table, shown in (("table2", in_one_piece), ("table2-seeds", seeds)):
+        in_pieces = by_method("llama-cpu", "non-overlapping", table)
+        full = by_method("llama-cpu", "full", table)
+        assert shown == {name: [*cells, in_pieces[name][-1]] for name, cells in full.items()}
+    assert sliding == by_method("llama-cpu", "sliding", "table2")
+    with (ROOT / "results" / "recall-cpu" / "recall.csv").open(encoding="utf-8") as lines:
+        found = {
+            (line["row"], line["sequence_length"], line["start"]): line["accuracy"] for line in csv.DictReader(lines)
+        }
+    header, rows = table_of(LONG, "answers found")
+    assert {*rows} == {row.labels["method"] for row in load_table("table1")[1]}
+    for row in load_table("table1")[1]:
+        shares = [100 * float(found[row.name, "640", column.split()[0]]) for column in header]
+        assert rows[row.labels["method"]] == [f"{share:.1f}" for share in shares]
 
 
 def test_the_results_page_has_the_numbers_at_twice_the_length():

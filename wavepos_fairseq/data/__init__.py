@@ -6,15 +6,16 @@
     scripts/prepare_data.sh demo                            the documentation of Python's standard library; no network
     scripts/prepare_data.sh recall                          made-up pairs of keys and values; no network
     scripts/prepare_data.sh python-source                   the source of Python's standard library; no network
+    scripts/prepare_data.sh redpajama                       RedPajama's sample and CodeParrot's, from the hub
     scripts/prepare_data.sh documents --from FOLDER         your own text or JSON lines, as they are
 
-DEST/NAME is the data-bin or, of the last two, three texts for front-ends with tokenizers of their own. It appears there
-whole or not at all, with a provenance.json that says what it was made from.
+DEST/NAME is the data-bin or, of the last three, three texts for front-ends with tokenizers of their own. It appears
+there whole or not at all, with a provenance.json that says what it was made from.
 fairseq-preprocess makes the dictionary and the binaries; this package gives it text and checks the result.
 It does not clean text, split it into sentences or tokenise languages other than English.
 
 `corpus` is what all sources of text have in common; each has a file: `wikitext`, `demo`, `recall`, `own_text`;
-of `texts`, `python_source` and `documents`.
+of `texts`, `python_source`, `redpajama` and `documents`.
 `download` fetches files, `tokens` makes tokens of text, `data_bin` makes the data-bin, `command` is the command line.
 """
 

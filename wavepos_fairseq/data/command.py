@@ -21,7 +21,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         metavar="FOLDER_OR_URL",
         help="wikitext-*: a folder with wiki.{train,valid,test}.tokens, a zip archive or its URL (default: download); "
         "text: a folder with train.txt, valid.txt, test.txt (UTF-8, one paragraph a line); documents: the same, or "
-        ".jsonl, whose lines have text or content",
+        ".jsonl, whose lines have text or content; redpajama: a folder with both of its data sets (default: the hub)",
     )
     parser.add_argument("--dest", type=Path, default=ROOT / "data", help="where NAME goes (default: data)")
     parser.add_argument("--bpe", type=int, metavar="N", help="text only: learn N byte-pair merges on train")

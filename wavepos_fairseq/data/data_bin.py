@@ -22,6 +22,7 @@ from .download import file_digest
 from .own_text import OwnText
 from .python_source import PythonSource
 from .recall import Recall
+from .redpajama import RedPajama
 from .texts import TextCorpus
 from .tokens import check_text, write_bpe
 from .wikitext import WIKITEXT
@@ -37,7 +38,7 @@ CHARACTERS = {
         Characters(WORDS["text"]),
     )
 }
-TEXTS: Dict[str, TextCorpus] = {corpus.name: corpus for corpus in (PythonSource(), Documents())}
+TEXTS: Dict[str, TextCorpus] = {corpus.name: corpus for corpus in (PythonSource(), RedPajama(), Documents())}
 CORPORA: Dict[str, Union[Corpus, TextCorpus]] = {**WORDS, **CHARACTERS, **TEXTS}
 NAMES = tuple(CORPORA)
 TEXT_FILES = ("provenance.json", *(f"{split}.txt" for split in SPLITS))

@@ -4,11 +4,13 @@ Beside these come folders of tokens, one for each tokenizer.
 """
 
 import abc
+import gzip
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
-from typing import Dict, Iterable, Union
+from typing import Dict, Iterable, Iterator, Union
 
 from ..common.errors import prefixing_errors
 from .corpus import DataError, Source, say
@@ -83,23 +85,30 @@ def prepare_tokens(data: Path, tokenizer: Union[int, str]) -> Path:
 
 
 def read_documents(path: Path) -> Iterable[str]:
-    """The text of a file, or the documents in the lines of a JSON-lines file (``text`` or ``content``).
+    """The text of a file, or the documents in the lines of .jsonl and .json.gz (``text`` or ``content``).
 
     Raises DataError with the line for what is neither, and for an empty file.
     """
     found = False
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-            if path.suffix == ".jsonl":
-                text = ended(_document(text, f"{path}, line {number}"))
-            found = found or not text.isspace()
-            yield text
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+        if path.name.endswith((".jsonl", ".json.gz")):
+            text = ended(_document(text, f"{path}, line {number}"))
+        found = found or not text.isspace()
+        yield text
     if not found:
         raise DataError(f"{path} is empty")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            yield from lines
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: no whole gzip file ({error})") from error
 
 
 def _document(line: str, where: str) -> str:

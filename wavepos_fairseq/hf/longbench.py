@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from huggingface_hub import hf_hub_download
 
-from ..common.errors import first_line
 from ..evaluation.longbench import RULER, Sample, most_tokens, prompt_of, score
 from .folder import load_folder
+from .hub import dataset_folder
 
 LONGEST_ANSWER = 512
 """The tokens that the longest answers take, qmsum's."""
@@ -25,11 +24,9 @@ Answered = Dict[str, Any]
 def download() -> Path:
     """LongBench's data.zip from the hub, which keeps it in its own cache. ValueError if the hub cannot be reached."""
     try:
-        return Path(hf_hub_download(_HUB, "data.zip", repo_type="dataset"))
-    except Exception as error:  # of many types, by what is in the way
-        raise ValueError(
-            f"{_HUB} cannot be had from the hub ({first_line(error)}); give --data FOLDER with LongBench's files"
-        ) from error
+        return dataset_folder(_HUB, "data.zip") / "data.zip"
+    except ValueError as error:
+        raise ValueError(f"{error}; give --data FOLDER with LongBench's files") from error
 
 
 def load(folder: Path) -> Tuple[Any, Any]:
