@@ -70,6 +70,7 @@ def test_what_a_folder_lacks_is_named(tmp_path, capsys, there):
         ("file-1.json.gz", gzip.compress(json_lines("content", ["x"]) + b"{"), ", line 2: not JSON ("),
         ("file-2.json.gz", gzip.compress(json_lines("code", ["x"])), ", line 1: accepted is an object whose text or"),
     ],
+    ids=["cut off", "no gzip", "empty", "no JSON", "another field"],  # gzip has the time in it
 )
 def test_a_broken_file_is_refused_with_its_name(tmp_path, name, content, said):
     source = write(tmp_path / "hub", {**FILES, VALID: {**FILES[VALID], name: content}})
