@@ -120,4 +120,8 @@ def _document(line: str, where: str) -> str:
     text = given.get("text", given.get("content"))
     if not isinstance(text, str):
         raise DataError(f"{where}: accepted is an object whose text or content is text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # half of a pair, which JSON can spell
+        raise DataError(f"{where}: no text ({error.reason})") from error
     return text
