@@ -126,7 +126,7 @@ def test_documents_become_three_texts_which_tell_where_they_come_from(tmp_path):
         ("valid.jsonl", '{"text": "a"}\n{"text": \n', "valid.jsonl, line 2: not JSON"),
         ("valid.jsonl", '{"code": "a"}\n', "valid.jsonl, line 1: accepted is an object whose text or content is text"),
         ("valid.jsonl", '["text"]\n', "valid.jsonl, line 1: accepted is an object"),
-        ("valid.jsonl", '{"text": "\\ud83d\\ude00"}\n{"text": "\\ud83d"}\n', "valid.jsonl, line 2: no text (surrogates"),
+        ("valid.jsonl", '{"text": "\\ud83d\\ude00"}\n{"text": "\\ud83d"}\n', "valid.jsonl, line 2: no text (surr"),
         ("valid.jsonl", "", "valid.jsonl is empty"),
         ("valid.jsonl", '{"text": ""}\n', "valid.jsonl is empty"),
         ("train.txt", " \n", "train.txt is empty"),

@@ -15,5 +15,5 @@ def prefixing_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {said or type(error).__name__}") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -4,7 +4,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Dict, Iterator
 
-from ..common.errors import first_line
 from .corpus import DataError, Source
 from .texts import TextCorpus, read_documents, write_text
 
@@ -22,14 +21,13 @@ class RedPajama(TextCorpus):
     name = "redpajama"
 
     def find_text(self, source: Source, option: str) -> Dict[str, Path]:
-        missing = [
-            f"{folder_of(source, data_set).name}/{pattern}"
-            for data_set, pattern in FILES.items()
-            if source is not None and not any(folder_of(source, data_set).glob(pattern))
-        ]
+        if source is None:
+            return {}
+        paths = {of: sorted(folder_of(source, of).glob(pattern)) for of, pattern in FILES.items()}
+        missing = [f"{folder_of(source, of).name}/{FILES[of]}" for of, found in paths.items() if not found]
         if missing:
             raise DataError(f"{option} {source}: no {' and no '.join(missing)}; redpajama needs a folder that has both")
-        return {}
+        return {f"{path.parent.name}/{path.name}": path for found in paths.values() for path in found}
 
     def write_texts(self, source: Source, files: Dict[str, Path], folder: Path) -> str:
         found = {
@@ -48,15 +46,13 @@ def folder_of(source: Source, data_set: str) -> Path:
 
 
 def downloaded(data_set: str, pattern: str) -> Path:
-    instead = f"--from FOLDER takes {' and '.join(of.rpartition('/')[2] for of in FILES)} as folders in it"
+    both = " and ".join(folder_of("", of).name for of in FILES)
+    instead = f"wavepos prepare redpajama --from FOLDER takes {both} as folders in it"
     try:
         from ..hf.hub import dataset_folder
 
         folder = dataset_folder(data_set, pattern)
-    except ImportError as error:
-        needs = 'needs the extra hf: pip install "wavepos-fairseq[hf]", with Python 3.11 or newer'
-        raise DataError(f"the hub {needs} ({first_line(error)}); {instead}") from error
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise DataError(f"{error}; {instead}") from error
     if not any(folder.glob(pattern)):
         raise DataError(f"{data_set} on the hub has no {pattern}; {instead}")

@@ -23,7 +23,7 @@ class TextCorpus(abc.ABC):
 
     @abc.abstractmethod
     def find_text(self, source: Source, option: str) -> Dict[str, Path]:
-        """The user's files by split; none where the text comes from elsewhere.
+        """The user's files, by split where each is one; none where the text comes from elsewhere.
 
         Raises DataError where the corpus cannot be made from `source`, which the command calls `option`.
         """

@@ -12,4 +12,9 @@ def dataset_folder(name: str, pattern: str) -> Path:
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=pattern))
     except Exception as error:  # of many types, by what is in the way
-        raise ValueError(f"{name} cannot be had from the hub ({first_line(error)})") from error
+        raise ValueError(f"{name} cannot be had from the hub ({first_line(_cause(error))})") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What began it: the connection's error or the server's answer, without the advice of the hub's library."""
+    return _cause(error.__cause__) if error.__cause__ else error
