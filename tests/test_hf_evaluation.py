@@ -206,6 +206,8 @@ def test_of_a_long_text_so_much_is_read_that_the_first_sequences_are_those_of_th
         (expected,) = evaluate(opened(folder("llama")), stream[: 3 * length], [length], ["full"])
         assert (cell["tokens"], cell["nll"]) == (3 * length, pytest.approx(expected["nll"]))
         assert cell["bytes"] == len(tokenizer.decode(stream[: 3 * length]).encode())
+    words = ["--lengths", 60, "--inference", "sliding", "--stride", 2, "--sliding-tokens", 5]
+    assert cells_of(folder("llama"), text, tmp_path, *words)["cells"][0]["tokens"] == 5
 
 
 def test_a_text_of_one_long_word_has_no_perplexity_per_word(folder, tmp_path):

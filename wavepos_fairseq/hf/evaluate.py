@@ -33,13 +33,15 @@ class Text(NamedTuple):
         return self.text if self.ends is None or tokens >= len(self.tokens) else self.text[: max(self.ends[:tokens])]
 
 
-def tokens_scored(args: argparse.Namespace) -> Optional[int]:
-    """How many tokens of the text, from its beginning, the evaluation scores at most; None: all."""
-    of_sequences = args.sequences and args.sequences * max(args.lengths)
-    most: Dict[str, Optional[int]] = dict.fromkeys(args.inference, of_sequences)
-    if "sliding" in most:
-        most["sliding"] = args.sliding_tokens
-    return None if None in most.values() else max(filter(None, most.values()))
+def tokens_needed(args: argparse.Namespace) -> Optional[int]:
+    """How many tokens of the text, from its beginning, the evaluation reads at most; None: all."""
+    longest, most = max(args.lengths), 0
+    for inference in args.inference:
+        scored = args.sliding_tokens if inference == "sliding" else args.sequences and args.sequences * longest
+        if scored is None:
+            return None
+        most = max(most, scored, longest)
+    return most
 
 
 def read_text(file: Path, tokenizer: Any, with_ends: bool = False, num_tokens: Optional[int] = None) -> Text:
@@ -88,7 +90,7 @@ def evaluate_folder(args: argparse.Namespace) -> Dict[str, Any]:
     if not starts:
         raise ValueError(f"--model {args.model}: its tokenizer has neither bos nor eos, which stands before the text")
     some = args.sequences or (sliding and args.sliding_tokens)
-    read = read_text(args.text, tokenizer, bool(some), tokens_scored(args))
+    read = read_text(args.text, tokenizer, bool(some), tokens_needed(args))
     longest = max(args.lengths)
     if longest > len(read.tokens):
         raise ValueError(f"--lengths {longest}: --text {args.text} has {len(read.tokens)} tokens")
