@@ -99,6 +99,10 @@ def turned(x, theta):
         ("rpe", {"relative"}),
         ("t5", {"bias"}),
         ("transformer-xl", {"rotate", "relative", "relative_query"}),
+        ("kerple-log", {"bias"}),
+        ("kerple-power", {"bias"}),
+        ("sandwich", {"bias"}),
+        ("xpos", {"rotate"}),
     ],
 )
 def test_each_representation_fills_the_slot_of_the_formula_that_design_says(name, slots):
@@ -193,6 +197,67 @@ def test_alibi_refuses_options_out_of_range(options, message):
     with pytest.raises(ValueError) as error:
         build_position("alibi", head_dim=16, num_heads=8, **options)
     assert str(error.value) == message
+
+
+def kernel_of(name, t, first, second):
+    """Chi et al. (2022), Eq. 7 and 8, with a plus."""
+    return first * math.log(1 + second * t) if name == "kerple-log" else first * t**second
+
+
+@pytest.mark.parametrize("name, first, second", [("kerple-log", 2, 1), ("kerple-power", 1, 2)])
+def test_kerple_is_the_kernel_of_each_head_whose_parameters_begin_evenly_spread(name, first, second):
+    bias = build_position(name, head_dim=16, num_heads=4).bias(50, like=FP64)
+    shares = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
+    expected = [[-kernel_of(name, t, first * share, second * share) for t in range(50)] for share in shares]
+    np.testing.assert_allclose(bias.detach(), expected, rtol=1e-6, atol=1e-12)  # parameters are fp32
+
+
+def test_kerples_power_of_1_is_alibi():
+    power, slopes = build_position("kerple-power", head_dim=16, num_heads=8), alibi.slopes_of(8)
+    with torch.no_grad():
+        power.log_first.copy_(torch.tensor(slopes).log())
+        power.raw_second.zero_()
+    expected = build_position("alibi", head_dim=16, num_heads=8).bias(300, like=FP64)
+    torch.testing.assert_close(power.bias(300, like=FP64), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["kerple-log", "kerple-power"])
+def test_kerples_bias_is_conditionally_positive_definite_whatever_is_learned(name):
+    position = build_position(name, head_dim=16, num_heads=4)
+    for parameter in position.parameters():
+        nn.init.normal_(parameter, std=3)
+    bias = position.bias(40, like=FP64).detach()
+    lag = (torch.arange(40)[:, None] - torch.arange(40)).abs()
+    centred = torch.eye(40, dtype=torch.float64) - 1 / 40  # onto the vectors whose sum is 0
+    values = torch.linalg.eigvalsh(centred @ bias[:, lag] @ centred)  # (H, 40)
+    assert (values.amin(1) > -1e-10 * values.amax(1)).all() and (values.amax(1) > 0).all()
+
+
+@pytest.mark.parametrize("num_dims, num_heads", [(128, 4), (6, 12)])
+def test_sandwich_is_the_product_of_sinusoidal_embeddings_but_for_a_constant(num_dims, num_heads):
+    bias = build_position("sandwich", head_dim=16, num_heads=num_heads, sandwich_dims=num_dims).bias(30, like=FP64)
+    rows = np.zeros((30, num_dims))  # Chi et al. (2023), the code in their appendix
+    for m, i in np.ndindex(30, num_dims // 2):
+        angle = m / 10000 ** (2 * i / num_dims)
+        rows[m, i], rows[m, i + num_dims // 2] = math.sin(angle), math.cos(angle)
+    for head in range(num_heads):
+        compressed = (rows @ rows.T - num_dims / 2) / ((head + 1) * 8 / num_heads)
+        for m in (0, 7, 29):
+            np.testing.assert_allclose(bias[head, : m + 1].flip(0), compressed[m, : m + 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [512.0, 20.0])
+def test_xpos_is_a_rotation_that_decays_with_the_lag_alone(scale):
+    query, key = torch.randn(2, 1, 1, 40, 16, dtype=torch.float64)
+    position = build_position("xpos", head_dim=16, num_heads=1, xpos_scale=scale)
+    turned_query, turned_key = (x[0, 0].numpy() for x in position.rotate(query, key))
+    for m, n in ((0, 0), (39, 39), (39, 38), (39, 0), (21, 4)):
+        expected = 0.0
+        for i in range(8):  # Sun et al. (2023), Algorithm 1, with gamma = 0.4
+            q, k = (complex(*x[0, 0, at, 2 * i : 2 * i + 2].tolist()) for x, at in ((query, m), (key, n)))
+            decay = ((2 * i / 16 + 0.4) / 1.4) ** ((m - n) / scale)
+            expected += decay * (q * k.conjugate() * cmath.exp(1j * (m - n) * 10000 ** (-2 * i / 16))).real
+        assert turned_query[m] @ turned_key[n] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 7])

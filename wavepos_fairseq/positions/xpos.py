@@ -1,0 +1,55 @@
+"""xPos: RoPE whose pairs of dimensions also decay over the lag (Sun et al., 2023, section 3)."""
+
+from typing import Any, Dict
+
+import torch
+from torch import Tensor
+from typing_extensions import Annotated
+
+from . import register_position
+from .low_rank import cached_rows
+from .rope import RotaryPosition
+
+GAMMA = 0.4  # Sun et al.'s: the pair that turns fastest decays by 0.4 / 1.4 in `xpos_scale` tokens
+
+
+@cached_rows
+def _decays(num_positions: int, head_dim: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """zeta_i^(m / scale), zeta_i = (2i / d + gamma) / (1 + gamma): (num_positions, d / 2), from fp64."""
+    fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    zeta = (torch.arange(0, head_dim, 2, **fp64) / head_dim + GAMMA) / (1 + GAMMA)
+    return (zeta ** (torch.arange(num_positions, **fp64)[:, None] / scale)).to(device, dtype)
+
+
+@register_position("xpos")
+class DecayingRotaryPosition(RotaryPosition):
+    """Slot R: as `rope`; pair i of a query at m is also multiplied by zeta_i^(m / scale), a key's at n divided by it.
+
+    So their product decays as zeta_i^((m - n) / scale). Each factor alone grows with the position: 512 tokens multiply
+    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens, fp32 at 36,000.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_heads: int,
+        rope_theta: Annotated[
+            float, "base of the rotation's wavelengths: 10000 (Su et al.) or 500000 (Xiong et al.)"
+        ] = 10000.0,
+        xpos_scale: Annotated[float, "tokens over which the fastest pair decays to 0.29"] = 512.0,
+    ):
+        super().__init__(head_dim, num_heads, rope_theta)
+        if not 0 < xpos_scale < float("inf"):
+            raise ValueError(f"xpos_scale={xpos_scale}: must be > 0 and finite")
+        self.xpos_scale = float(xpos_scale)
+
+    def rotate_query(self, query: Tensor, first: int) -> Tensor:
+        return super().rotate_key(query * self._decay(query, first), first).to(query)
+
+    def rotate_key(self, key: Tensor, first: int) -> Tensor:
+        return super().rotate_key(key / self._decay(key, first), first).to(key)
+
+    def _decay(self, like: Tensor, first: int) -> Tensor:
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        decays = _decays(first + like.size(-2), self.head_dim, self.xpos_scale, dtype, like.device)[first:]
+        return decays.repeat_interleave(2, dim=-1)  # (S, d / 2) -> (S, d), both of a pair
