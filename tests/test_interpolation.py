@@ -117,7 +117,7 @@ def test_scales_that_are_all_the_same_are_all_stretched(method):
 def test_what_has_no_wavelengths_is_refused(name):
     position = build_position(name, head_dim=16, num_heads=2)
     if position.overrides("stretched"):
-        assert name in ("rope", "rope-wavelet", "trans-xl", "wavelet")
+        assert name in ("rope", "rope-wavelet", "trans-xl", "wavelet", "xpos")
         return
     with pytest.raises(ValueError, match=r"^position_interpolation='ntk' stretches wavelengths, and this .* has none"):
         interpolated(position, "ntk", 128)
