@@ -333,6 +333,17 @@ def test_no_text_is_smaller_than_11_points(figure):
     assert min(text.get_fontsize() for text in figure().findobj(Text) if text.get_text()) >= 11
 
 
+@pytest.mark.parametrize("names", [9 * ["short"], 9 * ["a method with a long name"], 3 * [80 * "long"]])
+def test_a_legend_has_as_many_columns_as_the_figure_has_room_for(names):
+    lines = [
+        {"inference": "full", "method": f"{name} {row}", "l_train": 4, "sequence_length": length, "perplexity": 9 + row}
+        for row, name in enumerate(names)
+        for length in (4, 8)
+    ]
+    (legend,) = curves.draw_perplexity(pd.DataFrame(lines), "inference", "method").legends
+    assert legend._ncols == {"s": 3, "a": 2, "l": 1}[names[0][0]]
+
+
 def test_the_script_draws_the_papers_tables(tmp_path):
     shutil.copytree(PAPER, tmp_path / "paper", ignore=shutil.ignore_patterns("figures"))
     command = [str(ROOT / "scripts" / "figures.sh"), "--preset", "paper", "--results", str(tmp_path)]

@@ -73,7 +73,11 @@ def _mark_l_train(axes, l_train: int) -> None:
 def _legend(figure: Figure, title: Optional[str] = None) -> None:
     """Adds a legend above all panels that lists each curve once."""
     curves = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(curves.values(), curves.keys(), loc="outside upper center", ncols=3, title=title)
+    for columns in (3, 2, 1):
+        legend = figure.legend(curves.values(), curves.keys(), loc="outside upper center", ncols=columns, title=title)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 @in_style
