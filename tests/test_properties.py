@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
-from wavepos_fairseq.positions import build_position, position_names
+from wavepos_fairseq.positions import build_position, position_class, position_names
 from wavepos_fairseq.wavelets import parse_numbers
 
 exhaustive = settings(deadline=None, derandomize=True, max_examples=200)
@@ -85,6 +85,8 @@ def test_a_text_that_asks_for_too_much_is_refused_in_little_memory(text):
 
 # Shapes
 
+TURNING = {name for name in position_names() if position_class(name).overrides("rotate_query", "rotate_key")}  # slot R
+
 
 def positions(head_dim, num_heads):
     """A representation for such heads, what it learns drawn at random."""
@@ -97,14 +99,14 @@ def positions(head_dim, num_heads):
             torch.nn.init.normal_(parameter, std=0.3)
         return position
 
-    of_even_width = ("rope", "rope-wavelet")
+    of_even_width = TURNING - {"transformer-xl"}
     alone = st.sampled_from([n for n in position_names() if head_dim % 2 == 0 or n not in of_even_width])
     parts = st.sets(alone, min_size=2, max_size=3).filter(fit_together).map(sorted)
     return (alone | parts.map("+".join)).map(build)
 
 
 def fit_together(names):
-    return len(names & {"rope", "rope-wavelet", "transformer-xl"}) <= 1  # which fill slot R
+    return len(names & TURNING) <= 1
 
 
 @few
