@@ -14,6 +14,8 @@ from .tracing import is_traced
 
 ROPE_PAIRS = {"adjacent": ((-1, 2), -1), "halves": ((2, -1), -2)}  # how a head is unflattened; the axis of a pair
 
+Theta = Annotated[float, "base of the rotation's wavelengths: 10000 (Su et al.) or 500000 (Xiong et al.)"]
+
 
 def _frequencies(head_dim: int, theta: float) -> Tensor:
     """theta_i: fp64 (d / 2,) on the CPU."""
@@ -44,9 +46,7 @@ class RotaryPosition(Position):
         self,
         head_dim: int,
         num_heads: int,
-        rope_theta: Annotated[
-            float, "base of the rotation's wavelengths: 10000 (Su et al.) or 500000 (Xiong et al.)"
-        ] = 10000.0,
+        rope_theta: Theta = 10000.0,
         rope_pairs: Annotated[
             str,
             "pairs of dimensions that turn together. adjacent: 2i and 2i + 1 (Su et al.); halves: i and i + d/2, as in "

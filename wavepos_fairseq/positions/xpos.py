@@ -8,7 +8,7 @@ from typing_extensions import Annotated
 
 from . import register_position
 from .low_rank import cached_rows
-from .rope import RotaryPosition
+from .rope import RotaryPosition, Theta
 
 GAMMA = 0.4  # Sun et al.'s: the pair that turns fastest decays by 0.4 / 1.4 in `xpos_scale` tokens
 
@@ -33,9 +33,7 @@ class DecayingRotaryPosition(RotaryPosition):
         self,
         head_dim: int,
         num_heads: int,
-        rope_theta: Annotated[
-            float, "base of the rotation's wavelengths: 10000 (Su et al.) or 500000 (Xiong et al.)"
-        ] = 10000.0,
+        rope_theta: Theta = 10000.0,
         xpos_scale: Annotated[float, "tokens over which the fastest pair decays to 0.29"] = 512.0,
     ):
         super().__init__(head_dim, num_heads, rope_theta)
