@@ -195,6 +195,17 @@ def test_what_a_seed_does_to_both_rows_is_no_spread(tmp_path):
     assert number["verdict"] == "holds" and (number["low"], number["high"]) == pytest.approx((0.99, 0.99))
 
 
+def test_a_row_of_the_table_of_seeds_counts_with_its_seeds_there(tmp_path):
+    methods = {"RoPE theta=500000": 100, "Wavelet Ricker scales 2^2..2^9": 99}
+    table2 = [{"method": method, "seed": 1, "perplexity": value} for method, value in methods.items()]
+    seeds = [{**line, "seed": seed, "perplexity": line["perplexity"] + 2} for line in table2 for seed in (1, 2)]
+    for name, lines in (("table2", table2), ("table2-seeds", seeds)):
+        cells = pd.DataFrame(lines).assign(inference="non-overlapping", l_train=512, sequence_length=512)
+        cells.to_csv(tmp_path / f"{name}.tidy.csv", index=False)
+    ((number,),) = [line["numbers"] for line in claims.judge_all([CLAIMS["llama-wavelet-below-rope"]], tmp_path)]
+    assert (number["seeds"], number["value"], number["over_value"]) == ([1, 2], 101, 102)
+
+
 def test_with_one_seed_the_bootstrap_intervals_blur_the_bound(tmp_path):
     wide = verdict(tmp_path, two_rows(((99, 97, 101), (100, 98, 102))), at_most=1)
     assert wide["verdict"] == "within the spread" and wide["numbers"][0]["known_by"] == "unpaired"

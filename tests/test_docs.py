@@ -215,10 +215,10 @@ def test_the_results_page_has_table_1_of_each_csv_and_the_sliding_windows():
 
 
 def test_the_page_on_long_context_has_table_2_and_the_share_of_answers():
-    in_one_piece, sliding = (lines for _, lines in tables_of(LONG, "method"))
-    in_pieces = by_method("llama-cpu", "non-overlapping", "table2")
-    full = by_method("llama-cpu", "full", "table2")
-    assert in_one_piece == {name: [*cells, in_pieces[name][-1]] for name, cells in full.items()}
+    in_one_piece, sliding, seeds = (lines for _, lines in tables_of(LONG, "method"))
+    for shown, table in ((in_one_piece, "table2"), (seeds, "table2-seeds")):
+        in_pieces, full = (by_method("llama-cpu", inference, table) for inference in ("non-overlapping", "full"))
+        assert shown == {name: [*cells, in_pieces[name][-1]] for name, cells in full.items()}
     assert sliding == by_method("llama-cpu", "sliding", "table2")
     with (ROOT / "results" / "recall-cpu" / "recall.csv").open(encoding="utf-8") as lines:
         found = {

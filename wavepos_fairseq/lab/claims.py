@@ -25,7 +25,7 @@ from ..common.errors import prefixing_errors
 from ..common.files import CONFIGS, PAPER, ROOT, shown_path
 from ..evaluation.inferences import INFERENCES
 from . import results
-from .configs import JUDGED_SHEETS, read_yaml, rows_of
+from .configs import JUDGED_SHEETS, names, read_yaml, rows_of
 
 if TYPE_CHECKING:  # imports PyTorch, which help does not need
     from .comparisons import Cell, Cells
@@ -153,10 +153,16 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
 
 
 def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
-    """The claims, judged on a results folder once for each L_train of their table (the paper's have two)."""
+    """The claims, judged on a results folder once for each L_train of their table (the paper's have two).
+
+    Of a row that TABLE-seeds has, too, the numbers there are taken, which are of more seeds.
+    """
     from .comparisons import load_cells
 
     cells = {table: load_cells(folder, table) for table in {claim.table for claim in claims}}
+    for table, of_table in cells.items():
+        if f"{table}-seeds" in names("tables"):
+            of_table.update(load_cells(folder, f"{table}-seeds"))
     judged = []
     for claim in claims:
         about = {key: getattr(claim, key) for key in ("id", "statement", "source", "table", "bounds")}
