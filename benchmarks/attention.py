@@ -71,6 +71,11 @@ def flex_attention_of(position, num_keys, like):
     return attend
 
 
+def gates_of(position, key):
+    """The gates of the tokens, the keys in the place of the layer's input."""
+    return position.gates(key.transpose(1, 2).flatten(2))  # (B, H, S, d) -> (B, H, S)
+
+
 def contestants(length, args, like):
     """name -> attention(query, key, value)"""
     positions = {
@@ -81,7 +86,7 @@ def contestants(length, args, like):
     attentions = {BASELINE: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
     for name, position in positions.items():
         shown = "wavelet (Ricker)" if name == "wavelet" else name
-        attentions[shown] = lambda q, k, v, p=position: causal_attention(q, k, v, p)
+        attentions[shown] = lambda q, k, v, p=position: causal_attention(q, k, v, p, gates=gates_of(p, k))
     mask = alibi_mask(positions["alibi"], length, like)
     attentions["ALiBi as a mask"] = lambda q, k, v: masked_attention(q, k, v, mask)
     attentions[TIP_2] = lambda q, k, v: scatter_attention(q, k, v, ricker)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 import os
@@ -51,6 +52,22 @@ def skip_where_plain_attention_is_old(position):
     """Skips the test if the operator is PyTorch's own attention (no p, no b) from before 2.2, which is not ours."""
     if PYTORCH < (2, 2) and position.relative(1, torch.empty(0)) is None and position.bias(1, torch.empty(0)) is None:
         pytest.skip("PyTorch's own attention forms all scores on CPUs before 2.2, and NaN of a masked key gets through")
+
+
+def gates_of(position, query, key):
+    """The gates (B, H, S) that a representation makes of the keys (B, K, S, d), shortened to the length 1, or None."""
+    keys = key.repeat_interleave(query.size(1) // key.size(1), dim=1).transpose(1, 2).flatten(2)
+    return position.gates(keys / keys.size(-1) ** 0.5)
+
+
+def gated(attend):
+    """causal_attention or reference_attention with `gates_of` its keys."""
+
+    @functools.wraps(attend)
+    def attend_with_gates(query, key, value, position, *args, **options):
+        return attend(query, key, value, position, *args, gates=gates_of(position, query, key), **options)
+
+    return attend_with_gates
 
 
 HALVES = [pytest.param(torch.float16, marks=needs_fp16), torch.bfloat16]

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HALVES, PYTORCH, LargestTensor, skip_where_plain_attention_is_old
+from conftest import HALVES, PYTORCH, LargestTensor, gated, gates_of, skip_where_plain_attention_is_old
 
-from wavepos_fairseq.attention import attention_weights, blockwise, causal_attention, reference_attention, score_mod
+from wavepos_fairseq import attention
+from wavepos_fairseq.attention import attention_weights, blockwise, score_mod
 from wavepos_fairseq.positions import Position, build_position, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
 from wavepos_fairseq.positions.temperature import TemperedPosition
@@ -42,6 +43,7 @@ VARIANTS["alibi learned"] = ("alibi", {"alibi_slopes": "learned"})
 VARIANTS["db4"] = ("wavelet", {"wavelet": "db4"})
 # What attention can tell apart: the names, a table that ends within the keys, one of both signs, what is learned.
 FORMS = [*position_names(), "haar 2^0*8 past", "haar scaled", "morlet future", "db4", "alibi learned", "every slot"]
+causal_attention, reference_attention = gated(attention.causal_attention), gated(attention.reference_attention)
 ATTENTIONS = (causal_attention, reference_attention)
 
 
@@ -246,6 +248,7 @@ def spelled_out(query, key, value, position, segments):
     turned_query, turned_key = position.rotate(query, key)
     p, b = position.relative(num_keys, like=query), position.bias(num_keys, like=query)
     for_p, output = position.relative_query(query), torch.empty_like(query)
+    c = position.key_bias(gates_of(position, query, key))
     for at, h, i in itertools.product(range(batch), range(num_heads), range(num_queries)):
         m = num_keys - num_queries + i
         seen = [n for n in range(m + 1) if segments is None or segments[at, n] == segments[at, m]]
@@ -255,7 +258,8 @@ def spelled_out(query, key, value, position, segments):
             if p is not None:
                 score = score + for_p[at, h, i] @ (p if p.dim() == 2 else p[h])[m - n]
             score = score / math.sqrt(head_dim)
-            scores.append(score if b is None else score + b[h, m - n])
+            score = score if b is None else score + b[h, m - n]
+            scores.append(score if c is None else score + c[at, h, n])
         output[at, h, i] = torch.stack(scores).softmax(dim=0) @ value[at, h, seen]
     return output
 
@@ -422,7 +426,8 @@ def flex_attention(query, key, value, position):
     length = query.size(2)
     causal = flex.create_block_mask(lambda b, h, m, n: m >= n, None, None, length, length, device="cpu")
     turned = position.rotate(query, key)
-    return flex.flex_attention(*turned, value, score_mod=score_mod(position, query), block_mask=causal)
+    added = score_mod(position, query, gates_of(position, query, key))
+    return flex.flex_attention(*turned, value, score_mod=added, block_mask=causal)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -543,7 +548,7 @@ def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(vari
     query, key, value = draw(5, num_keys, 16)
     factor = 1 if num_keys == 24 else (0.1 * math.log(60 / 24) + 1) ** 2  # Eq. 22: sqrt(1 / t) = 0.1 ln(s) + 1
     # softmax(c x) is softmax(x) to the power of c, normalised
-    powers = attention_weights(query, key, position) ** factor
+    powers = attention_weights(query, key, position, gates=gates_of(position, query, key)) ** factor
     expected = powers / powers.sum(-1, keepdim=True) @ value
     for attend in ATTENTIONS:
         torch.testing.assert_close(attend(query, key, value, tempered), expected, atol=1e-10, rtol=1e-10)
@@ -1065,8 +1070,9 @@ def test_keys_and_values_that_heads_share_are_not_copied(variant, num_queries):
     position, inputs = build(variant, 64, 8), draw(num_queries, 4096, 64, num_heads=8, batch=1, num_key_heads=1)
     copied = 8 * 4096 * 64
     with torch.no_grad():
-        assert largest_tensor(causal_attention, position, inputs, learn=False) < copied / 2
-    assert largest_tensor(causal_attention, position, inputs) < copied / 2
+        attend = functools.partial(attention.causal_attention, gates=gates_of(position, *inputs[:2]))
+        assert largest_tensor(attend, position, inputs, learn=False) < copied / 2
+    assert largest_tensor(attend, position, inputs) < copied / 2
 
 
 @pytest.mark.skipif(PYTORCH < (2, 5), reason="PyTorch's own attention takes fewer key heads since 2.5")

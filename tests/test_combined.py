@@ -10,13 +10,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import L_TRAIN, PLAIN, TINY, command_line, parse
-from test_attention import PUBLISHED, PUBLISHED_SCORES, draw, value_and_gradients
+from conftest import L_TRAIN, PLAIN, TINY, command_line, gates_of, parse
+from test_attention import (
+    PUBLISHED,
+    PUBLISHED_SCORES,
+    causal_attention,
+    draw,
+    reference_attention,
+    value_and_gradients,
+)
 from test_model import log_probs, random_tokens, spread, stepwise
 from torch import nn
 from typing_extensions import Annotated
 
-from wavepos_fairseq.attention import attention_weights, causal_attention, reference_attention
+from wavepos_fairseq.attention import attention_weights
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint
 from wavepos_fairseq.plugin.options import position_arguments
 from wavepos_fairseq.positions import (
@@ -30,7 +37,12 @@ from wavepos_fairseq.positions import (
 from wavepos_fairseq.positions.wavelet import WaveletPosition
 
 TURNING = {name for name in position_names() if position_class(name).overrides("rotate_query", "rotate_key")}
-PAIRS = ["+".join(pair) for pair in itertools.combinations(position_names(), 2) if not TURNING.issuperset(pair)]
+GATED = {name for name in position_names() if position_class(name).overrides("gates")}
+PAIRS = [
+    "+".join(pair)
+    for pair in itertools.combinations(position_names(), 2)
+    if not TURNING.issuperset(pair) and not GATED.issuperset(pair)
+]
 THREE = ["alibi+rope+wavelet", "rpe+trans-xl+wavelet", "rpe+transformer-xl+wavelet", "alibi+sinusoidal+t5"]
 ATTENTIONS = {
     "auto": causal_attention,
@@ -94,7 +106,7 @@ def sum_of_parts(query, key, value, position):
     future = torch.ones(num_queries, num_keys, dtype=torch.bool).triu(num_keys - num_queries + 1)
 
     def scores(part):
-        return attention_weights(query, key, part).masked_fill(future, 1).log()
+        return attention_weights(query, key, part, gates=gates_of(part, query, key)).masked_fill(future, 1).log()
 
     content = scores(Position(position.head_dim, position.num_heads))
     total = content + sum(scores(part) - content for part in position.parts)
@@ -244,6 +256,7 @@ def test_a_seed_draws_the_same_parameters_in_any_order_of_the_names(registered):
             {},
             r"'rope-wavelet\+t5\+rope': rope and rope-wavelet each change queries and keys .*R",
         ),
+        ("fox+cable", {}, "^position_encoding='fox.cable': cable and fox each make a gate of each token .slot c"),
         ("rope+transformer-xl", {}, "rope and transformer-xl each change queries and keys before their product"),
         (
             "wavelet+alibi",

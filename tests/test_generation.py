@@ -15,7 +15,7 @@ from test_model import EOS, PAD, log_probs, random_tokens, spread
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from wavepos_fairseq.positions import position_names
+from wavepos_fairseq.positions import position_class, position_names
 
 MAX_LEN = L_TRAIN + 6
 FURTHER = {"--max-target-positions": str(2 * L_TRAIN)}  # L_TRAIN otherwise, where fairseq ends what it generates
@@ -84,9 +84,11 @@ class Dtypes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("encoding", position_names())
+@pytest.mark.parametrize(
+    "encoding", [name for name in position_names() if not position_class(name).overrides("key_bias")]
+)
 def test_between_two_powers_of_two_no_step_computes_a_table(build, encoding):
-    """Tables, and what is factored of them, are made in fp64."""
+    """Tables, and what is factored of them, are made in fp64; so is slot c, at each step."""
     model, tokens, state = build({**PLAIN, "--position-encoding": encoding}), random_tokens(1, 60), {}
     for length in range(1, 34):
         log_probs(model, tokens[:, :length], incremental_state=state)

@@ -48,7 +48,7 @@ TINY = {
     "pad_token_id": 0,
 }
 ENCODINGS = [name for name in position_names() if name != "sinusoidal"] + ["alibi+wavelet", "rope+rpe+t5"]
-LEARNED = ["kerple-log", "kerple-power", "rpe", "t5", "transformer-xl", "rope+rpe+t5"]
+LEARNED = ["cable", "fox", "kerple-log", "kerple-power", "rpe", "t5", "transformer-xl", "rope+rpe+t5"]
 SOME = ["wavelet", "rope", "alibi", "transformer-xl"]
 
 

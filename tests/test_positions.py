@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import gated, gates_of
 from torch import nn
 from typing_extensions import Annotated
 
 import wavepos_fairseq
-from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq.attention import attention_weights, causal_attention, reference_attention
 from wavepos_fairseq.positions import (
     Position,
     alibi,
@@ -49,6 +50,7 @@ def slots_filled(name):
             "relative": position.relative(3, like=x) is not None,
             "relative_query": not torch.equal(position.relative_query(x), x),
             "bias": position.bias(3, like=x) is not None,
+            "key_bias": position.key_bias(gates_of(position, x, x)) is not None,
         }.items()
         if filled
     }
@@ -103,6 +105,8 @@ def turned(x, theta):
         ("kerple-power", {"bias"}),
         ("sandwich", {"bias"}),
         ("xpos", {"rotate"}),
+        ("fox", {"key_bias"}),
+        ("cable", {"key_bias"}),
     ],
 )
 def test_each_representation_fills_the_slot_of_the_formula_that_design_says(name, slots):
@@ -121,6 +125,10 @@ def test_slots_have_the_shapes_and_dtypes_that_the_base_promises(name):
         relative, bias = position.relative(7, like=query), position.bias(7, like=query)
         assert relative is None or (relative.shape in [(7, 16), (3, 7, 16)] and relative.dtype == dtype)
         assert bias is None or (bias.shape == (3, 7) and bias.dtype == dtype)
+        gates = gates_of(position, query, key)
+        assert gates is None or (gates.shape == (2, 3, 7) and gates.dtype == dtype)
+        key_bias = position.key_bias(gates)
+        assert key_bias is None or (key_bias.shape == (2, 3, 7) and key_bias.dtype == torch.float64)
 
 
 @pytest.mark.parametrize("name", ["nope", "sinusoidal", "rope", "rope-wavelet", "alibi", "trans-xl", "wavelet"])
@@ -231,6 +239,76 @@ def test_kerples_bias_is_conditionally_positive_definite_whatever_is_learned(nam
     centred = torch.eye(40, dtype=torch.float64) - 1 / 40  # onto the vectors whose sum is 0
     values = torch.linalg.eigvalsh(centred @ bias[:, lag] @ centred)  # (H, 40)
     assert (values.amin(1) > -1e-10 * values.amax(1)).all() and (values.amax(1) > 0).all()
+
+
+# Gates
+
+
+def drawn_gates(name, hidden):
+    """The representation for 2 heads of width 4, w and z drawn at random, and w . x + z of each token: (B, H, L)."""
+    position = build_position(name, head_dim=4, num_heads=2).double()
+    for parameter in position.parameters():
+        nn.init.normal_(parameter)
+    return position, torch.einsum("hc,bnc->bhn", position.weight, hidden) + position.offset[:, None]
+
+
+def test_a_key_is_forgotten_by_the_gates_of_all_tokens_after_it():
+    """Lin et al.: weights go as exp(q_i . k_j / sqrt(d)) F_ij, F_ij being the product of f_l for l = j + 1 .. i."""
+    query, key, value = torch.randn(3, 1, 2, 7, 4, dtype=torch.float64)
+    hidden = torch.randn(1, 7, 8, dtype=torch.float64)
+    position, logits = drawn_gates("fox", hidden)
+    f = 1 / (1 + (-logits).exp())
+    output = causal_attention(query, key, value, position, gates=position.gates(hidden))
+    for h in range(2):
+        for i in range(7):
+            weight = [
+                math.exp(query[0, h, i] @ key[0, h, j] / 2) * math.prod(f[0, h, j + 1 : i + 1]) for j in range(i + 1)
+            ]
+            expected = sum(w * value[0, h, j] for j, w in enumerate(weight)) / sum(weight)
+            torch.testing.assert_close(output[0, h, i], expected, rtol=0, atol=1e-12)
+
+
+def test_cable_adds_what_the_tokens_between_query_and_key_add_and_is_fox_with_the_gates_negated():
+    """Veisi et al. without weights: to the score b_i - b_j, b the cumulated sum of -softplus(w . x + z)."""
+    hidden = torch.randn(1, 7, 8, dtype=torch.float64)
+    cable, logits = drawn_gates("cable", hidden)
+    b = [[sum(-math.log(1 + math.exp(x)) for x in head[: n + 1]) for n in range(7)] for head in logits[0].tolist()]
+    found = cable.key_bias(cable.gates(hidden))[0]
+    expected = torch.tensor(b).double()
+    torch.testing.assert_close(found - found[:, -1:], expected[:, -1:] - expected, rtol=0, atol=1e-6)
+    fox = build_position("fox", head_dim=4, num_heads=2).double()
+    fox.load_state_dict({name: -value for name, value in cable.state_dict().items()})
+    torch.testing.assert_close(fox.key_bias(fox.gates(hidden))[0], found, rtol=0, atol=1e-13)
+
+
+def test_gates_that_depend_on_no_token_are_alibi():
+    fox, slopes = build_position("fox", head_dim=4, num_heads=8).double(), alibi.slopes_of(8)
+    fox.offset.data = torch.tensor([-math.log(math.expm1(slope)) for slope in slopes], dtype=torch.float64)
+    query, key, value = torch.randn(3, 1, 8, 9, 4, dtype=torch.float64)
+    expected = causal_attention(query, key, value, build_position("alibi", head_dim=4, num_heads=8))
+    found = causal_attention(query, key, value, fox, gates=fox.gates(torch.randn(1, 9, 32).double()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_far_from_the_first_token_the_bias_of_a_near_key_is_as_exact_as_close_to_it():
+    fox = build_position("fox", head_dim=4, num_heads=2)  # f = 1/2, so token 100,000 lies at c = 69,315
+    gates, (query, key, value) = torch.zeros(1, 2, 100_000), torch.randn(3, 1, 2, 9, 4)
+    near = causal_attention(query, key, value, fox, gates=gates[..., :9])
+    keys, values = (torch.cat((torch.zeros(1, 2, 99_991, 4), tensor), dim=2) for tensor in (key, value))
+    far = causal_attention(query[:, :, -1:], keys, values, fox, gates=gates)  # the other keys have weight 2^-9 together
+    weights = attention_weights(query[:, :, -1:], keys, fox, gates=gates)
+    torch.testing.assert_close(far / weights[..., -9:].sum(-1, keepdim=True), near[:, :, -1:], rtol=0, atol=1e-6)
+
+
+def test_gates_that_are_missing_or_do_not_fit_are_refused():
+    fox, x = build_position("fox", head_dim=4, num_heads=2), torch.ones(1, 2, 5, 4)
+    for attend in (causal_attention, reference_attention):
+        with pytest.raises(ValueError, match="^gates are missing: accepted is causal_attention"):
+            attend(x, x, x, fox)
+        with pytest.raises(ValueError, match=r"^gates of shape \(1, 2, 4\): accepted is .* \(1, 2, 5\)$"):
+            attend(x, x, x, fox, gates=torch.zeros(1, 2, 4))
+    with pytest.raises(ValueError, match="has 6 dimensions; accepted are num_heads x head_dim = 8$"):
+        fox.gates(torch.ones(1, 5, 6))
 
 
 @pytest.mark.parametrize("num_dims, num_heads", [(128, 4), (6, 12)])
@@ -494,9 +572,9 @@ def test_what_transformer_xl_keeps_is_not_that_of_weights_that_were_there_before
 def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
     position, x = build_position(name, head_dim=24, num_heads=2), torch.randn(1, 2, 5, 24)
     with torch.inference_mode():
-        causal_attention(x, x, x, position)
+        gated(causal_attention)(x, x, x, position)
     query = x.clone().requires_grad_()
-    causal_attention(query, x, x, position).sum().backward()
+    gated(causal_attention)(query, x, x, position).sum().backward()
     assert query.grad.isfinite().all()
 
 
@@ -538,7 +616,7 @@ def test_what_was_built_on_the_meta_device_is_bit_for_bit_what_is_built_on_the_c
     position.apply(reset)
     query, key, value = torch.randn(3, 2, 2, 20, 24)
     for _ in range(2):
-        outputs = [causal_attention(query, key, value, one) for one in (position, plain)]
+        outputs = [gated(causal_attention)(query, key, value, one) for one in (position, plain)]
         assert torch.equal(*outputs) and outputs[0].isfinite().all()
         for parameter in plain.parameters():
             nn.init.normal_(parameter)

@@ -37,7 +37,7 @@ def attention_inputs(model, tokens):
 def nothing_asked(position, length):
     """Queries and keys that are zero, so that all that a query sees is its position."""
     zero = torch.zeros(1, position.num_heads, length, position.head_dim)
-    return zero, zero, position
+    return zero, zero, position, None
 
 
 # Attention maps
@@ -157,7 +157,7 @@ def test_the_receptive_field_is_the_mean_over_sequences_of_5_l_train(load):
     assert len(stream) // LENGTH == 3  # fewer than SEQUENCES, and a rest that is left out
     means = []
     for start in range(0, 3 * LENGTH, LENGTH):
-        for query, key, position in scorer.attention_inputs(source[start : start + LENGTH]):
+        for query, key, position, _ in scorer.attention_inputs(source[start : start + LENGTH]):
             weights = attention_weights(query, key, position)[0, :, L_TRAIN:].double()
             lag = torch.arange(L_TRAIN, LENGTH)[:, None] - torch.arange(LENGTH)
             means.append((weights * lag).sum(2).mean(1))

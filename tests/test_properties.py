@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_attention import causal_attention, reference_attention
 
-from wavepos_fairseq.attention import causal_attention, reference_attention
+from wavepos_fairseq import attention
 from wavepos_fairseq.positions import build_position, position_class, position_names
 from wavepos_fairseq.wavelets import parse_numbers
 
@@ -86,6 +87,7 @@ def test_a_text_that_asks_for_too_much_is_refused_in_little_memory(text):
 # Shapes
 
 TURNING = {name for name in position_names() if position_class(name).overrides("rotate_query", "rotate_key")}  # slot R
+GATED = {name for name in position_names() if position_class(name).overrides("gates")}  # slot c
 
 
 def positions(head_dim, num_heads):
@@ -106,7 +108,7 @@ def positions(head_dim, num_heads):
 
 
 def fit_together(names):
-    return len(names & TURNING) <= 1
+    return len(names & TURNING) <= 1 and len(names & GATED) <= 1
 
 
 @few
@@ -141,7 +143,7 @@ def test_shapes_either_fit_or_are_refused_in_words(three):
     position = build_position("alibi", head_dim=8, num_heads=2)
     fit = len(query) == len(key) == 4 and key == value and key[0] == query[0] and key[3] == query[3]
     fit = fit and query[1] % key[1] == 0 and query[2] <= key[2]
-    for attend in (causal_attention, reference_attention):
+    for attend in (attention.causal_attention, attention.reference_attention):
         if fit and query[1] == 2 and query[3] == 8:
             assert attend(*map(torch.ones, three), position).shape == query
         else:

@@ -36,7 +36,7 @@ class OneLayer(torch.nn.Module):
         return F.cross_entropy((attended @ self.embedding.weight.T).transpose(1, 2), target, reduction="none")
 
     def attention_inputs(self, tokens):
-        return [(self.heads(tokens[None]), self.heads(tokens[None]), self.position)]
+        return [(self.heads(tokens[None]), self.heads(tokens[None]), self.position, None)]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LargestTensor
+from conftest import LargestTensor, gated
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import build_position, position_names
@@ -41,11 +41,11 @@ with pytest.MonkeyPatch.context() as patch:  # read when Triton and the kernels 
         kernel.triton_attention(*torch.ones(3, 1, 1, 16), None, None, None)  # the first launch imports more of Triton
 
 triton_attention = kernel.triton_attention
-NAMES = ("query", "key", "value", "projected_query", "basis", "bias")
+NAMES = ("query", "key", "value", "projected_query", "basis", "bias", "key_bias")
 BLOCK = kernel.block_sizes(64, 32, torch.float32)[0]  # 32
 
 
-def formula(query, key, value, projected_query=None, basis=None, bias=None, segments=None, dropout=1.0):
+def formula(query, key, value, projected_query, basis, bias, key_bias, segments=None, dropout=1.0):
     """The module's formula, in whatever dtype; dropout (N, L, S) multiplies the weights."""
     (N, L, d), S = query.shape, key.size(1)
     key, value = (torch.stack([tensor[n * len(tensor) // N] for n in range(N)]) for tensor in (key, value))
@@ -57,19 +57,25 @@ def formula(query, key, value, projected_query=None, basis=None, bias=None, segm
         score = score + torch.einsum("nir,nrij->nij", projected_query, every_lag[:, :, past])
     if bias is not None:
         score = score + bias.repeat(N // len(bias), 1)[:, past]
+    if key_bias is not None:
+        score = score + key_bias[:, None]
     if segments is not None:
         of_head = segments.repeat_interleave(N // len(segments), dim=0)  # (N, S)
         score = score.masked_fill(of_head[:, S - L :, None] != of_head[:, None], -math.inf)
     return (score.masked_fill(lag < 0, -math.inf).softmax(-1) * dropout) @ value
 
 
-def draw(L, S, d, r=0, T=None, G=1, biased=False, N=2, H=2, M=None, dtype=torch.float32):
-    """The tensors of NAMES, in numbers that dtype holds; query, key and value are not contiguous."""
+def draw(L, S, d, r=0, T=None, G=1, biased=False, gated=False, N=2, H=2, M=None, dtype=torch.float32):
+    """The tensors of NAMES, in numbers that dtype holds; query, key and value are not contiguous.
+
+    The key_bias is fp64 and far from zero.
+    """
     torch.manual_seed(L * S)
     tensors = [torch.randn(d, heads, rows).permute(1, 2, 0) for heads, rows in ((N, L), (M or N, S), (M or N, S))]
     tensors += [torch.randn(N, L, r) / 2, torch.randn(G, r, S if T is None else T) / 2] if r else [None, None]
     tensors.append(torch.randn(H, S) if biased else None)
-    return [None if tensor is None else tensor.to(DEVICE, dtype) for tensor in tensors]
+    tensors = [None if tensor is None else tensor.to(DEVICE, dtype) for tensor in tensors]
+    return [*tensors, 1e4 + torch.rand(N, S, dtype=torch.float64, device=DEVICE).cumsum(-1) if gated else None]
 
 
 def value_and_gradients(attend, tensors, *arguments):
@@ -106,6 +112,8 @@ SLOTS = {
     "b": {"biased": True},
     "p and b": {"r": 33, "biased": True},
     "p of each head and b": {"r": 16, "G": 2, "biased": True},
+    "c": {"gated": True},
+    "p, b and c": {"r": 20, "biased": True, "gated": True},
 }
 
 
@@ -122,7 +130,7 @@ def segments_of(S):
 
 
 @pytest.mark.parametrize("L, S, M", [(33, 33, 4), (33, 33, 2), (5, 70, 1), (1, 70, 2)])
-@pytest.mark.parametrize("slots", ["none", "p and b", "p of each head and b"])
+@pytest.mark.parametrize("slots", ["none", "p, b and c", "p of each head and b"])
 def test_segments_are_kept_apart_and_keys_shared(slots, L, S, M):
     segments = segments_of(S)[: 1 if M == 1 else 2]
     H = 4 // len(segments)
@@ -160,13 +168,13 @@ def test_a_broken_query_breaks_its_output_alone_and_a_broken_key_none_before_it(
 
 
 def test_what_needs_no_gradient_gets_none():
-    tensors = draw(40, 40, 16, r=20, biased=True)
+    tensors = draw(40, 40, 16, r=20, biased=True, gated=True)
     query, *constants = tensors
     exact = value_and_gradients(formula, in_fp64(tensors))
     output = triton_attention(query.requires_grad_(), *constants)
     torch.manual_seed(0)
     output.backward(torch.randn(output.shape).to(output))
-    assert all(tensor.grad is None for tensor in constants)
+    assert all(tensor is None or tensor.grad is None for tensor in constants)
     assert relative_errors({"query": query.grad.double()}, {"query": exact["query"]})["query"] <= 1e-5
 
 
@@ -177,7 +185,7 @@ def plain_attention(query, key, value, scores_beside):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "L, d, slots", [(65, 64, "p"), (65, 64, "b"), (129, 128, "p of each head and b"), (65, 256, "p")]
+    "L, d, slots", [(65, 64, "p"), (65, 64, "b"), (65, 64, "c"), (129, 128, "p of each head and b"), (65, 256, "p")]
 )
 def test_half_precision_errs_no_more_than_twice_as_plain_attention_does(L, d, slots, dtype):
     """... which is given the slots' scores, rounded, as a mask. These are the tiles of half precision: 64 a side."""
@@ -219,11 +227,13 @@ def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_w
 
 
 def test_dropout_keeps_the_mean():
-    query, key, _, projected_query, basis, bias = draw(16, 16, 16, r=16, biased=True)
+    query, key, _, projected_query, basis, bias, _ = draw(16, 16, 16, r=16, biased=True)
     query, key, projected_query = (tensor.repeat(50, 1, 1) for tensor in (query, key, projected_query))
     value = torch.eye(16, device=DEVICE).expand_as(key)
     kept = triton_attention(query[:2], key[:2], value[:2], projected_query[:2], basis, bias)
-    mean = triton_attention(query, key, value, projected_query, basis, bias, None, 0.5).view(50, 2, 16, 16).mean(0)
+    mean = (
+        triton_attention(query, key, value, projected_query, basis, bias, None, None, 0.5).view(50, 2, 16, 16).mean(0)
+    )
     # 50 draws of a weight w have a mean with a standard deviation of w / sqrt(50); 5 of them
     assert ((mean - kept).abs() <= kept * 5 / math.sqrt(50) + 1e-7).all()
 
@@ -275,7 +285,7 @@ def test_representations_are_the_definition(name, L, S):
 
 
 def test_no_tensor_is_larger_than_the_inputs():
-    tensors = [tensor.requires_grad_() for tensor in draw(128, 128, 16, r=16, biased=True)]
+    tensors = [tensor.requires_grad_() for tensor in draw(128, 128, 16, r=16, biased=True, gated=True)]
     with LargestTensor() as largest:
         triton_attention(*tensors).sum().backward()
     assert largest.nbytes == tensors[0].nbytes
@@ -331,8 +341,8 @@ def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
             (tensor / 4).requires_grad_()
             for tensor in (query[:, :, first:], *torch.stack((key, value))[:, :, :num_key_heads])
         ]
-        ours = causal_attention(*inputs, position, implementation="triton", segments=segments)
-        exact = reference_attention(*inputs, position, segments=segments)
+        ours = gated(causal_attention)(*inputs, position, implementation="triton", segments=segments)
+        exact = gated(reference_attention)(*inputs, position, segments=segments)
         torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
         for one, other in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, exact))):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

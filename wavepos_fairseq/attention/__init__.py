@@ -1,9 +1,9 @@
 """Causal self-attention with any position representation.
 
-    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t),      t = m - n >= 0
+    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t)  +  c_h(n),      t = m - n >= 0
 
 `reference` is the definition, `blockwise` a fast implementation for every device, `triton` a kernel for GPUs. They know
-a representation by its slots R, p and b alone (see `positions.Position`).
+a representation by its slots R, p, b and c alone (see `positions.Position`).
 
 B is the batch size, H the number of heads, d the width of a head, S the number of keys and L <= S that of queries. The
 queries are the last L positions; in incremental decoding L is 1. Keys and values have K heads, K a divisor of H: query
@@ -11,7 +11,7 @@ head h uses key head h // (H // K) (grouped-query attention, Ainslie et al., 202
 
 Segments divide a sequence: a query sees the keys of its own segment alone, n <= m. So they keep packed sequences apart,
 and padding on the left is a segment of its own. Padding on the right needs none: it lies in the future of every real
-query. Lags are those of the whole sequence; slots p and b do not know where a segment begins.
+query. Lags are those of the whole sequence; no slot knows where a segment begins.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from ..positions import Position
 from ..positions.tracing import is_traced
 from .blockwise import blockwise_attention
 from .flex import score_mod
-from .reference import attention_weights, check_tensors, reference_attention
+from .reference import attention_weights, bias_of_keys, check_tensors, reference_attention
 
 __all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention", "score_mod"]
 
@@ -34,7 +34,7 @@ _PYTORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 IMPLEMENTATIONS = ("auto", "blockwise", "triton", "reference")
 """``auto`` is ``triton`` on a GPU that can run it and ``blockwise`` elsewhere, or ``reference`` while PyTorch traces or
-exports. It uses PyTorch's own attention where that is as good: for empty slots p and b, and for one query on a CPU.
+exports. It uses PyTorch's own attention where that is as good: for empty slots p, b and c, and for one query on a CPU.
 """
 
 
@@ -48,6 +48,7 @@ def causal_attention(
     recompute: bool = False,
     segments: Optional[Tensor] = None,
     rotated_keys: bool = False,
+    gates: Optional[Tensor] = None,
 ) -> Tensor:
     """`reference_attention`, fast: it makes no tensor of L x S x d numbers, and in inference none of L x S.
 
@@ -55,7 +56,8 @@ def causal_attention(
     that share them; dropout_p: dropout probability of the attention weights; implementation: one of IMPLEMENTATIONS;
     recompute: whether the backward pass of ``blockwise`` computes the weights again (otherwise the forward pass keeps
     them: B H L S / 2 numbers); segments: integers (B, S), the segment of each position, or None for one; rotated_keys:
-    whether the keys have been through `position.rotate_key`, as those of a cache may.
+    whether the keys have been through `position.rotate_key`, as those of a cache may; gates: (B, H, S), what
+    `position.gates` makes of the layer's input at each key, for representations that fill slot c.
 
     Returns (B, H, L, d). Raises ValueError for tensors that do not fit together, for a dropout_p outside [0, 1) and for
     an implementation that cannot run here. Only ``reference`` has second derivatives; the others refuse them.
@@ -66,9 +68,9 @@ def causal_attention(
     no_autocast = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
     with no_autocast:
         if chosen == "reference" or query.numel() == 0:  # the fast ones need a query
-            return reference_attention(query, key, value, position, dropout_p, segments, rotated_keys)
+            return reference_attention(query, key, value, position, dropout_p, segments, rotated_keys, gates)
         allow_sdpa = implementation == "auto"
-        options = dropout_p, segments, rotated_keys, chosen == "triton", allow_sdpa, recompute
+        options = dropout_p, segments, rotated_keys, gates, chosen == "triton", allow_sdpa, recompute
         return _fast_attention(query, key, value, position, *options)
 
 
@@ -103,6 +105,7 @@ def _fast_attention(
     dropout_p,
     segments,
     rotated_keys,
+    gates,
     use_triton,
     allow_sdpa,
     recompute,
@@ -111,11 +114,13 @@ def _fast_attention(
     num_queries, num_keys, head_dim = check_tensors(query, key, value, position, segments)
     shape, dtype = query.shape, query.dtype
     needs_grad = torch.is_grad_enabled() and any(
-        tensor.requires_grad for tensor in (query, key, value, *position.parameters())
+        tensor.requires_grad for tensor in (query, key, value, gates, *position.parameters()) if tensor is not None
     )
+    key_bias = bias_of_keys(position, gates, query, num_keys)
     factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
-    plain, shares_keys = factors is None and bias is None and segments is None, query.size(1) != key.size(1)
+    plain = all(given is None for given in (factors, bias, key_bias, segments))
+    shares_keys = query.size(1) != key.size(1)
     if allow_sdpa and plain and sdpa_is_fast and (not shares_keys or _sdpa_shares_keys(query, key, value, dropout_p)):
         rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
         options = {"enable_gqa": True} if shares_keys else {}  # PyTorch knows it since 2.5
@@ -134,7 +139,7 @@ def _fast_attention(
             projected_query = projected_query @ (projection * scale)  # (B, H, L, d) @ (d, r) -> (B, H, L, r)
         basis = rows.transpose(-2, -1)  # (T, r) -> (r, T), or (H, T, r) -> (H, r, T)
     if allow_sdpa and num_queries == 1 and not use_triton:
-        mask = _mask_of_one_query(projected_query, basis, bias, segments, num_keys)
+        mask = _mask_of_one_query(projected_query, basis, bias, key_bias, segments, num_keys, query.dtype)
         if shares_keys:  # the heads that share keys are to PyTorch so many queries of one head
             rotated_query = rotated_query.view(*key.shape[:2], -1, head_dim)  # (B, H, 1, d) -> (B, K, H / K, d)
             if mask is not None and mask.size(1) > 1:
@@ -146,7 +151,8 @@ def _fast_attention(
         basis = basis if basis.dim() == 3 else basis[None]  # (H, r, T), or (r, T) -> (1, r, T)
     query, key, value = (tensor.flatten(0, 1) for tensor in (rotated_query, rotated_key, value))  # (N, L, d), (M, S, d)
     seed = int(torch.randint(2**31, (), device="cpu")) if dropout_p else 0
-    tensors = query, key, value, projected_query, basis, bias, segments
+    key_bias = None if key_bias is None else key_bias.flatten(0, 1)  # (B, H, S) -> (N, S)
+    tensors = query, key, value, projected_query, basis, bias, key_bias, segments
     if use_triton:
         from .triton import triton_attention
 
@@ -170,8 +176,8 @@ def _sdpa_shares_keys(query: Tensor, key: Tensor, value: Tensor, dropout_p: floa
     return choose(query, key, value, None, dropout_p, True, enable_gqa=True) != 0  # SDPBackend.MATH
 
 
-def _mask_of_one_query(projected_query, basis, bias, segments, num_keys) -> Optional[Tensor]:
-    """Slots p and b of the last query, -inf for keys of other segments, as an additive mask (B or 1, H, 1, S).
+def _mask_of_one_query(projected_query, basis, bias, key_bias, segments, num_keys, dtype) -> Optional[Tensor]:
+    """Slots p, b and c of the last query, -inf for keys of other segments, as an additive mask (B or 1, H, 1, S).
 
     (B, 1, 1, S) of booleans, whether it sees the key, if there are segments alone; None if there is nothing.
     """
@@ -181,6 +187,9 @@ def _mask_of_one_query(projected_query, basis, bias, segments, num_keys) -> Opti
         relative = F.pad(relative, (0, num_keys - relative.size(-1)))  # (B, H, 1, T) -> (B, H, 1, S)
         mask = relative if mask is None else relative + mask
     mask = None if mask is None else mask.flip(-1)  # lag S - 1 belongs to the first key
+    if key_bias is not None:
+        of_keys = (key_bias - key_bias[..., -1:]).to(dtype)[:, :, None]  # (B, H, S) -> (B, H, 1, S)
+        mask = of_keys if mask is None else mask + of_keys
     if segments is None:
         return mask
     seen = (segments == segments[:, -1:])[:, None, None]  # (B, S) -> (B, 1, 1, S)

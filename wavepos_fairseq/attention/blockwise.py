@@ -1,6 +1,6 @@
 """Exact attention on any device: a block of queries at a time, with PyTorch's matrix products.
 
-    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
+    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d) + projected_query[n, i] . basis[:, t] + bias[t] + key_bias[n, j]
 
 with t = S - L + i - j >= 0. N = B H is the number of heads and M = B K that of key heads, so that N / M heads have the
 same keys and values; L queries are the last of S positions; r and T are the rank and the reach of slot p. A slot has a
@@ -26,14 +26,14 @@ _SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all thre
 
 
 def blockwise_attention(
-    query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute
+    query, key, value, projected_query, basis, bias, key_bias, segments, dropout_p, seed, needs_grad, recompute
 ) -> Tensor:
     """softmax(score) after dropout, times the values: (N, L, d).
 
     query: (N, L, d); key, value: (M, S, d), all after R. projected_query: (N, L, r), divided by sqrt(d), and basis:
     (G, r, T) over the lags 0 .. T - 1, or None and None; the basis is zero at further lags. bias: (H, S) over the lags
-    0 .. S - 1, or None. segments: integers (B, S), or None. The same seed drops the same weights. needs_grad: whether a
-    backward pass may follow.
+    0 .. S - 1, or None. key_bias: fp64 (N, S), or None. segments: integers (B, S), or None. The same seed drops the
+    same weights. needs_grad: whether a backward pass may follow.
     """
     if basis is not None:  # descending lags; the first query of a block sees the longest ones
         basis = F.pad(basis, (0, _block_size(key.size(1)))).flip(-1)  # (G, r, T) -> (G, r, T + m)
@@ -42,7 +42,8 @@ def blockwise_attention(
     if segments is not None:
         segments = None if segments.is_meta else _first_of_segment(segments)
     apply = _untraced_apply() if compiler_says("is_compiling") else _Blockwise.apply
-    return apply(query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute)
+    tensors = query, key, value, projected_query, basis, bias, key_bias, segments
+    return apply(*tensors, dropout_p, seed, needs_grad, recompute)
 
 
 def _first_of_segment(segments: Tensor) -> Tensor:
@@ -61,18 +62,20 @@ def _untraced_apply():
 class _Blockwise(torch.autograd.Function):
     """`blockwise_attention` with basis (G, r, T + m) and bias (H, S) over descending lags, segments by their firsts.
 
-    The backward pass is FlashAttention's (Dao et al., 2022, appendix B.4), extended to the slots p and b.
+    The backward pass is FlashAttention's (Dao et al., 2022, appendix B.4), extended to the slots p, b and c.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, projected_query, basis, bias, segments, dropout_p, seed, needs_grad, recompute):
+    def forward(
+        ctx, query, key, value, projected_query, basis, bias, key_bias, segments, dropout_p, seed, needs_grad, recompute
+    ):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
         bias_rows, causal_mask = _repeat_bias(bias, query, key), _causal_mask(query, key)  # (H, m, S), (m, m)
-        drop_denormal = _makes_denormal_weights(bias)
+        drop_denormal = _makes_denormal_weights(bias, key_bias)
         blocks = list(_blocks(query, key, segments, needs_grad, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
-        given = query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal
+        given = query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal
         for number, block in enumerate(blocks):
             weights = _weights(block, *given, memory)
             if save_weights:
@@ -81,24 +84,26 @@ class _Blockwise(torch.autograd.Function):
                 weights = weights * _dropout_factor(weights, dropout_p, seed + number)
             # (k, h / k m, n) @ (k, n, d) -> (h, m, d)
             output[block.of_queries] = _by_head(_by_key_head(weights, block) @ value[block.of_keys], block)
-        ctx.save_for_backward(query, key, value, projected_query, basis, bias, segments, output, *saved_weights)
+        tensors = query, key, value, projected_query, basis, bias, key_bias, segments
+        ctx.save_for_backward(*tensors, output, *saved_weights)
         ctx.dropout = dropout_p, seed
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_output):
-        query, key, value, projected_query, basis, bias, segments, output, *saved_weights = ctx.saved_tensors
+        tensors, (output, *saved_weights) = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        query, key, value, projected_query, basis, bias, key_bias, segments = tensors
         dropout_p, seed = ctx.dropout
         scale, bias_rows, causal_mask = _scale(query), _repeat_bias(bias, query, key), _causal_mask(query, key)
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
-        d_basis, d_bias_rows = (
+        d_basis, d_bias_rows, d_key_bias = (
             torch.zeros_like(tensor) if needed else None
-            for tensor, needed in zip((basis, bias_rows), ctx.needs_input_grad[4:6])
+            for tensor, needed in zip((basis, bias_rows, key_bias), ctx.needs_input_grad[4:7])
         )
-        drop_denormal = _makes_denormal_weights(bias)
-        given = query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal
+        drop_denormal = _makes_denormal_weights(bias, key_bias)
+        given = query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
         for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
             of_queries, of_keys = block.of_queries, block.of_keys
@@ -129,8 +134,14 @@ class _Blockwise(torch.autograd.Function):
             if d_bias_rows is not None:
                 d_bias_part = _slot_of_block(d_bias_rows, block)[:, : d_scores.size(1)]  # (g, m, n)
                 d_bias_part += _copy_by_lags(_by_slot(d_scores, d_bias_part).sum(1))  # (g, h / g, m, n) -> (g, m, n)
+            if d_key_bias is not None:
+                d_key_bias[block.heads, block.keys] += d_scores.sum(
+                    1, dtype=key_bias.dtype
+                )  # (h, m, n) -> (h, n): c(n)
+                own_keys = slice(block.keys.stop - d_scores.size(1), block.keys.stop)
+                d_key_bias[block.heads, own_keys] -= d_scores.sum(2, dtype=key_bias.dtype)  # (h, m, n) -> (h, m): -c(m)
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)  # (H, m, S) -> (H, S)
-        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None, None
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, d_key_bias, None, None, None, None, None
 
 
 # Blocks
@@ -217,7 +228,7 @@ def _most_queries(query: Tensor, key: Tensor) -> int:
 
 
 def _weights(
-    block, query, key, projected_query, basis, bias_rows, causal_mask, segments, drop_denormal, memory=None
+    block, query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal, memory=None
 ) -> Tensor:
     """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
     shape = _, num_queries, _ = block.shape
@@ -232,6 +243,8 @@ def _weights(
     if bias_rows is not None:
         bias_part = _slot_of_block(bias_rows, block)[:, :num_queries]  # (g, m, n)
         _by_slot(scores, bias_part).transpose(0, 1).add_(_view_by_keys(bias_part))  # (h / g, g, m, n)
+    if key_bias is not None:
+        _add_key_bias(scores, key_bias[block.heads, block.keys], num_queries)
     if block.mixed is not None:
         in_view = segments[block.mixed, block.keys]  # (sequences, n)
         hidden = in_view[:, -num_queries:, None] != in_view[:, None]  # (sequences, m, n)
@@ -245,16 +258,27 @@ def _weights(
     return scores
 
 
+def _add_key_bias(scores: Tensor, key_bias: Tensor, num_queries: int) -> None:
+    """Adds c(n) - c(m) to the scores (h, m, n), rounded once it is a difference. key_bias: fp64 (h, n)."""
+    before, own = key_bias[:, :-num_queries], key_bias[:, -num_queries:]
+    scores[..., -num_queries:].add_((own[:, None] - own[..., None]).to(scores.dtype))  # (h, m, m)
+    first = own[:, :1]
+    scores[..., :-num_queries].add_((before - first).to(scores.dtype)[:, None])  # (h, 1, n - m)
+    scores[..., :-num_queries].add_((first - own).to(scores.dtype)[..., None])  # (h, m, 1)
+
+
 def _scale(query: Tensor) -> float:
     return 1 / math.sqrt(query.size(-1))
 
 
-def _makes_denormal_weights(bias: Optional[Tensor]) -> bool:
+def _makes_denormal_weights(bias: Optional[Tensor], key_bias: Optional[Tensor]) -> bool:
     """Whether weights may be so small that a CPU multiplies them slowly, as ALiBi's are far away. Sums do not see them.
 
     e^-87 is the smallest normal fp32 number; the scores without the bias are taken to differ by less than 23.
     """
-    return bias is not None and bias.device.type == "cpu" and bool(bias.amin() < -64)
+    lowest = [] if bias is None else [bias.amin()]
+    lowest += [] if key_bias is None else [key_bias.amin() - key_bias.amax()]
+    return any(least.device.type == "cpu" and bool(least < -64) for least in lowest)
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Slots p and b for PyTorch's FlexAttention, in models that call it themselves."""
+"""Slots p, b and c for PyTorch's FlexAttention, in models that call it themselves."""
 
 import math
 from typing import Callable, Optional
@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..positions import Position
+from .reference import bias_of_keys
 
 
-def score_mod(position: Position, query: Tensor) -> Optional[Callable[..., Tensor]]:
-    """The score_mod that adds q_m . p(t) / sqrt(d) + b_h(t), or None where both slots are empty.
+def score_mod(position: Position, query: Tensor, gates: Optional[Tensor] = None) -> Optional[Callable[..., Tensor]]:
+    """The score_mod that adds q_m . p(t) / sqrt(d) + b_h(t) + c_h(n), or None where these slots are empty.
 
-    query: (B, H, L, d) before R, of all L positions. R is applied to what FlexAttention gets::
+    query: (B, H, L, d) before R, of all L positions; gates: (B, H, L), as in `causal_attention`. R is applied to what
+    FlexAttention gets::
 
         causal = create_block_mask(lambda b, h, m, n: m >= n, None, None, L, L)
         rotated_query, rotated_key = position.rotate(query, key)
@@ -29,7 +31,8 @@ def score_mod(position: Position, query: Tensor) -> Optional[Callable[..., Tenso
         raise RuntimeError(why) from None
     num_lags = query.size(-2)
     factors, bias = position.factors(num_lags, like=query), position.bias(num_lags, like=query)
-    if factors is None and bias is None:
+    key_bias = bias_of_keys(position, gates, query, num_lags)
+    if factors is None and bias is None and key_bias is None:
         return None
     if factors is not None:
         projection, rows = factors  # (d, r), and (T, r) or (H, T, r)
@@ -43,6 +46,8 @@ def score_mod(position: Position, query: Tensor) -> Optional[Callable[..., Tenso
         lag = (m - n).clamp(min=0)  # FlexAttention also asks about keys that the mask hides
         if factors is not None:
             score = score + by_lag[batch, head, m, lag.clamp(max=reach)]
+        if key_bias is not None:
+            score = score + (key_bias[batch, head, n] - key_bias[batch, head, m]).to(score.dtype)
         return score if bias is None else score + bias[head, lag]
 
     return with_position

@@ -1,8 +1,8 @@
 """The definition of attention with a position representation. Fast implementations are compared with it in the tests.
 
-    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t),      t = m - n >= 0
+    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t)  +  c_h(n),      t = m - n >= 0
 
-The package's docstring explains the letters, `positions.Position` the slots R, p and b.
+The package's docstring explains the letters, `positions.Position` the slots R, p, b and c.
 """
 
 import math
@@ -16,14 +16,20 @@ from ..positions import Position
 
 
 def attention_weights(
-    query: Tensor, key: Tensor, position: Position, segments: Optional[Tensor] = None, rotated_keys: bool = False
+    query: Tensor,
+    key: Tensor,
+    position: Position,
+    segments: Optional[Tensor] = None,
+    rotated_keys: bool = False,
+    gates: Optional[Tensor] = None,
 ) -> Tensor:
     """The softmax over the keys of the formula's scores. Slot p costs a tensor of L x S x d numbers.
 
     query: (B, H, L, d); key: (B, K, S, d) with S >= L and K a divisor of H, head h having key head h // (H // K);
     segments: integers (B, S), or None for one segment; rotated_keys: whether the keys have been through
-    `position.rotate_key`. Returns (B, H, L, S), zero for keys in a query's future and for those of other segments than
-    its own. Raises ValueError for tensors that do not fit together.
+    `position.rotate_key`; gates: (B, H, S), what `position.gates` makes of the layer's input at each key. Returns (B,
+    H, L, S), zero for keys in a query's future and for those of other segments than its own. Raises ValueError for
+    tensors that do not fit together.
     """
     num_queries, num_keys, _ = check_tensors(query, key, key, position, segments)
     place = torch.arange(num_keys, device=query.device)
@@ -40,6 +46,10 @@ def attention_weights(
     bias = position.bias(num_keys, like=query)
     if bias is not None:
         score = score + bias[:, past]  # (H, S) -> (H, L, S)
+    key_bias = bias_of_keys(position, gates, query, num_keys)
+    if key_bias is not None:
+        of_queries = key_bias[..., num_keys - num_queries :, None]
+        score = score + (key_bias[..., None, :] - of_queries).to(score.dtype)  # (B, H, 1, S) - (B, H, L, 1)
     hidden = lag < 0  # (L, S)
     if segments is not None:
         of_queries = segments[:, num_keys - num_queries :]
@@ -55,15 +65,17 @@ def reference_attention(
     dropout_p: float = 0.0,
     segments: Optional[Tensor] = None,
     rotated_keys: bool = False,
+    gates: Optional[Tensor] = None,
 ) -> Tensor:
     """`attention_weights` times the values: slow and exact.
 
     query: (B, H, L, d); key, value: (B, K, S, d) with S >= L and K a divisor of H; dropout_p: dropout probability of
     the attention weights; segments: integers (B, S), or None; rotated_keys: whether the keys have been through
-    `position.rotate_key`. Returns (B, H, L, d). Raises ValueError for tensors that do not fit together.
+    `position.rotate_key`; gates: (B, H, S), or None. Returns (B, H, L, d). Raises ValueError for tensors that do not
+    fit together.
     """
     check_tensors(query, key, value, position, segments)
-    weights = attention_weights(query, key, position, segments, rotated_keys)
+    weights = attention_weights(query, key, position, segments, rotated_keys, gates)
     return F.dropout(weights, dropout_p) @ _of_heads(value, query)  # (B, H, L, S) -> (B, H, L, d)
 
 
@@ -73,6 +85,14 @@ def _of_heads(shared: Tensor, query: Tensor) -> Tensor:
     if heads_of_key == 1:
         return shared
     return shared[:, :, None].expand(-1, -1, heads_of_key, -1, -1).flatten(1, 2)  # (B, K, H / K, S, d) -> (B, H, S, d)
+
+
+def bias_of_keys(position: Position, gates: Optional[Tensor], query: Tensor, num_keys: int) -> Optional[Tensor]:
+    """Slot c, fp64 (B, H, S). Raises ValueError for gates of another shape."""
+    accepted = (*query.shape[:2], num_keys)
+    if gates is not None and gates.shape != accepted:
+        raise ValueError(f"gates of shape {tuple(gates.shape)}: accepted is (B, H, S), here {accepted}")
+    return position.key_bias(gates)
 
 
 def check_tensors(

@@ -1,6 +1,6 @@
-"""Attention with the slots p and b as one fused GPU kernel: FlashAttention-2 (Dao, 2023), extended to scores over lags.
+"""Attention with slots p, b and c as one fused GPU kernel: FlashAttention-2 (Dao, 2023), extended to scores over lags.
 
-    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d)  +  projected_query[n, i] . basis[:, t]  +  bias[t]
+    score[n, i, j] = query[n, i] . key[n, j] / sqrt(d) + projected_query[n, i] . basis[:, t] + bias[t] + key_bias[n, j]
 
 with t = S - L + i - j >= 0. N = B H is the number of heads, of which head n has slots n % G and key head n // (N / M);
 M = B K is the number of key heads. The L queries are the last of S positions. No tensor of L x S is made, forward or
@@ -59,17 +59,18 @@ def triton_attention(
     projected_query: Tensor | None,
     basis: Tensor | None,
     bias: Tensor | None,
+    key_bias: Tensor | None = None,
     segments: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
     """softmax(score) after dropout, times the values: (N, L, d) in the dtype of query, fp16, bf16 or fp32.
 
-    query: (N, L, d); key, value: (M, S, d), S >= L. projected_query: (N, L, r), divided by sqrt(d), and basis:
-    (G, r, T) over the lags 0 .. T - 1, T <= S, with G of 1 or H; or None and None. bias: (H, S) over the lags
-    0 .. S - 1, or None; it may hold -inf, but not for all keys of a query. segments: integers (B, S), or None.
-    dropout_p: dropout probability of the weights; the same seed drops the same weights. Gradients reach every tensor of
-    floating-point numbers. Sums are in fp32, and fp32 products are exact, not tf32.
+    query: (N, L, d); key, value: (M, S, d), S >= L. projected_query: (N, L, r), divided by sqrt(d), and basis: (G, r,
+    T) over the lags 0 .. T - 1, T <= S, with G of 1 or H; or None and None. bias: (H, S) over the lags 0 .. S - 1, or
+    None; it may hold -inf, but not for all keys of a query. key_bias: fp64 (N, S), or None. segments: integers (B, S),
+    or None. dropout_p: dropout probability of the weights; the same seed drops the same weights. Gradients reach every
+    tensor of floating-point numbers. Sums are in fp32, and fp32 products are exact, not tf32.
     """
     shape, dtype = query.shape, query.dtype
     if _INTERPRETED and dtype == torch.bfloat16:  # the interpreter would multiply its bits as integers
@@ -81,10 +82,13 @@ def triton_attention(
         basis = _padded(basis.transpose(1, 2).to(query.dtype))  # (G, r, T) -> (G, T, R)
     if bias is not None:
         bias = bias.float().contiguous()
+    if key_bias is not None:
+        key_bias = key_bias.contiguous()
     if segments is not None:
         segments = segments.long().contiguous()
     scale = 1 / math.sqrt(shape[-1])
-    attended = _Attention.apply(query, key, value, projected_query, basis, bias, segments, scale, dropout_p, seed)
+    tensors = query, key, value, projected_query, basis, bias, key_bias, segments
+    attended = _Attention.apply(*tensors, scale, dropout_p, seed)
     return attended[..., : shape[-1]].to(dtype)  # (N, L, D) -> (N, L, d)
 
 
@@ -107,13 +111,16 @@ def block_sizes(width: int, rank: int, dtype: torch.dtype) -> Tuple[int, int, in
 
 
 class _Attention(torch.autograd.Function):
-    """query: (N, L, D); key, value: (M, S, D); projected_query: (N, L, R); basis: (G, T, R); bias: fp32 (H, S)."""
+    """query: (N, L, D); key, value: (M, S, D); projected_query: (N, L, R); basis: (G, T, R); bias: fp32 (H, S).
+
+    key_bias: fp64 (N, S).
+    """
 
     @staticmethod
-    def forward(ctx, query, key, value, projected_query, basis, bias, segments, scale, dropout_p, seed):
+    def forward(ctx, query, key, value, projected_query, basis, bias, key_bias, segments, scale, dropout_p, seed):
         output = torch.empty_like(query)  # (N, L, D)
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.float32)  # (N, L), of the scores
-        inputs = query, key, value, projected_query, basis, bias, segments
+        inputs = query, key, value, projected_query, basis, bias, key_bias, segments
         _launch(_forward, query, inputs, (output, logsumexp), scale, dropout_p, seed)
         ctx.save_for_backward(*inputs, output, logsumexp)
         ctx.constants = scale, dropout_p, seed
@@ -123,7 +130,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_output):
         *inputs, output, logsumexp = ctx.saved_tensors
-        query, key, value, projected_query, basis, bias, _ = inputs
+        query, key, value, projected_query, basis, bias, key_bias, _ = inputs
         d_output, mean_d_weight = d_output.contiguous(), torch.empty_like(logsumexp)  # (N, L, D), (N, L)
         d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
@@ -131,17 +138,21 @@ class _Attention(torch.autograd.Function):
             torch.zeros_like(tensor, dtype=torch.float32) if needed else None
             for tensor, needed in zip((basis, bias), ctx.needs_input_grad[4:6])
         )
-        of_queries = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias
+        d_key_bias = torch.empty_like(key_bias) if ctx.needs_input_grad[6] else None  # (N, S), as a bias of the keys
+        d_own_bias = None if d_key_bias is None else d_key_bias[:, -query.size(1) :].clone()  # (N, L): of the queries
+        of_queries = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias, d_own_bias
         _launch(_backward_queries, query, inputs, of_queries, *ctx.constants)
-        of_keys = logsumexp, d_output, mean_d_weight, d_key, d_value
+        of_keys = logsumexp, d_output, mean_d_weight, d_key, d_value, d_key_bias
         _launch(_backward_keys, key, inputs, of_keys, *ctx.constants)
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
-        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, None, None, None, None
+        if d_key_bias is not None and d_own_bias is not None:
+            d_key_bias[:, -query.size(1) :] += d_own_bias
+        return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, d_key_bias, None, None, None, None
 
 
 def _launch(kernel, rows, inputs, outputs, scale, dropout_p, seed):
     """One program for each block of the rows, query (N, L, D) or key (M, S, D), and each of their heads."""
-    query, key, _, projected_query, basis, bias, segments = inputs
+    query, key, _, _, basis, bias, _, segments = inputs
     groups = [1 if slot is None else slot.size(0) for slot in (basis, bias)]
     rank = 0 if basis is None else basis.size(2)
     block, warps, stages = block_sizes(query.size(2), rank, query.dtype)
@@ -221,8 +232,15 @@ def _slot_scores(
 
 
 @_jit
+def _in_two(x):
+    """fp64 as the sum of two fp32, so that differences of near numbers are exact to fp32."""
+    high = x.to(tl.float32)
+    return high, (x - high.to(tl.float64)).to(tl.float32)
+
+
+@_jit
 def _scores(
-    q, k, projected_q, basis, bias, segments, start, lag, S, T, scale,
+    q, k, projected_q, basis, bias, key_bias, segments, start, lag, S, T, scale,
     NEAR: tl.constexpr, AXIS: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A tile's scores, keys from start on along AXIS: (BLOCK, BLOCK). q, k: (BLOCK, D); projected_q: (BLOCK, R).
@@ -238,6 +256,12 @@ def _scores(
     # The product accumulates onto slot_score. Added later, the gather's layout would cost shuffles in the softmax.
     a, b = (q, k) if AXIS == 1 else (k, q)
     score = tl.dot(a, tl.trans(b), slot_score, input_precision="ieee") * scale
+    if key_bias is not None:
+        i = tl.arange(0, BLOCK)
+        of_keys, rest_of_keys = _in_two(tl.load(key_bias + start + i, mask=start + i < S, other=0.0))
+        of_queries, rest_of_queries = _in_two(tl.load(key_bias + start + lag + i, mask=start + lag + i < S, other=0.0))
+        score += tl.expand_dims(of_keys, 1 - AXIS) - tl.expand_dims(of_queries, AXIS)
+        score += tl.expand_dims(rest_of_keys, 1 - AXIS) - tl.expand_dims(rest_of_queries, AXIS)
     if segments is not None:
         j = start + tl.arange(0, BLOCK)
         of_keys = tl.load(segments + j, mask=j < S, other=0)  # the rows beyond S see themselves
@@ -261,7 +285,7 @@ def _dropout_mask(seed, row, start, S, dropout_p, BLOCK: tl.constexpr):
 
 @_jit
 def _forward(
-    query, key, value, projected_query, basis, bias, segments, output, logsumexp,
+    query, key, value, projected_query, basis, bias, key_bias, segments, output, logsumexp,
     L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -278,6 +302,8 @@ def _forward(
         projected_q = _load_rows(projected_query + n * L * R, row, L, R, BLOCK)
     if bias is not None:
         bias += n % bias_groups * S
+    if key_bias is not None:
+        key_bias += n * S
     if segments is not None:
         segments += n // heads_of_sequence * S
 
@@ -290,7 +316,9 @@ def _forward(
             start = tile * BLOCK
             lag = position - start
             k = _load_rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, projected_q, basis, bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            score = _scores(
+                q, k, projected_q, basis, bias, key_bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK
+            )
             new_max = tl.maximum(running_max, tl.max(score, 1))
             shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so far only keys with a bias of -inf
             rescale = tl.exp(running_max - shift)
@@ -309,12 +337,12 @@ def _forward(
 
 @_jit
 def _backward_queries(
-    query, key, value, projected_query, basis, bias, segments,
-    output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias,
+    query, key, value, projected_query, basis, bias, key_bias, segments,
+    output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias, d_own_bias,
     L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """d_query and d_projected_query, d_basis and d_bias unless None, and mean_d_weight for the other kernel.
+    """d_query and d_projected_query, d_basis, d_bias and d_own_bias unless None; mean_d_weight for the other kernel.
 
     mean_d_weight (N, L) is the mean of a query's d_weight, weighted by its weights: D of Dao et al.
     """
@@ -340,25 +368,32 @@ def _backward_queries(
         d_basis += n % basis_groups * T * R
     if bias is not None:
         bias += n % bias_groups * S
+    if key_bias is not None:
+        key_bias += n * S
     if segments is not None:
         segments += n // heads_of_sequence * S
     if d_bias is not None:
         d_bias += n % bias_groups * S
 
     d_q = tl.zeros((BLOCK, D), tl.float32)
+    d_own = tl.zeros((BLOCK,), tl.float64)
     far_tiles = tl.maximum(position + 1 - T, 0) // BLOCK
     for NEAR in tl.static_range(2):
         for tile in range(far_tiles if NEAR else 0, tl.cdiv(position + BLOCK, BLOCK) if NEAR else far_tiles):
             start = tile * BLOCK
             lag = position - start
             k = _load_rows(key, start, S, D, BLOCK)
-            score = _scores(q, k, projected_q, basis, bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK)
+            score = _scores(
+                q, k, projected_q, basis, bias, key_bias, segments, start, lag, S, T, scale, NEAR, 1, R, BLOCK
+            )
             d_weight = _dot(d_o, tl.trans(_load_rows(value, start, S, D, BLOCK)))
             if DROPOUT:
                 keep = _dropout_mask(seed + n, row, start, S, dropout_p, BLOCK)
                 d_weight = tl.where(keep, d_weight / (1 - dropout_p), 0.0)
             d_score = tl.exp(score - lse[:, None]) * (d_weight - mean_dw[:, None])
             d_q += _dot(d_score.to(k.dtype), k)  # (queries, keys) @ (keys, D)
+            if d_own_bias is not None:
+                d_own -= tl.sum(d_score, 1)  # 0 but for rounding, which sums over the gates of many tokens would show
             if (NEAR and basis is not None) or d_bias is not None:
                 d_lag_score = tl.gather(d_score, i_minus_j & (BLOCK - 1), 1)  # from keys to lags
                 d_older = tl.where(i_minus_j >= 0, d_lag_score, 0.0)
@@ -375,17 +410,20 @@ def _backward_queries(
                         _add_rows(d_basis, lag - BLOCK, T, _dot(tl.trans(d_newer), projected_q), R, BLOCK)
 
     _store_rows(d_query + n * L * D, row, L, d_q * scale, D, BLOCK)
+    if d_own_bias is not None:
+        _store_rows(d_own_bias + n * L, row, L, d_own[:, None], 1, BLOCK)
     if basis is not None:
         _store_rows(d_projected_query + n * L * R, row, L, d_projected_q, R, BLOCK)
 
 
 @_jit
 def _backward_keys(
-    query, key, value, projected_query, basis, bias, segments, logsumexp, d_output, mean_d_weight, d_key, d_value,
+    query, key, value, projected_query, basis, bias, key_bias, segments,
+    logsumexp, d_output, mean_d_weight, d_key, d_value, d_key_bias,
     L, S, T, basis_groups, bias_groups, heads_of_key, heads_of_sequence, scale, dropout_p, seed,
     DROPOUT: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """d_key and d_value. Tiles have keys as rows, so that d_key and d_value need no transposed weights."""
+    """d_key and d_value, and d_key_bias unless None. Tiles have keys as rows, so nothing needs transposed weights."""
     blocks = tl.cdiv(S, BLOCK)
     key_head = (tl.program_id(0) // blocks).to(tl.int64)
     start = tl.program_id(0) % blocks * BLOCK
@@ -405,11 +443,15 @@ def _backward_keys(
         head_basis = None
         head_projected_query = None
         head_bias = None
+        head_key_bias = None
+        d_c = tl.zeros((BLOCK,), tl.float64)
         if basis is not None:
             head_basis = basis + n % basis_groups * T * R
             head_projected_query = projected_query + n * L * R
         if bias is not None:
             head_bias = bias + n % bias_groups * S
+        if key_bias is not None:
+            head_key_bias = key_bias + n * S
         for NEAR in tl.static_range(2):
             for tile in range(first_tile if NEAR else tl.maximum(first_tile, far_tile), far_tile if NEAR else tiles):
                 row = tile * BLOCK
@@ -420,8 +462,9 @@ def _backward_keys(
                 if NEAR and basis is not None:
                     projected_q = _load_rows(head_projected_query, row, L, R, BLOCK)
                 score = _scores(
-                    q, k, projected_q, head_basis, head_bias, segments, start, lag, S, T, scale, NEAR, 0, R, BLOCK
-                )
+                    q, k, projected_q, head_basis, head_bias, head_key_bias, segments, start, lag, S, T, scale,
+                    NEAR, 0, R, BLOCK,
+                )  # fmt: skip
                 lse = tl.load(logsumexp + n * L + rows, mask=rows < L, other=float("inf"))
                 weight = tl.exp(score - lse[None, :])
                 d_o = _load_rows(d_output + n * L * D, row, L, D, BLOCK)
@@ -435,6 +478,10 @@ def _backward_keys(
                 mean_dw = tl.load(mean_d_weight + n * L + rows, mask=rows < L, other=0.0)
                 d_score = weight * (d_weight - mean_dw[None, :])
                 d_k += _dot(d_score.to(q.dtype), q)
+                if d_key_bias is not None:
+                    d_c += tl.sum(d_score, 1)
+        if d_key_bias is not None:
+            _store_rows(d_key_bias + n * S, start, S, d_c[:, None], 1, BLOCK)
 
     _store_rows(d_key + key_head * S * D, start, S, d_k * scale, D, BLOCK)
     _store_rows(d_value + key_head * S * D, start, S, d_v, D, BLOCK)

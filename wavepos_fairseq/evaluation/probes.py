@@ -12,7 +12,7 @@ fairseq.
 
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Protocol, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Tuple, TypeVar
 
 import pandas as pd
 import torch
@@ -26,8 +26,8 @@ from .perplexity import Scorer, inputs_of, pieces, stream_nll
 REACH = 5  # times L_train: the length of the sequences
 SEQUENCES = 8  # of the text, from its beginning, for the receptive field
 BLOCK = 64  # queries at a time: their scores are formed with a BLOCK x L x d tensor
-AttentionInputs = Tuple[Tensor, Tensor, Position]
-"""Query and key (1, H, L, d) of a layer, and its representation."""
+AttentionInputs = Tuple[Tensor, Tensor, Position, Optional[Tensor]]
+"""Query and key (1, H, L, d) of a layer, its representation, and the gates (1, H, L) that this makes of the tokens."""
 
 
 class AttentionScorer(Scorer, Protocol):
@@ -37,27 +37,32 @@ class AttentionScorer(Scorer, Protocol):
         """The attention inputs of each layer, from the first on, when the model reads the tokens (L,)."""
 
 
-def _rows(query: Tensor, key: Tensor, position: Position, first: int = 0) -> Iterator[Tuple[int, Tensor]]:
+def _rows(
+    query: Tensor, key: Tensor, position: Position, gates: Optional[Tensor], first: int = 0
+) -> Iterator[Tuple[int, Tensor]]:
     """The start and the weights (H, queries, keys up to its end) of each block, from the query `first` on."""
     for start in range(first, query.size(2), BLOCK):
         stop = min(start + BLOCK, query.size(2))
-        yield start, attention_weights(query[:, :, start:stop], key[:, :, :stop], position)[0]
+        seen = None if gates is None else gates[..., :stop]
+        yield start, attention_weights(query[:, :, start:stop], key[:, :, :stop], position, gates=seen)[0]
 
 
 @torch.no_grad()
-def attention_map(query: Tensor, key: Tensor, position: Position) -> Tensor:
+def attention_map(query: Tensor, key: Tensor, position: Position, gates: Optional[Tensor] = None) -> Tensor:
     """The attention weights of a layer over one sequence: (H, L, L), queries by keys."""
     length = query.size(2)
-    blocks = [F.pad(weights, (0, length - weights.size(-1))) for _, weights in _rows(query, key, position)]
+    blocks = [F.pad(weights, (0, length - weights.size(-1))) for _, weights in _rows(query, key, position, gates)]
     return torch.cat(blocks, dim=1)
 
 
 @torch.no_grad()
-def weight_by_lag(query: Tensor, key: Tensor, position: Position, first: int) -> Tensor:
+def weight_by_lag(
+    query: Tensor, key: Tensor, position: Position, gates: Optional[Tensor] = None, first: int = 0
+) -> Tensor:
     """The weights at each lag, averaged over the queries from `first` on: fp64 (H, L)."""
     num_heads, length = query.shape[1:3]
     by_lag = torch.zeros(num_heads, length, dtype=torch.float64, device=query.device)
-    for start, weights in _rows(query, key, position, first):
+    for start, weights in _rows(query, key, position, gates, first):
         _, rows, columns = weights.shape
         lag = torch.arange(start, start + rows)[:, None] - torch.arange(columns)
         lag = lag.clamp(min=0).flatten().to(query.device)  # future keys have weight 0

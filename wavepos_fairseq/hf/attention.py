@@ -72,11 +72,13 @@ def positional_attention(
     attention_mask: Optional[Tensor],
     dropout: float = 0.0,
     rotated_keys: bool = False,
+    gates: Optional[Tensor] = None,
     **unused: Any,
 ) -> Tuple[Tensor, None]:
     """query: (B, H, L, d); key, value: (B, K, slots, d); attention_mask: what `segments_of_keys` gave.
 
-    rotated_keys: whether the keys come from a cache that `rotate_keys_once` saw.
+    rotated_keys: whether the keys come from a cache that `before_attention` saw. There each of them is followed by the
+    gates of its H / K heads, if there are any: (B, K, slots, d + H / K). gates: (B, H, L), those of this call's tokens.
 
     Returns (B, L, H, d), and None instead of the attention weights, which are never formed.
     """
@@ -90,30 +92,42 @@ def positional_attention(
         key, value = (tensor[:, :, : attention_mask.size(-1)] for tensor in (key, value))
         if len(attention_mask):
             segments = attention_mask[:, 0, 0]
+    head_dim = query.size(-1)
+    if key.size(-1) > head_dim:
+        gates = key[..., head_dim:].transpose(2, 3).flatten(1, 2)  # (B, K, S, H / K) -> (B, H, S)
+        key = key[..., :head_dim]
     attended = causal_attention(
-        query, key, value, module.position, dropout, segments=segments, rotated_keys=rotated_keys
+        query, key, value, module.position, dropout, segments=segments, rotated_keys=rotated_keys, gates=gates
     )
     return attended.transpose(1, 2), None
 
 
-def rotate_keys_once(module: Any, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict[str, Any]]:
-    """Forward pre-hook of a layer's attention: new keys go through slot R before they enter the cache.
+def before_attention(module: Any, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict[str, Any]]:
+    """Forward pre-hook of a layer's attention: gives it the gates of its tokens, and a cache that keeps keys as we do.
 
-    So a key is turned once and not for each token after it. The cache has another name in each version of transformers.
+    New keys go through slot R before they enter the cache. So a key is turned once and not for each token after it. The
+    cache has another name in each version of transformers.
     """
-    caches = {name: _RotatedKeys(given, module.position) for name, given in kwargs.items() if isinstance(given, Cache)}
-    return args, {**kwargs, **caches, "rotated_keys": bool(caches)}
+    gates = module.position.gates(kwargs["hidden_states"])
+    caches = {
+        name: _CacheOfKeys(given, module.position, gates) for name, given in kwargs.items() if isinstance(given, Cache)
+    }
+    return args, {**kwargs, **caches, "rotated_keys": bool(caches), "gates": gates}
 
 
-class _RotatedKeys:
-    """A cache as a layer's attention sees it, which does nothing but to update it."""
+class _CacheOfKeys:
+    """A cache as a layer's attention sees it, which does nothing but to update it; gates stand beside their keys."""
 
-    def __init__(self, cache: Cache, position: Position):
-        self.cache, self.position = cache, position
+    def __init__(self, cache: Cache, position: Position, gates: Optional[Tensor]):
+        self.cache, self.position, self.gates = cache, position, gates
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Tuple[Tensor, Tensor]:
         first = int(self.cache.get_seq_length(layer_idx))  # a static cache gives a tensor
-        return self.cache.update(self.position.rotate_key(key, first), value, layer_idx, *args, **kwargs)
+        key = self.position.rotate_key(key, first)
+        if self.gates is not None:
+            of_key_head = self.gates.unflatten(1, (key.size(1), -1)).transpose(2, 3)  # (B, H, L) -> (B, K, L, H / K)
+            key = torch.cat((key, of_key_head.to(key.dtype)), dim=-1)
+        return self.cache.update(key, value, layer_idx, *args, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, positional_attention)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache, Lla
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from ..positions import Position, build_position
-from .attention import IMPLEMENTATION, rotate_keys_once
+from .attention import IMPLEMENTATION, before_attention
 
 _REMOTE_CODE = "from wavepos_fairseq.hf import WaveletLlamaConfig, WaveletLlamaForCausalLM, WaveletLlamaModel\n"
 _REMOTE_NAME = "wavepos_llama"
@@ -46,7 +46,7 @@ class WaveletLlamaConfig(LlamaConfig):
                 "and position_options={'rope_theta': 500000.0}"
             )
         with torch.device("meta"):
-            self.build_position()
+            self.build_position().gates(torch.empty(1, 1, self.hidden_size))
         self.auto_map = {name: f"{_REMOTE_NAME}.{class_.__name__}" for name, class_ in _auto_classes().items()}
 
     def build_position(self) -> Position:
@@ -142,8 +142,8 @@ class WaveletLlamaModel(_Positional, LlamaModel):
         for layer in self.layers:
             attention: Any = layer.self_attn
             attention.position = config.build_position()
-            if attention.position.overrides("rotate_key"):
-                attention.register_forward_pre_hook(rotate_keys_once, with_kwargs=True)
+            if attention.position.overrides("rotate_key", "gates"):
+                attention.register_forward_pre_hook(before_attention, with_kwargs=True)
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
         """As the base class. Where position_ids restart, the sequences are packed, and there is no cache.

@@ -132,17 +132,21 @@ class PositionalSelfAttention(MultiheadAttention):
             _refuse_padding_on_the_left(key_padding_mask)
         q, k, v = self.project(query)
         position = self.extend(self.position)
+        gates = position.gates(query.transpose(0, 1))  # (L, B, C) -> (B, H, L), or None
         cached = incremental_state is not None
         if cached:
             state = self._get_input_buffer(incremental_state)
+            if gates is not None and "prev_gates" in state:
+                gates = torch.cat((state["prev_gates"], gates), dim=2)
             k = position.rotate_key(k, state["prev_key"].size(2) if "prev_key" in state else 0)
             if "prev_key" in state:
                 k = torch.cat((state["prev_key"], k), dim=2)
                 v = torch.cat((state["prev_value"], v), dim=2)
-            self._set_input_buffer(incremental_state, {"prev_key": k, "prev_value": v})
+            kept = {"prev_key": k, "prev_value": v, "prev_gates": gates}
+            self._set_input_buffer(incremental_state, {name: x for name, x in kept.items() if x is not None})
         dropout = self.dropout_module
         dropout_p = dropout.p if self.training or dropout.apply_during_inference else 0.0
-        attended = self.attend(q, k, v, position, dropout_p, rotated_keys=cached)
+        attended = self.attend(q, k, v, position, dropout_p, rotated_keys=cached, gates=gates)
         return self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), None  # (B, H, L, d) -> (L, B, C)
 
     def project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:

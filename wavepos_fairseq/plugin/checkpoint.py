@@ -88,7 +88,8 @@ class FairseqScorer:
 
         def see(layer: PositionalSelfAttention, args: Tuple[Any, ...], given: Dict[str, Any]) -> None:
             query, key, _ = layer.project(given["query"])
-            seen.append((query, key, layer.extend(layer.position)))
+            position = layer.extend(layer.position)
+            seen.append((query, key, position, position.gates(given["query"].transpose(0, 1))))
 
         with contextlib.ExitStack() as hooks:
             for layer in layers:

@@ -1,6 +1,6 @@
 """The slots of the one formula, which representations fill.
 
-    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t),      t = m - n >= 0
+    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  q_m . p(t) ) / sqrt(d)  +  b_h(t)  +  c_h(n),      t = m - n >= 0
 
 A representation is a `Position` that overrides one slot or more; `attention` knows nothing else of it. It has a file of
 its own in this folder, which is found there (see `registry`).
@@ -45,7 +45,7 @@ class Position(nn.Module):
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:
-        """Whether the class has its own `rotate_query`, `rotate_key`, `relative`, `relative_query` or `bias`."""
+        """Whether the class has one of these methods of its own: `rotate_key`, `relative`, `bias`, `gates`, .."""
         return any(getattr(cls, method) is not getattr(Position, method) for method in methods)
 
     def rotate(self, query: Tensor, key: Tensor, rotated_keys: bool = False) -> Tuple[Tensor, Tensor]:
@@ -90,6 +90,21 @@ class Position(nn.Module):
 
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         """b: biases for the lags 0 .. num_lags - 1, dtype and device as `like`: (H, num_lags)."""
+        return None
+
+    def gates(self, hidden: Tensor) -> Optional[Tensor]:
+        """What slot c needs to know of each token: (B, H, L), from the input (B, L, H d) of the layer's attention.
+
+        Each token on its own, so that a cache can keep them beside the keys.
+        """
+        return None
+
+    def key_bias(self, gates: Optional[Tensor]) -> Optional[Tensor]:
+        """c: biases of the keys n = 0 .. S - 1, from the gates (B, H, S) of all of them: fp64 (B, H, S).
+
+        c(n) may depend on the tokens up to n. The softmax sees differences alone, so before attention rounds it
+        subtracts c(m) of the query, or of one near by.
+        """
         return None
 
     def stretched(self, by: Callable[[Tensor], Tensor]) -> "Position":

@@ -1,9 +1,9 @@
 """Several representations at once (``wavelet+alibi``): what they put into slots p and b is added.
 
-    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  sum_i q_m . p_i(t) ) / sqrt(d)  +  sum_i b_i,h(t)
+    score[m, n] = ( R_m(q_m) . R_n(k_n)  +  sum_i q_m . p_i(t) ) / sqrt(d)  +  sum_i b_i,h(t)  +  c_h(n)
 
-R is that of the one part that fills it: the registry refuses two, since queries and keys have one product only. This
-file knows no part by its name.
+R and c are those of the one part that fills them: the registry refuses two, since queries and keys have one product
+only, and a token one gate for each head. This file knows no part by its name.
 """
 
 import functools
@@ -20,7 +20,7 @@ Slot = TypeVar("Slot")
 
 
 class CombinedPosition(Position):
-    """The slots of all parts, which are for heads of one shape; at most one fills slot R.
+    """The slots of all parts, which are for heads of one shape; at most one fills slot R, and at most one slot c.
 
     A part that adds to the queries in their product with p has that product to itself. It stands beside the sum of the
     other parts' p, as (q, q + v) . (p_1 + p_2, p_3), so that `relative_query` and `relative` are 2 d wide.
@@ -64,6 +64,12 @@ class CombinedPosition(Position):
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         biases = _filled(part.bias(num_lags, like) for part in self.parts)
         return _sum(biases) if biases else None
+
+    def gates(self, hidden: Tensor) -> Optional[Tensor]:
+        return next(iter(_filled(part.gates(hidden) for part in self.parts)), None)
+
+    def key_bias(self, gates: Optional[Tensor]) -> Optional[Tensor]:
+        return next(iter(_filled(part.key_bias(gates) for part in self.parts)), None)
 
 
 class _SumOfTables(FixedRelativePosition):

@@ -91,7 +91,7 @@ def position_class(name: str) -> Type[Position]:
 def position_parts(name: str) -> Dict[str, Type[Position]]:
     """The classes of the representation `name` or of the combination ``name+name``, sorted by name.
 
-    Raises ValueError for an unknown, empty or repeated name and for two that fill slot R.
+    Raises ValueError for an unknown, empty or repeated name and for two that fill slot R or slot c.
     """
     if "+" not in name:
         return {name: position_class(name)}
@@ -102,12 +102,16 @@ def position_parts(name: str) -> Dict[str, Type[Position]]:
             raise ValueError(f"position_encoding={name!r}{_UNUSABLE.get(part, accepted)}")
         if names.count(part) > 1:
             raise ValueError(f"position_encoding={name!r}: {part} appears twice; accepted are different names")
-    turning = [part for part in names if registered[part].overrides("rotate_query", "rotate_key")]
-    if len(turning) > 1:
-        raise ValueError(
-            f"position_encoding={name!r}: {' and '.join(turning)} each change queries and keys before their product "
-            "(slot R), of which there is one; accepted is one of them, because only slots p and b add up"
-        )
+    for methods, what in (
+        (("rotate_query", "rotate_key"), "change queries and keys before their product (slot R)"),
+        (("gates",), "make a gate of each token (slot c)"),
+    ):
+        filling = [part for part in names if registered[part].overrides(*methods)]
+        if len(filling) > 1:
+            raise ValueError(
+                f"position_encoding={name!r}: {' and '.join(filling)} each {what}, of which there is one; accepted is "
+                "one of them, because only slots p and b add up"
+            )
     return {part: registered[part] for part in names}
 
 

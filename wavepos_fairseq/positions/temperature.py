@@ -48,3 +48,10 @@ class TemperedPosition(Position):
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         bias = self.position.bias(num_lags, like)
         return None if bias is None else bias * yarn_factor(num_lags, *self.given)
+
+    def gates(self, hidden: Tensor) -> Optional[Tensor]:
+        return self.position.gates(hidden)
+
+    def key_bias(self, gates: Optional[Tensor]) -> Optional[Tensor]:
+        key_bias = self.position.key_bias(gates)
+        return None if key_bias is None else key_bias * yarn_factor(key_bias.size(-1), *self.given)

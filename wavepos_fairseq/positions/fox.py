@@ -1,0 +1,61 @@
+"""The Forgetting Transformer's gates (FoX: Lin et al., 2025), and CABLE's biases (Veisi et al., 2025)."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import Position, register_position
+
+
+@register_position("fox")
+class ForgettingPosition(Position):
+    """Slot c: each token has a gate f = sigmoid(w_h . x + z_h) in (0, 1), and forgets a part of all that came before.
+
+    Between a query and a key lie the gates of the tokens n + 1 .. m, so the score has sum_{l = n + 1}^{m} log f_l =
+    c(n) - c(m) with c(n) = -sum_{l <= n} log f_l; the softmax does not see c(m). Gates that do not depend on the token
+    are ALiBi with the slopes -log f_h. w and z start at zero: f = 1/2.
+    """
+
+    def __init__(self, head_dim: int, num_heads: int):
+        super().__init__(head_dim, num_heads)
+        self.weight = nn.Parameter(torch.empty(num_heads, num_heads * head_dim))  # w
+        self.offset = nn.Parameter(torch.empty(num_heads))  # z
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.offset)
+
+    def gates(self, hidden: Tensor) -> Tensor:
+        if hidden.size(-1) != self.weight.size(1):
+            raise ValueError(
+                f"gates read the input of the layer, which has {hidden.size(-1)} dimensions; accepted are num_heads x "
+                f"head_dim = {self.weight.size(1)}"
+            )
+        return F.linear(hidden, self.weight.to(hidden), self.offset.to(hidden)).transpose(
+            1, 2
+        )  # (B, L, H d) -> (B, H, L)
+
+    def key_bias(self, gates: Optional[Tensor]) -> Tensor:
+        if gates is None:
+            raise ValueError("gates are missing: accepted is causal_attention(..., gates=position.gates(hidden))")
+        return -self.log_gate(gates.double()).cumsum(-1)
+
+    @staticmethod
+    def log_gate(gates: Tensor) -> Tensor:
+        """log f."""
+        return F.logsigmoid(gates)
+
+
+@register_position("cable")
+class CablePosition(ForgettingPosition):
+    """CABLE without weights on the queries: each token adds -softplus(w_h . x + z_h).
+
+    That is log sigmoid of the negative, so `fox` with w and z negated; both are here under the names that they have.
+    """
+
+    @staticmethod
+    def log_gate(gates: Tensor) -> Tensor:
+        return -F.softplus(gates)
