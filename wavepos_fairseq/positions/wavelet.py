@@ -149,7 +149,7 @@ class LearnedWaveletPosition(WaveletPosition):
         a = a_0 2^(8 tanh(u / 8)),      b = b_0 + 2^24 tanh(v / 2^24)
 
     What is learned, u in octaves and v in the unit of a shift, is 0 at first; there a and b are the given a_0 and b_0,
-    to the last bit. However far u and v run, a stays between a_0 / 256 and 256 a_0, and b within 2^24, the longest lag.
+    to the last bit. However far u and v run, a stays between a_0 / 256 and 256 a_0, and b within 2^24 of b_0.
     """
 
     stretches: Optional[Tuple[float, ...]] = None
