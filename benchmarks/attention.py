@@ -78,10 +78,10 @@ def gates_of(position, key):
 
 def contestants(length, args, like):
     """name -> attention(query, key, value)"""
-    positions = {
-        name: build_position(name, head_dim=args.head_dim, num_heads=args.heads).to(like)
-        for name in (*position_names(), "wavelet+alibi")
-    }
+    shape = {"head_dim": args.head_dim, "num_heads": args.heads}
+    names = (*position_names(), "wavelet+alibi")
+    positions = {name: build_position(name, **shape).to(like) for name in names}
+    positions["wavelet, learned"] = build_position("wavelet", wavelet_learn="both", **shape).to(like)
     ricker = positions["wavelet"]
     attentions = {BASELINE: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
     for name, position in positions.items():

@@ -29,6 +29,9 @@
 #
 # recall is drawn likewise, from the finished runs of a preset whose corpus is recall: how often a key's value is found,
 # over the distance. Its numbers go to recall.csv; a run that is in there is not evaluated again.
+#
+# wavelets is drawn likewise, from the finished runs with --wavelet-learn: their scales and shifts by layer, before and
+# after training. Its numbers go to wavelets.csv.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq figures "$@"

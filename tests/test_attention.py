@@ -41,8 +41,10 @@ VARIANTS["haar 2^0*8 future"] = (
 )
 VARIANTS["alibi learned"] = ("alibi", {"alibi_slopes": "learned"})
 VARIANTS["db4"] = ("wavelet", {"wavelet": "db4"})
+VARIANTS["ricker learned"] = ("wavelet", {"wavelet_learn": "both"})
 # What attention can tell apart: the names, a table that ends within the keys, one of both signs, what is learned.
-FORMS = [*position_names(), "haar 2^0*8 past", "haar scaled", "morlet future", "db4", "alibi learned", "every slot"]
+FORMS = [*position_names(), "haar 2^0*8 past", "haar scaled", "morlet future", "db4"]
+FORMS += ["alibi learned", "ricker learned", "every slot"]
 causal_attention, reference_attention = gated(attention.causal_attention), gated(attention.reference_attention)
 ATTENTIONS = (causal_attention, reference_attention)
 
@@ -191,6 +193,8 @@ PUBLISHED_SCORES = {
     "rope-wavelet": lambda learned, h, q, k, m, n: equation_28(q, m) @ equation_28(k, n) / 4,
     # Shaw et al., Eq. 4
     "rpe": lambda learned, h, q, k, m, n: q @ (k + learned["embedding"][min(m - n, 16)]) / 4,
+    # Eq. 12 to 14, the scales in octaves and the shifts in tokens from where they begin
+    "ricker learned": lambda learned, h, q, k, m, n: q @ (k + learned_ricker(learned, m - n)) / 4,
     # Raffel et al., section 2.1; the lags of this test have a bucket each
     "t5": lambda learned, h, q, k, m, n: q @ k / 4 + learned["weight"][h, m - n],
     # Dai et al., section 3.3, the terms (a), (b), (c), (d) in their order
@@ -204,6 +208,12 @@ PUBLISHED_SCORES = {
         / 4
     ),
 }
+
+
+def learned_ricker(learned, t):
+    scales = [2 ** (e + 8 * math.tanh(u / 8)) for e, u in enumerate(learned["scale_octaves"])]
+    shifts = [b + 2**24 * math.tanh(v / 2**24) for b, v in enumerate(learned["shift_tokens"])]
+    return np.array([ricker((t - b) / a) for b in shifts for a in scales])
 
 
 def sinusoid(t, width):
@@ -267,7 +277,7 @@ def spelled_out(query, key, value, position, segments):
 @pytest.mark.parametrize(
     "num_queries, num_key_heads, segments", [(9, 2, None), (9, 4, SEGMENTS), (4, 1, SEGMENTS), (1, 2, SEGMENTS)]
 )
-@pytest.mark.parametrize("variant", [*position_names(), "alibi learned", "every slot"])
+@pytest.mark.parametrize("variant", [*position_names(), "alibi learned", "ricker learned", "every slot"])
 def test_attention_is_the_formula_with_segments_and_repeated_heads_spelled_out(
     variant, num_queries, num_key_heads, segments
 ):
@@ -440,7 +450,7 @@ def test_flex_attention_with_the_score_mod_is_the_definition(variant):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("variant", ["rpe", "t5", "every slot"])
+@pytest.mark.parametrize("variant", ["rpe", "t5", "ricker learned", "every slot"])
 def test_what_is_learned_gets_the_definitions_gradients_through_the_score_mod(variant):
     """On a CPU, FlexAttention has no gradients of queries, keys and values."""
     inputs, position = draw(40, 40, 16), build(variant, 16, 2)
@@ -567,6 +577,7 @@ def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_
 
 
 TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]
+TABLES.remove("ricker learned")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -75,7 +75,7 @@ def test_the_benchmark_of_the_operator_writes_every_contestant_and_mode(benchmar
     printed = capsys.readouterr().out
     assert {row["length"] for row in rows} == {"40", "70"}
     assert {row["mode"] for row in rows} == {"forward", "forward + backward"}
-    shown = ("no position (SDPA)", "wavelet (Ricker)", "alibi", "wavelet+alibi", "ALiBi as a mask")
+    shown = ("no position (SDPA)", "wavelet (Ricker)", "alibi", "wavelet+alibi", "wavelet, learned", "ALiBi as a mask")
     for name in (*shown, "Ricker, the definition"):
         assert sum(row["attention"] == name for row in rows) == 4 and f"| {name} |" in printed
     assert all(float(row["milliseconds"]) > 0 and float(row["ratio"]) > 0 for row in rows)

@@ -254,10 +254,12 @@ def test_a_seed_gives_the_weights_of_a_stock_llama_and_what_is_learned_begins_as
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("encoding", ["wavelet", "rope+rpe+t5"])
+@pytest.mark.parametrize(
+    "encoding, options", [("wavelet", None), ("wavelet", {"wavelet_learn": "both"}), ("rope+rpe+t5", None)]
+)
 @torch.no_grad()
-def test_a_model_is_saved_and_loaded_bit_for_bit(encoding, tied, tmp_path):
-    model, text = built(encoding, tie_word_embeddings=tied), tokens(1, 40)
+def test_a_model_is_saved_and_loaded_bit_for_bit(encoding, options, tied, tmp_path):
+    model, text = built(encoding, options=options, tie_word_embeddings=tied), tokens(1, 40)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded) is WaveletLlamaForCausalLM and loaded.config == AutoConfig.from_pretrained(tmp_path)

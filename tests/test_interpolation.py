@@ -17,7 +17,17 @@ from wavepos_fairseq.positions.interpolation import INTERPOLATIONS, interpolated
 from wavepos_fairseq.positions.temperature import TemperedPosition
 
 FP64 = torch.empty(0, dtype=torch.float64)
-STRETCHED = ["rope", "rope-wavelet", "trans-xl", "wavelet", "wavelet+alibi", "db4", "haar scaled", "rope+rpe"]
+STRETCHED = [
+    "rope",
+    "rope-wavelet",
+    "trans-xl",
+    "wavelet",
+    "wavelet+alibi",
+    "db4",
+    "haar scaled",
+    "ricker learned",
+    "rope+rpe",
+]
 
 
 def ricker(x):
@@ -106,6 +116,26 @@ def test_the_fast_path_is_the_definition_beyond_l_train_and_up_to_it_no_bit_chan
     for attend in ATTENTIONS:
         assert torch.equal(attend(*short, stretched), attend(*short, position))
         assert torch.equal(attend(query, key, value, given), attend(query, key, value, position))
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+def test_learned_scales_are_stretched_by_what_they_are_now_and_learn_stretched(method):
+    position = build_position(
+        "wavelet", head_dim=6, num_heads=2, wavelet_learn="both", wavelet_scales="1,4,32"
+    ).double()
+    position.scale_octaves.data.copy_(torch.tensor([1.0, 0.0, 1.0]))
+    stretched, inputs = interpolated(position, method, l_train=128, factor=4.0), draw(60, 60, 6)
+    rows = stretched.relative(200, FP64)
+    now = [2.0 ** (8 * math.tanh(1 / 8)), 4.0, 32 * 2 ** (8 * math.tanh(1 / 8))]
+    waves = torch.tensor(now, dtype=torch.float64) * 2 * math.pi
+    for i, (a, s) in enumerate(zip(now, stretches(waves, method, 4.0, 128).tolist())):
+        for b in (0, 1):
+            assert rows[7, 3 * b + i].item() == pytest.approx(ricker((7 / s - b) / a), abs=1e-12)
+    learned = [*position.parameters()]
+    found, exact = (torch.autograd.grad(attend(*inputs, stretched).square().sum(), learned) for attend in ATTENTIONS)
+    for one, other in zip(found, exact):
+        assert other.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", INTERPOLATIONS)

@@ -8,6 +8,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from wavepos_fairseq import wavelets
 from wavepos_fairseq.models.transformer_lm_wavelet import WaveletLanguageModel, in_flags
+from wavepos_fairseq.plugin.checkpoint import load_checkpoint
 from wavepos_fairseq.positions import Position, build_position, position_class, position_names, wavelet
 from wavepos_fairseq.positions.rope_wavelet import RotaryWaveletPosition
 
@@ -250,7 +251,7 @@ def test_options_given_on_the_command_line_win_over_an_architecture():
 
 
 OPTIONS = """--position-encoding --rope-theta --rope-pairs --wavelet --wavelet-scales --wavelet-shifts
-    --wavelet-shift-direction""".split()
+    --wavelet-shift-direction --wavelet-learn""".split()
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +276,21 @@ def test_help_gives_the_default_scales_and_shifts_of_the_paper(described):
     assert "0..15" in described["--wavelet-shifts"]
 
 
+def test_a_training_learns_scales_and_shifts_and_its_checkpoint_has_them(trained, data_bin):
+    changes = {**PLAIN, "--wavelet-learn": "both"}
+    model = load_checkpoint(trained("wavelet", changes), str(data_bin)).model
+    positions = [layer.self_attn.position for layer in model.decoder.layers]
+    for position in positions:
+        scales, shifts = position.scales_and_shifts(torch.device("cpu"))
+        for numbers, given in zip((scales, shifts), position.head[1:3]):
+            moved = (numbers / torch.tensor(given).double() - 1).abs()  # infinite of the shift 0
+            assert numbers.shape == (len(given),) and moved.min() > 0
+    assert not torch.equal(positions[0].scale_octaves, positions[1].scale_octaves)
+    model, tokens = spread(model), random_tokens(2, 2 * L_TRAIN)
+    with torch.no_grad():
+        torch.testing.assert_close(stepwise(model, tokens, {}), log_probs(model, tokens), rtol=1e-5, atol=1e-5)
+
+
 # Options that cannot be, each with what its message must name.
 BAD_OPTIONS = {
     "--position-encoding nonsense": ["--position-encoding", "nonsense", *position_names()],
@@ -283,6 +299,8 @@ BAD_OPTIONS = {
     "--wavelet-scales=-1": ["--wavelet-scales", "-1"],
     "--wavelet-shifts=1..": ["--wavelet-shifts", "1.."],
     "--wavelet-shift-direction sideways": ["--wavelet-shift-direction", "sideways", "past, future, scaled"],
+    "--wavelet-learn all": ["--wavelet-learn 'all'", "none, scales, shifts, both"],
+    "--wavelet-learn both --wavelet haar": ["--wavelet-learn 'both'", "--wavelet 'haar'", "ricker, gaussian, morlet"],
     "--wavelet-scales 1,2,4 --wavelet-shifts 0,1,2": ["--wavelet-shifts", "3 shifts", "3 scales", "9", "16"],
     "--position-encoding alibi --rope-theta 1e4": ["--rope-theta", "alibi"],
     "--position-encoding rope --rope-theta 0": ["--rope-theta", "0"],

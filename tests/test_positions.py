@@ -502,6 +502,137 @@ def test_scales_and_shifts_left_out_fill_the_width_and_none_means_left_out(head_
     np.testing.assert_allclose(position.relative(20, like=FP64), ricker_rows(20, scales, shifts), rtol=0, atol=1e-14)
 
 
+# Learned wavelets
+
+MOTHERS = {  # psi of x and the scale
+    "ricker": lambda x, a: (1 - x**2) * math.exp(-(x**2) / 2),
+    "gaussian": lambda x, a: math.exp(-(x**2)),
+    "morlet": lambda x, a: math.exp(-(x**2)) * math.cos(a * x),
+}
+READINGS = {
+    "past": lambda t, a, b: (t - b) / a,
+    "future": lambda t, a, b: (t + b) / a,
+    "scaled": lambda t, a, b: t / a - b,
+}
+
+
+def learned_wavelets(learn="both", dtype=torch.float64, **options):
+    """The scales 2, 3 and 12 and the shifts 0 and 5, moved by the numbers of the second and third column."""
+    given = {"wavelet_scales": "2,3,12", "wavelet_shifts": "0,5", **options}
+    position = build_position("wavelet", head_dim=6, num_heads=2, wavelet_learn=learn, **given).to(dtype)
+    for name, moved in (("scale_octaves", [0.5, -1.0, 0.25]), ("shift_tokens", [1.5, -0.75])):
+        if getattr(position, name) is not None:
+            getattr(position, name).data.copy_(torch.tensor(moved))
+    return position
+
+
+def slot_and_slopes(position, cotangent):
+    """p(t), and the gradients of its product with the cotangent."""
+    rows = position.relative(len(cotangent), FP64)
+    return rows.detach(), torch.autograd.grad((rows * cotangent).sum(), [*position.parameters()])
+
+
+@pytest.mark.parametrize("direction", READINGS)
+@pytest.mark.parametrize("wavelet", MOTHERS)
+def test_learned_wavelets_and_their_slopes_are_those_of_the_moved_scales_and_shifts(wavelet, direction):
+    cotangent = torch.randn(40, 6, dtype=torch.float64)
+    position = learned_wavelets(wavelet=wavelet, wavelet_shift_direction=direction)
+
+    def basis(u, v):
+        scales = [a * 2 ** (8 * math.tanh(octaves / 8)) for a, octaves in zip((2, 3, 12), u)]
+        shifts = [b + tokens for b, tokens in zip((0, 5), v)]
+        psi, x = MOTHERS[wavelet], READINGS[direction]
+        return np.array([[psi(x(t, a, b), a) for b in shifts for a in scales] for t in range(40)])
+
+    u, v = np.array([0.5, -1.0, 0.25]), np.array([1.5, -0.75])
+    rows, slopes = slot_and_slopes(position, cotangent)
+    np.testing.assert_allclose(rows, basis(u, v), rtol=0, atol=1e-12)
+    step = 1e-5
+    for found, at in zip(slopes, (0, 1)):
+        for i in range(len(found)):
+            ends = []
+            for sign in (1, -1):
+                moved = [u.copy(), v.copy()]
+                moved[at][i] += sign * step
+                ends.append((basis(*moved) * cotangent.numpy()).sum())
+            assert found[i].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("direction", READINGS)
+@pytest.mark.parametrize("wavelet", MOTHERS)
+@pytest.mark.parametrize("learn", ["scales", "shifts", "both"])
+def test_what_is_learned_of_wavelets_begins_at_the_fixed_ones_to_the_last_bit(learn, wavelet, direction):
+    options = {"head_dim": 64, "num_heads": 2, "wavelet": wavelet, "wavelet_shift_direction": direction}
+    state = torch.get_rng_state()
+    learned = build_position("wavelet", wavelet_learn=learn, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    names = {"scales": ["scale_octaves"], "shifts": ["shift_tokens"], "both": ["scale_octaves", "shift_tokens"]}
+    assert {name: len(of) for name, of in learned.named_parameters()} == dict.fromkeys(names[learn], 8)
+    fixed = build_position("wavelet", **options)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        like = torch.empty(0, dtype=dtype)
+        assert torch.equal(learned.relative(300, like), fixed.relative(300, like))
+
+
+def test_nothing_learned_is_the_fixed_wavelets_and_their_tables():
+    plain, none = (
+        build_position("wavelet", head_dim=64, num_heads=2, **given) for given in ({}, {"wavelet_learn": "none"})
+    )
+    assert type(none) is type(plain) is position_class("wavelet") and not [*none.parameters()]
+    assert none.relative(50, FP64).data_ptr() == plain.relative(50, FP64).data_ptr()
+    assert none.factors(50, FP64)[1].data_ptr() == plain.factors(50, FP64)[1].data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wavelet, direction", [("ricker", "past"), ("morlet", "scaled"), ("gaussian", "future")])
+def test_however_far_learning_runs_scores_and_gradients_are_finite(wavelet, direction, dtype):
+    position = learned_wavelets(wavelet=wavelet, wavelet_shift_direction=direction)
+    ends = [-1e300, -1e30, -9.0, 0.0, 9.0, 1e30, 1e300]
+    for u, v in ((u, v) for u in ends for v in ends):
+        position.double()
+        nn.init.constant_(position.scale_octaves, u)
+        nn.init.constant_(position.shift_tokens, v)
+        position.to(dtype)  # infinite in some
+        for like in (FP64, torch.empty(0), torch.empty(0, dtype=torch.bfloat16)):
+            rows = position.factors(200, like)[1]
+            slopes = torch.autograd.grad(rows.sum(), [*position.parameters()])
+            assert all(tensor.isfinite().all() for tensor in (rows, position.relative(200, like), *slopes))
+    scales, shifts = position.scales_and_shifts(CPU)
+    assert scales.tolist() == [2 * 2**8, 3 * 2**8, 12 * 2**8] and shifts.tolist() == [2**24, 2**24 + 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_lags", [20, 4000])
+@pytest.mark.parametrize("moved", [True, False])  # unmoved, they are 0 at lags where their slopes are not
+def test_learned_wavelets_end_where_they_and_their_slopes_are_negligible(moved, num_lags, dtype):
+    position, eps = learned_wavelets(), torch.finfo(dtype).eps
+    if not moved:
+        position.reset_parameters()
+    cotangent = torch.randn(num_lags, 6, dtype=torch.float64)
+    exact, slopes = slot_and_slopes(position, cotangent)
+    projection, rows = position.factors(num_lags, torch.empty(0, dtype=dtype))
+    assert projection is None and (rows - exact[: len(rows)]).abs().max() <= eps
+    length, bound = exact.norm(dim=1), eps / 100 * exact.norm(dim=1).max()
+    if num_lags == 20:
+        assert len(rows) == 20
+    else:
+        assert length[len(rows) :].max() <= 1.1 * bound and length[len(rows) - 8 : len(rows)].max() > 0.9 * bound
+    found = torch.autograd.grad((rows.double() * cotangent[: len(rows)]).sum(), [*position.parameters()])
+    for one, other in zip(found, slopes):
+        assert (one - other).abs().max() <= 10 * eps * other.abs().max()
+
+
+def test_without_gradients_learned_wavelets_are_the_fixed_ones_that_they_have_become():
+    position = learned_wavelets()
+    with torch.no_grad():
+        projection, rows = position.factors(500, FP64)
+        torch.testing.assert_close(rows @ projection.T, position.relative(len(rows), FP64), rtol=0, atol=1e-13)
+        assert position.factors(400, FP64)[1].data_ptr() == rows.data_ptr()
+        position.scale_octaves += 1
+        projection, rows = position.factors(500, FP64)
+        torch.testing.assert_close(rows @ projection.T, position.relative(len(rows), FP64), rtol=0, atol=1e-13)
+
+
 # What is kept between calls
 
 
@@ -583,6 +714,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
 
 META = {name: (name, {}) for name in (*position_names(), "transformer-xl+alibi")}
 META["learned slopes"] = ("alibi", {"alibi_slopes": "learned"})
+META["learned wavelets"] = ("wavelet", {"wavelet_learn": "both"})
 for _wavelet in (*MOTHER_WAVELETS, "db4", "sym8", "coif2", "dmey", "bior6.8", "rbio1.1"):
     META[f"wavelet {_wavelet}"] = ("wavelet", {"wavelet": _wavelet})
 
@@ -689,6 +821,22 @@ def test_a_representation_without_initial_values_for_what_it_learns_says_so_when
         ("rpe", {"rpe_clip": 0}, "^rpe_clip=0: must be >= 1"),
         ("t5", {"t5_num_buckets": 1}, "^t5_num_buckets=1: must be >= 2"),
         ("t5", {"t5_max_distance": 16}, "^t5_max_distance=16: must be > 16, half of the 32 buckets"),
+        (
+            "wavelet",
+            {"wavelet_learn": "all"},
+            "^wavelet_learn='all' is unknown; accepted are none, scales, shifts, both$",
+        ),
+        (
+            "wavelet",
+            {"wavelet_learn": "both", "wavelet": "haar"},
+            "^wavelet_learn='both' needs gradients, and wavelet='haar' .* none; accepted are ricker, gaussian, morlet$",
+        ),
+        (
+            "wavelet",
+            {"wavelet_learn": "scales", "wavelet": "db4"},
+            "^wavelet_learn='scales' needs .*wavelet='db4' is a",
+        ),
+        ("wavelet", {"wavelet_learn": "both", "wavelet_scales": "0.5^500*8"}, "'0.5.500.8': too extreme for double"),
         ("wavelet", {"wavelet_scales": "0..127"}, "^wavelet_scales='0..127': a scale must be > 0"),
         ("wavelet", {"wavelet_scales": "big"}, "^wavelet_scales='big'.*accepted are numbers"),
         ("wavelet", {"wavelet_shifts": "-1"}, "^wavelet_shifts='-1'.*accepted are numbers"),

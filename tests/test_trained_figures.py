@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
@@ -18,6 +19,7 @@ from wavepos_fairseq.lab import configs, runs
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.lab.palette import COLOURS, looks_of_methods
+from wavepos_fairseq.lab.results import read_sheet
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +188,80 @@ def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ALiBi", "NoPE"]
 
 
+# Learned wavelets
+
+
+@pytest.fixture(scope="module")
+def learning(trained, data_bin, tmp_path_factory):
+    """--runs with a row whose scales are learned, of two seeds, and one that learns none."""
+    folder = tmp_path_factory.mktemp("learned") / "runs"
+    changes = {"--wavelet-learn": "scales"}
+    for name, row, path in (
+        ("demo", "ricker-learn-scales", trained("wavelet", changes)),
+        ("demo-seed2", "ricker-learn-scales", trained("wavelet", {**changes, "--seed": "2"})),
+        ("demo", "ricker", trained("wavelet")),
+    ):
+        run = folder / name / row
+        run.mkdir(parents=True)
+        shutil.copy(path, run / "checkpoint_last.pt")
+        of = runs.Run(configs.load_preset("demo"), configs.find_row(row), data_bin, run, 0, 1)
+        (run / "result.json").write_text(json.dumps(sound_result(of)))
+    return folder
+
+
+def test_scales_by_layer_are_those_of_the_checkpoints_that_learned_them(learning, data_bin, tmp_path):
+    where = {"--runs": learning, "--results": tmp_path, "--data": data_bin}
+    assert draw(where, "wavelets") == 0
+    lines = read_sheet(tmp_path / "demo", "wavelets")
+    assert list(lines.columns) == "row seed layer kind number before after".split()
+    assert set(lines.row) == {"ricker-learn-scales"} and set(lines.kind) == {"scale"} and len(lines) == 2 * 2 * 8
+    assert list(lines.before) == 4 * [2**e for e in range(8)]
+    path = learning / "demo-seed2" / "ricker-learn-scales" / "checkpoint_last.pt"
+    state = torch.load(path, map_location="cpu", weights_only=False)["model"]
+    for layer in (1, 2):
+        octaves = state[f"decoder.layers.{layer - 1}.self_attn.position.scale_octaves"].double()
+        expected = [2 ** (e + 8 * np.tanh(u / 8)) for e, u in enumerate(octaves.tolist())]
+        found = lines[(lines.seed == 2) & (lines.layer == layer)].after
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    text = (tmp_path / "demo" / "wavelets.csv").read_text()
+    assert draw({**where, "--runs": tmp_path / "gone"}, "wavelets") == 0  # from the sheet alone
+    assert (tmp_path / "demo" / "wavelets.csv").read_text() == text
+    assert {path.name for path in (tmp_path / "demo" / "figures").iterdir()} == {"wavelets.svg", "wavelets.png"}
+
+
+def test_without_a_run_that_learned_wavelets_one_line_says_what_makes_one(folders, tmp_path, capsys):
+    assert draw({**folders, "--results": tmp_path}, "wavelets") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("demo has no finished run with --wavelet-learn; run scripts/reproduce.sh learned first")
+
+
+def test_each_scale_and_shift_is_a_curve_over_the_layers_beside_what_it_was_before():
+    lines = pd.DataFrame(
+        [
+            (row, 1, layer, kind, number, before, before + number * layer)
+            for row, kinds in (("one", ("scale", "shift")), ("two", ("shift",)))
+            for layer in (1, 2, 3)
+            for kind in kinds
+            for number, before in ((1, 4.0), (2, 8.0))
+        ],
+        columns="row seed layer kind number before after".split(),
+    )
+    panels = [axes for axes in curves.draw_wavelets(lines).axes if axes.axison]
+    assert [(axes.get_title(), axes.get_ylabel()) for axes in panels] == [
+        ("one", "scale"),
+        ("one", "shift"),
+        ("two", "shift"),
+    ]
+    for axes in panels:
+        drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
+        assert drawn == [
+            ([0, 1], [4, 4]),
+            ([1, 2, 3], [5, 6, 7]),
+            ([0, 1], [8, 8]),
+            ([1, 2, 3], [10, 12, 14]),
+        ]
+
+
 # Attention maps
 
 
@@ -312,7 +388,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys
         draw(folders, "figure4")
     assert stop.value.code == 2
     accepted = "perplexity, perplexity-table2, perplexity-table3, pairs, context, longbench, positions, "
-    accepted += "receptive-field, growth, recall, "
+    accepted += "receptive-field, growth, recall, wavelets, "
     assert f"'figure4' is unknown; accepted are {accepted}" in " ".join(capsys.readouterr().err.split())
 
 

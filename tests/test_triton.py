@@ -329,9 +329,11 @@ def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():
 COMBINED = ["alibi+wavelet", "rope+rpe+t5", "rpe+transformer-xl+wavelet"]
 
 
-@pytest.mark.parametrize("name", position_names() + COMBINED)
+@pytest.mark.parametrize("name", position_names() + COMBINED + ["wavelet learned"])
 def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
-    position = build_position(name, head_dim=16, num_heads=2).to(DEVICE)
+    name, _, learned = name.partition(" ")
+    options = {"wavelet_learn": "both"} if learned else {}
+    position = build_position(name, head_dim=16, num_heads=2, **options).to(DEVICE)
     torch.manual_seed(0)
     for parameter in position.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -344,5 +346,6 @@ def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
         ours = gated(causal_attention)(*inputs, position, implementation="triton", segments=segments)
         exact = gated(reference_attention)(*inputs, position, segments=segments)
         torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
+        inputs += position.parameters() if learned else []
         for one, other in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, exact))):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

@@ -1,7 +1,7 @@
 """Mother wavelets and the basis of a head: p_j(t) = psi((t - b_j) / a_j), Eq. 11 to 15 of Oka et al. (2025).
 
 All functions are pure and compute in fp64; callers round. The amplitude does not depend on the scale (Eq. 11, unlike
-Eq. 2), and nothing is learned.
+Eq. 2).
 
 Four mother wavelets are closed forms. The others are PyWavelets' discrete families, which are sampled (appendix A.14)
 and have levels in place of scales: level l acts as the scale 2^l.
@@ -147,17 +147,26 @@ def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Seq
     running fastest, as in Eq. 4.
     """
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-    closed = wavelet in MOTHER_WAVELETS
-    scale = torch.tensor(scales if closed else [2.0**level for level in scales], **fp64)
-    shift = torch.tensor(shifts, **fp64)[:, None]
-    of_scales = lags if lags.dim() == 2 else lags[:, None]  # (T, scales or 1)
-    x = SHIFT_DIRECTIONS[direction](of_scales.double()[:, None], scale, shift)  # (T, shifts, scales)
-    if closed:
-        return MOTHER_WAVELETS[wavelet](x, scale).flatten(1)  # (T, shifts x scales)
+    of_scales = (lags if lags.dim() == 2 else lags[:, None]).double()  # (T, scales or 1)
+    shift = torch.tensor(shifts, **fp64)
+    if wavelet in MOTHER_WAVELETS:
+        return closed_wavelets(of_scales, wavelet, torch.tensor(scales, **fp64), shift, direction)
+    scale = torch.tensor([2.0**level for level in scales], **fp64)
+    x = SHIFT_DIRECTIONS[direction](of_scales[:, None], scale, shift[:, None])  # (T, shifts, scales)
     index = (x * scale).floor().long()  # of whole lags it is whole: powers of two round nothing
     samples = [discrete_wavelet(wavelet, int(level)) for level in scales]
     columns = [_samples_at(index[..., i], psi) for i, psi in enumerate(samples)]
     return torch.stack(columns, dim=-1).flatten(1)  # (T, shifts, scales) -> (T, shifts x scales)
+
+
+def closed_wavelets(lags: Tensor, wavelet: str, scale: Tensor, shift: Tensor, direction: str) -> Tensor:
+    """`wavelets_at` of one of MOTHER_WAVELETS, whose scales and shifts are tensors, which may want gradients.
+
+    lags: (T, scales), or (T, 1) where all scales have the same; scale: (scales,); shift: (shifts,); all fp64 and on one
+    device. Returns (T, scales x shifts) there.
+    """
+    x = SHIFT_DIRECTIONS[direction](lags[:, None], scale, shift[:, None])  # (T, shifts, scales)
+    return MOTHER_WAVELETS[wavelet](x, scale).flatten(1)
 
 
 def _samples_at(index: Tensor, samples: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ The attention weights are `attention.attention_weights` of what the attention of
 
 - the receptive field of each layer and head, in sequences of 5 L_train tokens: how the queries at positions >= L_train
   spread their attention over the lags t = m - n, and how much of it goes further back than any sequence of training;
-- the loss over the position in such sequences, in ``full`` inference (see `perplexity`).
+- the loss over the position in such sequences, in ``full`` inference (see `perplexity`);
+- the scales and shifts of wavelets that a model learned, for which it reads no text.
 
-`table` has them as the lines of attention.csv and positions.csv. Nothing is drawn here, and this module knows no
-fairseq.
+`table` has the first two as the lines of attention.csv and positions.csv. Nothing is drawn here, and this module knows
+no fairseq.
 """
 
 import sys
@@ -17,10 +18,11 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Proto
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import attention_weights
 from ..positions import Position
+from ..positions.wavelet import LearnedWaveletPosition
 from .perplexity import Scorer, inputs_of, pieces, stream_nll
 
 REACH = 5  # times L_train: the length of the sequences
@@ -115,6 +117,28 @@ def loss_by_position(scorer: Scorer, stream: Tensor) -> List[Dict[str, Any]]:
         {"start": start, "stop": start + width, "nll": mean}
         for start, mean in zip(range(0, length, width), means.tolist())
     ]
+
+
+@torch.no_grad()
+def learned_wavelets(model: nn.Module) -> List[Dict[str, Any]]:
+    """A line for each scale and each shift that a layer learns: what it was before the training, and is after it.
+
+    Layers and the numbers of scales and shifts are counted from 1; none if the model learns neither.
+    """
+    lines = []
+    positions = [module for module in model.modules() if isinstance(module, LearnedWaveletPosition)]
+    for layer, position in enumerate(positions, 1):
+        _, *before, _ = position.head
+        after = position.scales_and_shifts(torch.device("cpu"))
+        learned = position.scale_octaves, position.shift_tokens
+        for kind, parameter, *ends in zip(("scale", "shift"), learned, before, after):
+            if parameter is not None:
+                numbers = enumerate(zip(*map(tuple, ends)), 1)
+                lines += [
+                    {"layer": layer, "kind": kind, "number": number, "before": float(one), "after": float(other)}
+                    for number, (one, other) in numbers
+                ]
+    return lines
 
 
 Measured = TypeVar("Measured", bound=Scorer)

@@ -3,9 +3,9 @@
 RESULTS/PRESET holds, for each table, NAME.csv (wide, like the paper's), NAME.tidy.csv (a line per cell and seed),
 NAME.stretches.npz (the losses behind each of these lines), NAME.md and NAME.manifest.json (what it was made from); also
 the sheets attention.csv and positions.csv (probes), pairs.csv and context.csv (comparisons), growth.csv (checkpoints of
-the training), recall.csv (accuracy over distance), longbench.csv (what one model scores above another), claims.md,
-claims.json, figures/ and report.html. The paper's own tables are such a folder, with tidy tables called NAME.csv, and
-press2022.csv.
+the training), recall.csv (accuracy over distance), wavelets.csv (learned scales and shifts), longbench.csv (what one
+model scores above another), claims.md, claims.json, figures/ and report.html. The paper's own tables are such a folder,
+with tidy tables called NAME.csv, and press2022.csv.
 """
 
 import io
@@ -32,6 +32,7 @@ PAIRS = ["table", "l_train", "sequence_length", "row", "other", "ratio", "low", 
 CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
 GROWTH = ["row", "seed", "updates", "trained_tokens", *CELL[1:], "perplexity", "ratio", "low", "high", "known_by"]
 RECALL = ["row", "seed", *CELL[1:], "start", "stop", "accuracy", "low", "high", "count"]
+WAVELETS = ["row", "seed", "layer", "kind", "number", "before", "after"]
 LONGBENCH = ["task", "metric", *CELL[1:], "score", "over_score", "difference", "low", "high", "count"]
 SHEETS = {
     "attention": ATTENTION,
@@ -40,10 +41,11 @@ SHEETS = {
     "context": CONTEXT,
     "growth": GROWTH,
     "recall": RECALL,
+    "wavelets": WAVELETS,
     "longbench": LONGBENCH,
 }
 """Files beside the tables, and their columns."""
-_TEXT = ("inference", "table", "row", "other", "known_by", "ahead", "task", "metric")
+_TEXT = ("inference", "table", "row", "other", "known_by", "ahead", "task", "metric", "kind")
 _NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *_WHILE_MADE}.union(*SHEETS.values())))

@@ -50,7 +50,7 @@ def cached_factors(
     return projection, rows[:num_lags]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)  # as many as layers that learn their wavelets have tables
 def _factors(
     num_lags: int, table: Callable[..., Tensor], arguments: Tuple, dtype: torch.dtype, device: torch.device
 ) -> Tuple[Tensor, Tensor]:
@@ -69,17 +69,22 @@ def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
     the smallest that suffice, rounded up to multiples of 8 (faster products) where the table is that large. Both are 0
     for a table of zeros.
     """
-    length = table.norm(dim=1)  # (num_lags, d) -> (num_lags,)
-    bound = eps * length.max()
-    not_negligible = (length > bound).nonzero().flatten()
-    if not len(not_negligible):
+    rows = table[: reach(table, eps)]  # (T, d)
+    if not len(rows):
         return table.new_zeros(table.size(1), 0), table.new_zeros(0, 0)
-    reach = _round_up_to_8(1 + int(not_negligible[-1]))  # T
-    left, values, right = torch.linalg.svd(table[:reach], full_matrices=False)  # (T, k), (k,), (k, d)
+    bound = eps * rows.norm(dim=1).max()
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)  # (T, k), (k,), (k, d)
     squared_error = (left * values).square().flip(1).cumsum(1).flip(1)  # (T, k): [t, r] without columns r, r + 1, ..
     rank = _round_up_to_8(int((squared_error.amax(0) > bound**2).sum()))  # r
     root = values[:rank].sqrt()
     return right[:rank].T * root, left[:, :rank] * root  # (d, r), (T, r)
+
+
+def reach(table: Tensor, eps: float) -> int:
+    """T: from this lag on no row is longer than eps times the longest. A multiple of 8, 0 for a table of zeros."""
+    length = table.norm(dim=1)  # (num_lags, d) -> (num_lags,)
+    not_negligible = (length > eps * length.max()).nonzero().flatten()
+    return _round_up_to_8(1 + int(not_negligible[-1])) if len(not_negligible) else 0
 
 
 def _round_up_to_8(number: int) -> int:

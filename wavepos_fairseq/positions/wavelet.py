@@ -1,11 +1,14 @@
-"""The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift."""
+"""The paper's representation: a head's dimensions are wavelets of the lag, one for each pair of scale and shift.
+
+The paper fixes scales and shifts. `LearnedWaveletPosition` begins at them.
+"""
 
 import copy
 import math
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Annotated
 
 from ..wavelets import (
@@ -13,24 +16,35 @@ from ..wavelets import (
     MAX_LEVEL,
     MOTHER_WAVELETS,
     SHIFT_DIRECTIONS,
+    closed_wavelets,
     parse_numbers,
     stretched_basis,
     wavelet_basis,
     wavelets_at,
 )
 from . import FixedRelativePosition, register_position
+from .low_rank import cached_factors, reach
 from .tracing import without_modes
+
+Head = Tuple[str, Tuple[float, ...], Tuple[float, ...], str]  # mother wavelet, scales, shifts and their direction
 
 _DEFAULT_NUM_SCALES = 8
 _FARTHEST_LAGS = (0, 2**24)  # |x| is largest at one of them, since x is linear in the lag; no lag is larger
+_LEARNED = {"none": (), "scales": ("scales",), "shifts": ("shifts",), "both": ("scales", "shifts")}
+_SMOOTH = tuple(name for name in MOTHER_WAVELETS if name != "haar")
+_MOST_OCTAVES, _MOST_TOKENS = 8, 2**24  # that learning moves a scale and a shift by
 
 
 @register_position("wavelet")
 class WaveletPosition(FixedRelativePosition):
     """Slot p: p_j(t) = psi((t - b_j) / a_j), Eq. 10 to 14, for all pairs (a_j, b_j) of scales and shifts.
 
-    Other readings of the shift are options: `wavelets.SHIFT_DIRECTIONS`.
+    Other readings of the shift are options: `wavelets.SHIFT_DIRECTIONS`. With wavelet_learn it is a
+    `LearnedWaveletPosition`.
     """
+
+    def __new__(cls, *_: Any, wavelet_learn: str = "none", **__: Any) -> "WaveletPosition":
+        return super().__new__(cls if wavelet_learn == "none" else LearnedWaveletPosition)
 
     def __init__(
         self,
@@ -59,6 +73,13 @@ class WaveletPosition(FixedRelativePosition):
             "future: b tokens ahead, (t + b) / a; scaled: a times b tokens into the past, t / a - b (for a discrete "
             "wavelet a is 2^level)",
         ] = "past",
+        *,
+        wavelet_learn: Annotated[
+            str,
+            "what each layer learns of its wavelets, beginning at the scales and shifts given: none, scales, shifts or "
+            "both; a scale stays within a factor of 2^8 of its beginning, a shift within 2^24 "
+            f"({', '.join(_SMOOTH)} alone: the others are steps, which have no gradient)",
+        ] = "none",
     ):
         super().__init__(head_dim, num_heads)
         discrete = wavelet in DISCRETE_WAVELETS
@@ -71,6 +92,13 @@ class WaveletPosition(FixedRelativePosition):
             raise ValueError(
                 f"wavelet_shift_direction={wavelet_shift_direction!r} is unknown; accepted are "
                 + ", ".join(SHIFT_DIRECTIONS)
+            )
+        if wavelet_learn not in _LEARNED:
+            raise ValueError(f"wavelet_learn={wavelet_learn!r} is unknown; accepted are {', '.join(_LEARNED)}")
+        if wavelet_learn != "none" and wavelet not in _SMOOTH:
+            raise ValueError(
+                f"wavelet_learn={wavelet_learn!r} needs gradients, and wavelet={wavelet!r} is a function of steps, "
+                f"which has none; accepted are {', '.join(_SMOOTH)}"
             )
         scales = None if wavelet_scales is None else parse_numbers(wavelet_scales, "wavelet_scales")
         shifts = None if wavelet_shifts is None else parse_numbers(wavelet_shifts, "wavelet_shifts")
@@ -95,7 +123,7 @@ class WaveletPosition(FixedRelativePosition):
                 f"{num_scales} x {head_dim // num_scales} fit, for example wavelet_scales={fitting!r} and "
                 f"wavelet_shifts='0..{head_dim // num_scales - 1}'"
             )
-        self.head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
+        self.head: Head = (wavelet, tuple(scales), tuple(shifts), wavelet_shift_direction)
         if not without_modes(self._is_finite):
             raise ValueError(f"{as_given}: too extreme for double precision")
         self.table = (wavelet_basis, self.head)
@@ -108,7 +136,91 @@ class WaveletPosition(FixedRelativePosition):
         return made
 
     def _is_finite(self) -> bool:
-        return bool(wavelets_at(torch.tensor(_FARTHEST_LAGS, device="cpu"), *self.head).isfinite().all())
+        lags = torch.tensor(_FARTHEST_LAGS, device="cpu")
+        return all(bool(wavelets_at(lags, *head).isfinite().all()) for head in self._extremes())
+
+    def _extremes(self) -> List[Head]:
+        return [self.head]
+
+
+class LearnedWaveletPosition(WaveletPosition):
+    """Slot p, its scales or its shifts or both learned in each layer; the heads of a layer share them.
+
+        a = a_0 2^(8 tanh(u / 8)),      b = b_0 + 2^24 tanh(v / 2^24)
+
+    What is learned, u in octaves and v in the unit of a shift, is 0 at first; there a and b are the given a_0 and b_0,
+    to the last bit. However far u and v run, a stays between a_0 / 256 and 256 a_0, and b within 2^24 of b_0.
+    """
+
+    stretches: Optional[Tuple[float, ...]] = None
+
+    def __init__(self, *arguments: Any, wavelet_learn: str, **options: Any):
+        super().__init__(*arguments, wavelet_learn=wavelet_learn, **options)
+        _, scales, shifts, _ = self.head
+        learned = _LEARNED[wavelet_learn]
+        self.scale_octaves = nn.Parameter(torch.empty(len(scales))) if "scales" in learned else None  # u
+        self.shift_tokens = nn.Parameter(torch.empty(len(shifts))) if "shifts" in learned else None  # v
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters(recurse=False):
+            nn.init.zeros_(parameter)
+
+    def scales_and_shifts(self, device: torch.device) -> Tuple[Tensor, Tensor]:
+        """a, (scales,), and b, (shifts,), as they are now: fp64, with their gradients."""
+        _, *given, _ = self.head
+        scales, shifts = (torch.tensor(numbers, dtype=torch.float64, device=device) for numbers in given)
+        if self.scale_octaves is not None:
+            scales = scales * torch.exp2(_bounded(self.scale_octaves.to(scales), _MOST_OCTAVES))
+        if self.shift_tokens is not None:
+            shifts = shifts + _bounded(self.shift_tokens.to(shifts), _MOST_TOKENS)
+        return scales, shifts
+
+    def relative(self, num_lags: int, like: Tensor) -> Tensor:
+        wavelet, _, _, direction = self.head
+        lags = torch.arange(num_lags, dtype=torch.float64, device=like.device)[:, None]
+        if self.stretches is not None:
+            lags = lags / torch.tensor(self.stretches, dtype=lags.dtype, device=lags.device)  # (num_lags, scales)
+        return closed_wavelets(lags, wavelet, *self.scales_and_shifts(like.device), direction).to(like)
+
+    def factors(  # type: ignore[override]
+        self, num_lags: int, like: Tensor
+    ) -> Tuple[Optional[Tensor], Tensor]:
+        """p up to its reach. Without gradients, those of the fixed wavelets that it is now, which are kept."""
+        if like.is_meta:  # no value is known
+            return None, self.relative(num_lags, like)
+        if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())):
+            return cached_factors(num_lags, *self._table_now(), like.dtype, like.device)
+        rows, eps = self.relative(num_lags, like), torch.finfo(like.dtype).eps
+        rows = rows[: max(1, reach(rows.detach(), eps / 100))]  # dp/du is up to x^2 times as long as p
+        # Its tails are denormal, which CPUs multiply slowly. Their slopes stay, as do those of its zeros.
+        return None, rows - rows.detach().masked_fill(rows.abs() >= eps**2, 0.0)
+
+    def stretched(self, by: Callable[[Tensor], Tensor]) -> "LearnedWaveletPosition":
+        """As for fixed ones; the wavelengths are those of the present scales, and `by` of them has no gradient."""
+        made = copy.copy(self)
+        scales, _ = self.scales_and_shifts(torch.device("cpu"))
+        made.stretches = tuple(by(2 * math.pi * scales.detach()).tolist())
+        return made
+
+    def _table_now(self) -> Tuple[Callable[..., Tensor], Tuple]:
+        wavelet, _, _, direction = self.head
+        scales, shifts = (tuple(numbers.tolist()) for numbers in self.scales_and_shifts(torch.device("cpu")))
+        head = wavelet, scales, shifts, direction
+        return (wavelet_basis, head) if self.stretches is None else (stretched_basis, (*head, self.stretches))
+
+    def _extremes(self) -> List[Head]:
+        wavelet, scales, shifts, direction = self.head
+        return [
+            (wavelet, tuple(a * 2.0**octaves for a in scales), tuple(b + tokens for b in shifts), direction)
+            for octaves in (-_MOST_OCTAVES, 0, _MOST_OCTAVES)
+            for tokens in (-_MOST_TOKENS, 0, _MOST_TOKENS)
+        ]
+
+
+def _bounded(learned: Tensor, most: float) -> Tensor:
+    """About as much while that is small, and never more than `most`: most tanh(learned / most)."""
+    return most * torch.tanh(learned / most)
 
 
 def _check_levels_and_shifts(wavelet: str, levels: List[float], shifts: List[float], as_given: str) -> None:

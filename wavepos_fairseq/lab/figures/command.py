@@ -26,14 +26,14 @@ FORMULAS = (
 )
 TABLES = ("perplexity", "perplexity-table2", "perplexity-table3", "pairs", "context", "longbench")
 MEASURED = ("positions", "receptive-field")
-GROWTH, RECALL = "growth", "recall"
+GROWTH, RECALL, WAVELETS = "growth", "recall", "wavelets"
 MAP = "attention-"
 
 
 def main(arguments=None) -> int:
     parser = commands.parser(__doc__, prog="wavepos figures")
     formulas = f"default: all of {', '.join(FORMULAS)}"
-    trained = f"with --preset {', '.join([*TABLES, *MEASURED, GROWTH, RECALL, f'{MAP}ROW'])}"
+    trained = f"with --preset {', '.join([*TABLES, *MEASURED, GROWTH, RECALL, WAVELETS, f'{MAP}ROW'])}"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{formulas}; {trained}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="formulas' folder (default: results/figures)")
     group = parser.add_argument_group("trained models")
@@ -81,7 +81,7 @@ def _trained(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         _refuse_unknown(parser, args.names, [*MEASURED, f"{MAP}{args.folder.name}"])
     else:
         named = [name for name in args.names if not name.startswith(MAP)]
-        _refuse_unknown(parser, named, [*TABLES, *MEASURED, GROWTH, RECALL, f"{MAP}ROW"])
+        _refuse_unknown(parser, named, [*TABLES, *MEASURED, GROWTH, RECALL, WAVELETS, f"{MAP}ROW"])
     if args.threshold is not None and not args.threshold > 0:
         parser.error(f"--threshold {args.threshold}: accepted are weights > 0")
     commands.require_lab("matplotlib")

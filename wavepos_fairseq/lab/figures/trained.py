@@ -13,6 +13,8 @@ The figures go to RESULTS/PRESET/figures, as SVG and PNG, in the style of `style
   checkpoints that the runs kept, also written to RESULTS/PRESET/growth.csv.
 - recall: how often a key's value is found, over the distance, where the corpus is recall, also written to
   RESULTS/PRESET/recall.csv.
+- wavelets: the scales and shifts of wavelets by layer, where they are learned, also written to
+  RESULTS/PRESET/wavelets.csv.
 - attention-ROW: the attention weights of a row's first and last layer, in two colours as in the paper's Figures 2, 3
   and 8. They cover the first 2 L_train tokens of the validation set or, with ``--text``, a text; the axes of a short
   text show its tokens, as in Figure 7.
@@ -41,11 +43,11 @@ from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
 from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
-from .. import growth, recall, results
+from .. import growth, learned, recall, results
 from ..configs import LONGBENCH, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
-from .command import GROWTH, MAP, RECALL
+from .command import GROWTH, MAP, RECALL, WAVELETS
 from .style import WIDTH, in_style, line_of, new_figure
 
 if TYPE_CHECKING:
@@ -309,6 +311,36 @@ def draw_recall(lines: pd.DataFrame) -> Figure:
 
 
 @in_style
+def draw_wavelets(lines: pd.DataFrame) -> Figure:
+    """Scales and shifts by layer, from the lines of wavelets.csv: a curve for each one and seed.
+
+    Dashed is what they were before training. A row has a panel for its scales, on a logarithmic axis, and one for its
+    shifts, where it learns them.
+    """
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    rows = list(lines.row.unique())
+    figure = new_figure(1.0 + 2.6 * len(rows))
+    grid = figure.subplots(len(rows), 2, squeeze=False)
+    for row, panels in zip(rows, grid):
+        for kind, axes in zip(("scale", "shift"), panels):
+            of_panel = lines[(lines.row == row) & (lines.kind == kind)]
+            if of_panel.empty:
+                axes.set_axis_off()
+                continue
+            if kind == "scale":
+                axes.set_yscale("log", base=2)
+                axes.yaxis.set_minor_locator(NullLocator())
+            for (number, _), curve in of_panel.groupby(["number", "seed"]):
+                colour = COLOURS[(number - 1) % 7]
+                axes.axhline(curve.before.iloc[0], color=colour, linestyle="--", linewidth=0.8)
+                axes.plot(curve.layer, curve.after, color=colour, linestyle="-", marker="o", markersize=4)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set(title=row, xlabel="layer", ylabel=kind)
+    return figure
+
+
+@in_style
 def draw_attention_map(
     weights: Mapping[int, np.ndarray], threshold: float, l_train: int, title: str, tokens: Optional[List[str]] = None
 ) -> Figure:
@@ -414,7 +446,7 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         )
         return
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
-    sheets = [name for name in (GROWTH, RECALL) if results.sheet_file(args.folder, name).is_file()]
+    sheets = [name for name in (GROWTH, RECALL, WAVELETS) if results.sheet_file(args.folder, name).is_file()]
     names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *sheets]
     for name, (table, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
@@ -442,7 +474,9 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         yield GROWTH, draw_growth(growth.measure(args.folder, preset, args.runs, data, _reading(args)))
     if RECALL in names:
         yield RECALL, draw_recall(recall.measure(args.folder, preset, args.runs, _opener(args, data)))
-    if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH, RECALL}:
+    if WAVELETS in names:
+        yield WAVELETS, draw_wavelets(learned.measure(args.folder, preset, args.runs, _opener(args, data)))
+    if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH, RECALL, WAVELETS}:
         runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
         yield from draw_checkpoints(args, names, runs, data)
 
