@@ -24,7 +24,10 @@ FORMULAS = (
     *("figure4", "figure5", "figure6", "figure9", "figure10"),
     *("basis-ricker", "basis-gaussian", "basis-morlet", "basis-haar", "basis-db4", "singular-values"),
 )
-TABLES = ("perplexity", "perplexity-table2", "perplexity-table3", "pairs", "context", "longbench")
+TABLES = (
+    *("perplexity", "perplexity-table2", "perplexity-table3", "perplexity-combinations", "perplexity-beyond"),
+    *("pairs", "context", "longbench"),
+)
 MEASURED = ("positions", "receptive-field")
 GROWTH, RECALL, WAVELETS = "growth", "recall", "wavelets"
 MAP = "attention-"

@@ -55,10 +55,12 @@ if TYPE_CHECKING:
 
     from ...plugin.checkpoint import FairseqScorer
 
-PERPLEXITY = {  # the table, the column of the panels, and the column of the curves
-    "perplexity": ("table1", "inference", "method"),
-    "perplexity-table2": ("table2", "inference", "method"),
-    "perplexity-table3": ("table3", "wavelet", "scale_exponents"),
+PERPLEXITY = {  # the table, the inference, and the columns of the panels and of the curves
+    "perplexity": ("table1", None, "inference", "method"),
+    "perplexity-table2": ("table2", None, "inference", "method"),
+    "perplexity-table3": ("table3", "full", "wavelet", "scale_exponents"),
+    "perplexity-combinations": ("combinations", "sliding", "first", "second"),
+    "perplexity-beyond": ("beyond", None, "inference", "method"),
 }
 DEFAULT_MAPS = ("alibi", "ricker", "rope-10k", "nope")
 NEAR_1 = 0.1  # nats by which a ratio of perplexities may differ from 1 and still be drawn on a linear scale
@@ -448,10 +450,10 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
     sheets = [name for name in (GROWTH, RECALL, WAVELETS) if results.sheet_file(args.folder, name).is_file()]
     names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *sheets]
-    for name, (table, panel, curve) in PERPLEXITY.items():
+    for name, (table, inference, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
         if cells is not None:
-            shown = cells if panel == "inference" else cells[cells.inference == "full"]
+            shown = cells if inference is None else cells[cells.inference == inference]
             yield name, draw_perplexity(shown, panel, curve)
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; run scripts/reproduce.sh {table} first")
