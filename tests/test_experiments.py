@@ -624,6 +624,17 @@ def states(capsys):
     return {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
 
 
+def test_a_row_that_was_trained_and_evaluated_alone_is_done_in_its_table(small_configs, small_data, capsys):
+    common = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
+    state = {}
+    for command in ("train", "evaluate"):
+        assert experiments.main([command, "small", "alibi", *common]) == 0
+        capsys.readouterr()
+        assert experiments.main(["status", "table1", "--preset", "small", *common]) == 0
+        state[command], _ = states(capsys)["alibi"]
+    assert state == {"train": "stopped", "evaluate": "done"}
+
+
 def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
     folder = small_configs
     alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}

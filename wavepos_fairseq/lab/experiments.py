@@ -371,7 +371,10 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
         return 0
     with run.locked() as lock:
         if args.command == "evaluate":
-            return _until_it_ends(run.evaluate(lock))
+            status = _until_it_ends(run.evaluate(lock))
+            if status == 0 and run.trained.is_trained():
+                run.record()
+            return status
         run.refuse_other_options()
         if run.is_trained():
             print(f"{shown_path(run.checkpoint)} is already fully trained")

@@ -367,6 +367,24 @@ class Run:
             raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
+    def record(self) -> Dict[str, Any]:
+        """Writes result.json, once training and evaluation have ended, and returns its content."""
+        evaluated = read_json(self.folder / "evaluation.json", "cells")
+        wall = None if self.row.trained else self.last_logged().get("wall")
+        started = self.trained.started()
+        result = {
+            "row": self.row.name,
+            "seed": self.seed,
+            "commit": _commit(),
+            "training_command": shlex.join(self.trained.training_command()),
+            "evaluation_command": shlex.join(self.evaluation_command()),
+            "training_seconds": wall and float(wall),  # over all attempts; None after train.sh, or of another row
+            "threads": started and started.get("threads"),
+            **(evaluated or {}),
+        }
+        write_json(self.folder / "result.json", result)
+        return result
+
     def _threads(self, environment: Mapping[str, str]) -> int:
         """Threads of each process: as many as the run began with, because the last digits depend on them."""
         now = int(environment.get("OMP_NUM_THREADS") or threads_of(self.processes))
@@ -514,21 +532,7 @@ def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]
     if not run.trained.is_trained():
         follow(run.train, "train.log")
     follow(run.evaluate, "evaluation.log")
-    evaluated = read_json(run.folder / "evaluation.json", "cells")
-    wall = None if run.row.trained else run.last_logged().get("wall")
-    started = run.trained.started()
-    result = {
-        "row": run.row.name,
-        "seed": run.seed,
-        "commit": _commit(),
-        "training_command": shlex.join(run.trained.training_command()),
-        "evaluation_command": shlex.join(run.evaluation_command()),
-        "training_seconds": wall and float(wall),  # over all attempts; None after train.sh, or of another row
-        "threads": started and started.get("threads"),
-        **(evaluated or {}),
-    }
-    write_json(run.folder / "result.json", result)
-    return result
+    return run.record()
 
 
 def _logged(line: str) -> Dict[str, Any]:
