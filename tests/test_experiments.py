@@ -635,6 +635,24 @@ def test_a_row_that_was_trained_and_evaluated_alone_is_done_in_its_table(small_c
     assert state == {"train": "stopped", "evaluate": "done"}
 
 
+def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin_at_another_run(
+    small_configs, small_data, capsys
+):
+    begin = "{run}/../../small/alibi/checkpoint_last.pt"
+    row = {"labels": {"method": "tuned"}, "position": {"name": "alibi"}}
+    row["train"] = {"finetune-from-model": begin, "max-update": 1, "warmup-updates": 0, "lr": 1e-30}
+    tuned = {"title": "Tuned", "rows": {"tuned": row}}
+    (small_configs / "configs" / "tables" / "tuned.yaml").write_text(yaml.safe_dump(tuned), encoding="utf-8")
+    common = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
+    for name in ("alibi", "tuned"):
+        assert experiments.main(["train", "small", name, *common]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "--max-update 1 " in command and "--max-update 4" not in command
+    of = [torch.load(small_configs / "runs" / "small" / name / "checkpoint_last.pt") for name in ("alibi", "tuned")]
+    assert [saved["optimizer_history"][-1]["num_updates"] for saved in of] == [4, 1]
+    assert all(torch.equal(one, of[1]["model"][name]) for name, one in of[0]["model"].items() if "version" not in name)
+
+
 def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
     folder = small_configs
     alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}

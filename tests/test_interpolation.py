@@ -167,6 +167,8 @@ def test_what_has_no_wavelengths_is_refused(name):
         ({"--position-interpolation": "ntk", "--position-interpolation-factor": "0"}, "-factor 0.0: must be > 0"),
         ({"--position-interpolation": "ntk", "--position-interpolation-factor": "inf"}, "-factor inf: must be > 0"),
         ({"--position-interpolation-factor": "2"}, "--position-interpolation-factor needs --position-interpolation"),
+        ({"--position-interpolation": "ntk", "--position-interpolation-from": "0"}, "-from 0: must be > 0"),
+        ({"--position-interpolation-from": "64"}, "--position-interpolation-from needs --position-interpolation"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_line(build, changes, said):
@@ -190,6 +192,18 @@ def test_with_a_factor_tokens_fed_one_at_a_time_score_as_in_one_forward_and_with
         if "rope" in encoding:
             with pytest.raises(ValueError, match="^position_interpolation_factor must be given where a cache keeps"):
                 model(tokens[:, : L_TRAIN + 1], incremental_state=state)
+
+
+@torch.no_grad()
+def test_a_model_that_goes_on_at_a_greater_length_stretches_the_wavelengths_of_the_shorter_one(build):
+    tokens, half = random_tokens(1, L_TRAIN), L_TRAIN // 2
+    stretched = {"--position-interpolation": "yarn", "--position-interpolation-from": str(half)}
+    model, by_hand = build({"--position-encoding": "rope", **stretched}), build({"--position-encoding": "rope"})
+    for layer in by_hand.decoder.layers:
+        attention = layer.self_attn
+        attention.position = TemperedPosition(interpolated(attention.position, "yarn", half), half)
+    assert torch.equal(model(tokens)[0], by_hand(tokens)[0])
+    assert torch.equal(model(tokens[:, :half])[0], build({"--position-encoding": "rope"})(tokens[:, :half])[0])
 
 
 def test_an_evaluation_interpolates_by_the_length_over_the_trainings(trained, data_bin):

@@ -56,16 +56,17 @@ class Row:
     """A row of configs/tables/NAME.yaml: its labels, in the paper's columns, and its position representation.
 
     position: ``name`` and the options of `positions.build_position`. arguments: further arguments of fairseq-train,
-    from the command line. Rows with the same name, position and arguments are one run, even in different tables.
+    from the command line. Rows with the same name, position and options are one run, even in different tables.
 
-    trained: the row whose training this one evaluates, with its position; empty: its own. evaluate: further options of
-    the evaluation, as a preset's.
+    train: options of the training in place of the preset's. trained: the row whose training this one evaluates, with
+    its position; empty: its own. evaluate: further options of the evaluation, as a preset's.
     """
 
     name: str
     labels: Dict[str, str]
     position: Mapping[str, Any]
     arguments: Tuple[str, ...] = ()
+    train: Mapping[str, Any] = field(default_factory=dict)
     trained: str = ""
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
@@ -190,7 +191,8 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
             if re.search(r" seed \d+$", row):
                 raise ValueError("a name that ends with a seed is taken by another row's run")
             evaluated_only = isinstance(entry, dict) and "trained" in entry
-            check(entry, _EVALUATED_ROW if evaluated_only else _ROW)
+            is_other = isinstance(entry, dict) and "train" in entry
+            check(entry, _EVALUATED_ROW if evaluated_only else {**_ROW, "train": OPTIONS} if is_other else _ROW)
             labels = entry["labels"]
             columns = columns or list(labels)
             check(labels, dict.fromkeys(columns, TEXT))
@@ -200,11 +202,13 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                 if text.startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", text[2:]):
                     raise ValueError(f"{label} {text!r}: accepted after d/ is a whole number > 0")
             added = Row(row, {column: labels[column] for column in columns}, entry.get("position", {}))
+            added = replace(added, train=entry.get("train", {}))
             if evaluated_only:
                 of = [other for other in rows if other.name == entry["trained"] and not other.trained]
                 if not of:
                     raise ValueError(f"trained {entry['trained']!r}: accepted are rows above it that are trained")
-                added = replace(added, position=of[0].position, trained=of[0].name, evaluate=entry["evaluate"])
+                trained = {"position": of[0].position, "train": of[0].train, "trained": of[0].name}
+                added = replace(added, **trained, evaluate=entry["evaluate"])
             rows.append(added)
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)

@@ -40,7 +40,7 @@ class LlamaRun(Run):
             *("--shape", json.dumps(dict(self.preset.shape))),
             *("--per_device_train_batch_size", str(at_a_time), "--gradient_accumulation_steps", str(steps)),
             *([] if self.gpus else ["--use_cpu"]),
-            *as_arguments(self.preset.train),
+            *as_arguments(self.trained_with()),
             *("--seed", str(self.seed)),
             *(position_arguments(self.row.position) if self.row.position else []),
             *self.row.arguments,

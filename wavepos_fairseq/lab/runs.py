@@ -153,11 +153,15 @@ class Run:
             *(shown_path(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", shown_path(self.folder)),
             *("--task", "language_modeling_wavepos", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
-            *(word.replace("{run}", shown_path(self.folder)) for word in as_arguments(self.preset.train)),
+            *(word.replace("{run}", shown_path(self.folder)) for word in as_arguments(self.trained_with())),
             *("--seed", str(self.seed)),
             *(position_arguments(self.row.position) if self.row.position else []),
             *self.row.arguments,
         ]
+
+    def trained_with(self) -> Dict[str, Any]:
+        """The preset's options of the training, or the row's in their place."""
+        return {**self.preset.train, **self.row.train}
 
     def evaluated(self) -> List[str]:
         """What the evaluation reads: the data and the trained checkpoint."""

@@ -106,6 +106,17 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
                 },
             ),
         ),
+        (
+            "position_interpolation_from",
+            Optional[int],
+            dataclasses.field(
+                default=None,
+                metadata={
+                    "help": "the length whose wavelengths are stretched, for fine-tuning at a greater one "
+                    "(default: --tokens-per-sample)"
+                },
+            ),
+        ),
     ],
     bases=(TransformerLanguageModelConfig,),
     namespace={"__doc__": "The options of transformer_lm, and those of the position representations."},
@@ -204,7 +215,7 @@ class PositionalDecoder(TransformerDecoder):
 _FLAGS = {
     name: f"--{name.replace('_', '-')}" for name in ("position_encoding", "position_interpolation", *position_options())
 }
-_FLAGS["position_interpolation_factor"] = "--position-interpolation-factor"
+_FLAGS.update({f"position_interpolation_{of}": f"--position-interpolation-{of}" for of in ("factor", "from")})
 _FLAGS["implementation"] = "--attention-implementation"
 _PARAMETER = re.compile(rf"\b({'|'.join(_FLAGS)})=")
 
@@ -238,8 +249,9 @@ def _position_of(args: Any) -> Position:
     temperature = option("attention_temperature")
     if temperature not in ("none", "yarn"):
         raise ValueError(f"--attention-temperature {temperature!r} is unknown; accepted are none, yarn")
-    if option("position_interpolation") == "none" and option("position_interpolation_factor") is not None:
-        raise ValueError("--position-interpolation-factor needs --position-interpolation")
+    for of in ("factor", "from"):
+        if option("position_interpolation") == "none" and option(f"position_interpolation_{of}") is not None:
+            raise ValueError(f"--position-interpolation-{of} needs --position-interpolation")
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
@@ -262,10 +274,12 @@ def _extended(args: Any, position: Position) -> Position:
     """The position as it is used beyond the length of the training: interpolated, with a temperature, or as it is."""
     option = functools.partial(_option, args)
     method, factor = option("position_interpolation"), option("position_interpolation_factor")
+    trained = option("position_interpolation_from")
+    trained = args.tokens_per_sample if trained is None else trained
     if method != "none":
-        position = interpolated(position, method, args.tokens_per_sample, factor)
+        position = interpolated(position, method, trained, factor)
     if "yarn" in (method, option("attention_temperature")):
-        position = TemperedPosition(position, args.tokens_per_sample, factor)
+        position = TemperedPosition(position, trained, factor)
     return position
 
 

@@ -50,6 +50,8 @@ def interpolated(position: Position, method: str, l_train: int, factor: Optional
         raise ValueError(
             f"position_interpolation={method!r} is unknown; accepted are none, {', '.join(INTERPOLATIONS)}"
         )
+    if l_train < 1:
+        raise ValueError(f"position_interpolation_from={l_train}: must be > 0")
     if factor is not None and not 0 < factor < math.inf:
         raise ValueError(f"position_interpolation_factor={factor}: must be > 0 and finite")
     parts = list(position.parts) if isinstance(position, CombinedPosition) else [position]
