@@ -133,7 +133,10 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
         ("{one: {labels: {m: M}, position: {wavelet: haar}}}", "row one: position must be a mapping of name"),
         ("{one: {labels: {m: M}, position: {name: nope, of: [1]}}}", "row one: position must be a mapping of name"),
         ("{one: {labels: {m: M}}}", "row one: position is missing"),
-        (f"{{one: {{labels: {{m: M}}, {P}, train: [lr]}}}}", "row one: train must be a mapping of options to text, num"),
+        (
+            f"{{one: {{labels: {{m: M}}, {P}, train: [lr]}}}}",
+            "row one: train must be a mapping of options to text, num",
+        ),
         (f"{{one: {{method: M, {P}}}}}", "row one: method is unknown; accepted are labels, position"),
         (f"{{one: {{labels: {{}}, {P}}}}}", "row one: labels must be a mapping of columns to text, not {}"),
         (f"{{one: {{labels: {{m: 5}}, {P}}}}}", "row one: m must be text, not 5"),

@@ -358,7 +358,9 @@ def test_of_one_checkpoint_only_its_own_figures_are_accepted(capsys):
             figures.main(["--path", "runs/own/checkpoint_last.pt", "--data", "data", name])
         assert stop.value.code == 2
         said = " ".join(capsys.readouterr().err.split())
-        assert f"{name!r} is unknown; accepted are positions, receptive-field, attention-own" in said
+        assert (
+            f"{name!r} is unknown; accepted are positions, receptive-field, receptive-field-combinations, att" in said
+        )
 
 
 @pytest.mark.parametrize("threshold", ["0", "-1", "nan"])
@@ -387,8 +389,10 @@ def test_an_unknown_name_is_refused_with_those_that_are_accepted(folders, capsys
     with pytest.raises(SystemExit) as stop:
         draw(folders, "figure4")
     assert stop.value.code == 2
-    accepted = "perplexity, perplexity-table2, perplexity-table3, pairs, context, longbench, positions, "
-    accepted += "receptive-field, growth, recall, wavelets, "
+    accepted = "perplexity, perplexity-table2, perplexity-table3, perplexity-combinations, perplexity-beyond, pairs, "
+    accepted += (
+        "context, longbench, positions, receptive-field, receptive-field-combinations, growth, recall, wavelets, "
+    )
     assert f"'figure4' is unknown; accepted are {accepted}" in " ".join(capsys.readouterr().err.split())
 
 

@@ -207,8 +207,8 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                 of = [other for other in rows if other.name == entry["trained"] and not other.trained]
                 if not of:
                     raise ValueError(f"trained {entry['trained']!r}: accepted are rows above it that are trained")
-                trained = {"position": of[0].position, "train": of[0].train, "trained": of[0].name}
-                added = replace(added, **trained, evaluate=entry["evaluate"])
+                added = replace(added, position=of[0].position, train=of[0].train)
+                added = replace(added, trained=of[0].name, evaluate=entry["evaluate"])
             rows.append(added)
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)

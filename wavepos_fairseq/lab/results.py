@@ -36,6 +36,7 @@ WAVELETS = ["row", "seed", "layer", "kind", "number", "before", "after"]
 LONGBENCH = ["task", "metric", *CELL[1:], "score", "over_score", "difference", "low", "high", "count"]
 SHEETS = {
     "attention": ATTENTION,
+    "attention-combinations": ATTENTION,
     "positions": POSITIONS,
     "pairs": PAIRS,
     "context": CONTEXT,

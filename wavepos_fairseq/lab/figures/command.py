@@ -28,7 +28,7 @@ TABLES = (
     *("perplexity", "perplexity-table2", "perplexity-table3", "perplexity-combinations", "perplexity-beyond"),
     *("pairs", "context", "longbench"),
 )
-MEASURED = ("positions", "receptive-field")
+MEASURED = ("positions", "receptive-field", "receptive-field-combinations")
 GROWTH, RECALL, WAVELETS = "growth", "recall", "wavelets"
 MAP = "attention-"
 

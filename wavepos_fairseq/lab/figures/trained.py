@@ -44,7 +44,7 @@ from ...evaluation import probes
 from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
 from .. import growth, learned, recall, results
-from ..configs import LONGBENCH, preset_of
+from ..configs import LONGBENCH, load_table, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods
 from ..runs import Broken, read_result
 from .command import GROWTH, MAP, RECALL, WAVELETS
@@ -68,6 +68,7 @@ RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 30, 100
 BROKEN = 1.35  # a panel ends at this many times the best method's perplexity at its worst length
 MOST_TOKENS = 64  # that are readable on an axis; a longer text has numbers there
 L_TRAIN = "$L_{train}$"
+COMBINED = "attention-combinations"  # the sheet
 
 
 def _mark_l_train(axes, l_train: int) -> None:
@@ -409,9 +410,10 @@ def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -
     return found
 
 
-MEASURED = {  # the probe of the numbers, the function that measures them, and the one that draws them
-    "positions": ("positions", probes.loss_by_position, draw_positions),
-    "receptive-field": ("attention", probes.receptive_field, draw_receptive_field),
+MEASURED = {  # the sheet of the numbers, the table of the rows, what measures them and what draws them
+    "positions": ("positions", "table1", probes.loss_by_position, draw_positions),
+    "receptive-field": ("attention", "table1", probes.receptive_field, draw_receptive_field),
+    "receptive-field-combinations": (COMBINED, "combinations", probes.receptive_field, draw_receptive_field),
 }
 
 
@@ -441,14 +443,15 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
 
     Raises ValueError if what a figure needs does not exist.
     """
+    of_table1 = [name for name, (_, table, *_) in MEASURED.items() if table == "table1"]
     if args.path:
         row = args.folder.name
-        yield from draw_checkpoints(
-            args, args.names or [*MEASURED, MAP + row], lambda rows: {row: args.path}, args.data
-        )
+        names = args.names or [*of_table1, MAP + row]
+        yield from draw_checkpoints(args, names, lambda rows: {row: args.path}, args.data)
         return
-    from_runs = () if args.preset == PAPER.name else (*MEASURED, *(MAP + row for row in DEFAULT_MAPS))
-    sheets = [name for name in (GROWTH, RECALL, WAVELETS) if results.sheet_file(args.folder, name).is_file()]
+    from_runs = () if args.preset == PAPER.name else (*of_table1, *(MAP + row for row in DEFAULT_MAPS))
+    kept = {"receptive-field-combinations": COMBINED, GROWTH: GROWTH, RECALL: RECALL, WAVELETS: WAVELETS}
+    sheets = [name for name, sheet in kept.items() if results.sheet_file(args.folder, sheet).is_file()]
     names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *sheets]
     for name, (table, inference, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
@@ -506,13 +509,11 @@ def draw_checkpoints(
     """Yields those of the figures `names` that need checkpoints; `runs` maps row names to checkpoints."""
     commands.require_fairseq()
     opened = _opener(args, data)
-    measured = [name for name in MEASURED if name in names]
-    checkpoints = runs(methods()) if measured else {}
-    for name in measured:
-        probe, measure, draw_lines = MEASURED[name]
-        refuse_unwritable(results.sheet_file(args.folder, probe))
-        lines = probes.table(measure, checkpoints, opened)
-        results.write_sheet(args.folder, probe, lines)
+    for name in [name for name in MEASURED if name in names]:
+        sheet, table, measure, draw_lines = MEASURED[name]
+        refuse_unwritable(results.sheet_file(args.folder, sheet))
+        lines = probes.table(measure, runs([row.name for row in load_table(table)[1]]), opened)
+        results.write_sheet(args.folder, sheet, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
