@@ -296,7 +296,7 @@ def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_pat
         (["train", "demo"], "give a row or options"),
         (
             ["reproduce", "table9", "--preset", "demo"],
-            "table 'table9' is unknown; accepted are combination-ablation, combinations, ",
+            "table 'table9' is unknown; accepted are beyond, combination-ablation, combinations, ",
         ),
         (
             ["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"],
