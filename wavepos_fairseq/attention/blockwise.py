@@ -75,7 +75,7 @@ class _Blockwise(torch.autograd.Function):
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
         given = _given(query, key, projected_query, basis, bias, key_bias, segments)
         for number, block in enumerate(blocks):
-            weights = _weights(block, *given, memory=memory)
+            weights = _weights(block, memory, *given)
             if save_weights:
                 saved_weights.append(weights)
             if dropout_p:
@@ -107,7 +107,7 @@ class _Blockwise(torch.autograd.Function):
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
             else:
-                weights = _weights(block, *given)
+                weights = _weights(block, None, *given)
             d_attended = _by_key_head(d_output[of_queries], block)  # (h, m, d) -> (k, h / k m, d)
             d_weights = _by_head(d_attended @ value[of_keys].transpose(1, 2), block)  # -> (h, m, n)
             dropped = weights
@@ -231,7 +231,7 @@ def _given(query, key, projected_query, basis, bias, key_bias, segments) -> Tupl
 
 
 def _weights(
-    block, query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, near_lags, memory=None
+    block, memory, query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, near_lags
 ) -> Tensor:
     """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
     shape = num_heads, num_queries, num_keys = block.shape
