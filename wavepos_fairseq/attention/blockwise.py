@@ -282,16 +282,18 @@ def _log_negligible(dtype: torch.dtype) -> float:
 
 
 def _near_lags(query: Tensor, key: Tensor, bias: Optional[Tensor], key_bias: Optional[Tensor]) -> List[int]:
-    """For each head, or for all: the number of lags before the first with a bias that makes weights negligible.
+    """For each head, or for all: the number of lags before the first at which weights may be denormal.
 
-    There a CPU would multiply denormal numbers, slowly. S on other devices, and for a bias that hides keys by -inf.
+    A CPU multiplies such numbers slowly. S on other devices, and for a bias that hides keys by -inf. In fp32, the bias
+    is below -64; e^-87 is the smallest normal number, and the scores without it are taken to differ by less than 23.
     """
-    num_keys, least = key.size(1), _log_negligible(query.dtype)
-    if query.device.type != "cpu" or (bias is not None and bias.amin() == -math.inf):
+    num_keys, least = key.size(1), _log_negligible(query.dtype) - 16
+    if query.device.type != "cpu":
         return [num_keys]
-    if key_bias is not None and key_bias.amin() - key_bias.amax() < least:
+    lowest = 0.0 if bias is None else float(bias.amin())
+    if lowest > -math.inf and key_bias is not None and key_bias.amin() - key_bias.amax() < least:
         return [0]
-    if bias is None:
+    if bias is None or not -math.inf < lowest < least:
         return [num_keys]
     is_far = (bias < least) * torch.arange(1, num_keys + 1, device=bias.device)  # (H, S), over descending lags
     return (num_keys - is_far.amax(1)).tolist()
