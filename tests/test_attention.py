@@ -20,7 +20,7 @@ from conftest import HALVES, PYTORCH, LargestTensor, gated, gates_of, skip_where
 
 from wavepos_fairseq import attention
 from wavepos_fairseq.attention import attention_weights, blockwise, score_mod
-from wavepos_fairseq.positions import Position, build_position, position_names
+from wavepos_fairseq.positions import Position, build_position, position_class, position_names
 from wavepos_fairseq.positions.low_rank import low_rank
 from wavepos_fairseq.positions.temperature import TemperedPosition
 from wavepos_fairseq.wavelets import SHIFT_DIRECTIONS
@@ -564,7 +564,7 @@ def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(vari
         torch.testing.assert_close(attend(query, key, value, tempered), expected, atol=1e-10, rtol=1e-10)
 
 
-def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_slowly():
+def test_no_far_weight_of_alibi_is_denormal_which_cpus_multiply_slowly():
     position = build_position("alibi", head_dim=16, num_heads=8)
     query, key, value = (tensor.float().requires_grad_() for tensor in draw(300, 300, 16, num_heads=8))
     denormal = lambda weights: (weights > 0) & (weights < torch.finfo(torch.float32).tiny)  # noqa: E731
@@ -574,6 +574,33 @@ def test_far_weights_of_alibi_are_zero_rather_than_denormal_which_cpus_multiply_
     assert denormal(attention_weights(query, key, position)).any()
     assert sum(tensor.numel() for tensor in saved) > 2 * 8 * 300 * 150  # the weights are among them
     assert not any(denormal(tensor).any() for tensor in saved)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["alibi", "alibi+wavelet"])
+def test_a_far_key_may_outweigh_any_bias(name, recompute):
+    position = build_position(name, head_dim=16, num_heads=8).double()
+    query, key, value = draw(300, 300, 16, num_heads=8)
+    query, key[..., :9, :] = query.abs(), 200.0  # the scores of these keys are above any other's, 290 tokens away, too
+    assert attention_weights(query, key, position)[..., -1, :9].sum(-1).amin() > 0.99
+    assert position.bias(300, like=query).amin() < 3 * math.log(torch.finfo(torch.float64).eps)  # far keys are clamped
+    attend = functools.partial(causal_attention, implementation="blockwise", recompute=recompute)
+    found, expected = (
+        value_and_gradients(attention, (query, key, value), position, torch.float64)
+        for attention in (attend, reference_attention)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_bias_of_minus_infinity_leaves_a_weight_of_zero():
+    class Window(position_class("alibi")):
+        def bias(self, num_lags, like):
+            return super().bias(num_lags, like).masked_fill(torch.arange(num_lags) >= 250, -math.inf)
+
+    query, key, value = draw(300, 300, 16, num_heads=8)
+    value[..., 0, :] = 1e60
+    attended = causal_attention(query, key, value, Window(16, 8), implementation="blockwise")[..., 250:, :]
+    torch.testing.assert_close(attended, reference_attention(query, key, value, Window(16, 8))[..., 250:, :])
 
 
 TABLES = [variant for variant, (name, _) in VARIANTS.items() if name in ("wavelet", "trans-xl")]

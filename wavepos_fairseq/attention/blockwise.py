@@ -13,7 +13,7 @@ over u <= n lags.
 
 import functools
 import math
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -71,13 +71,11 @@ class _Blockwise(torch.autograd.Function):
     ):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
-        bias_rows, causal_mask = _repeat_bias(bias, query, key), _causal_mask(query, key)  # (H, m, S), (m, m)
-        drop_denormal = _makes_denormal_weights(bias, key_bias)
         blocks = list(_blocks(query, key, segments, needs_grad, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
-        given = query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal
+        given = _given(query, key, projected_query, basis, bias, key_bias, segments)
         for number, block in enumerate(blocks):
-            weights = _weights(block, *given, memory)
+            weights = _weights(block, memory, *given)
             if save_weights:
                 saved_weights.append(weights)
             if dropout_p:
@@ -95,22 +93,21 @@ class _Blockwise(torch.autograd.Function):
         tensors, (output, *saved_weights) = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         query, key, value, projected_query, basis, bias, key_bias, segments = tensors
         dropout_p, seed = ctx.dropout
-        scale, bias_rows, causal_mask = _scale(query), _repeat_bias(bias, query, key), _causal_mask(query, key)
+        scale, bias_rows = _scale(query), _repeat_bias(bias, query, key) if ctx.needs_input_grad[5] else None
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_projected_query = None if projected_query is None else torch.empty_like(projected_query)
         d_basis, d_bias_rows, d_key_bias = (
             torch.zeros_like(tensor) if needed else None
             for tensor, needed in zip((basis, bias_rows, key_bias), ctx.needs_input_grad[4:7])
         )
-        drop_denormal = _makes_denormal_weights(bias, key_bias)
-        given = query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal
+        given = () if saved_weights else _given(query, key, projected_query, basis, bias, key_bias, segments)
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
         for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
             of_queries, of_keys = block.of_queries, block.of_keys
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
             else:
-                weights = _weights(block, *given)
+                weights = _weights(block, None, *given)
             d_attended = _by_key_head(d_output[of_queries], block)  # (h, m, d) -> (k, h / k m, d)
             d_weights = _by_head(d_attended @ value[of_keys].transpose(1, 2), block)  # -> (h, m, n)
             dropped = weights
@@ -227,11 +224,17 @@ def _most_queries(query: Tensor, key: Tensor) -> int:
     return min(_block_size(key.size(1)), query.size(1))
 
 
+def _given(query, key, projected_query, basis, bias, key_bias, segments) -> Tuple:
+    """What `_weights` is given for all blocks."""
+    bias_rows, near_lags = _repeat_bias(bias, query, key), _near_lags(query, key, bias, key_bias)  # (H, m, S)
+    return query, key, projected_query, basis, bias_rows, key_bias, _causal_mask(query, key), segments, near_lags
+
+
 def _weights(
-    block, query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, drop_denormal, memory=None
+    block, memory, query, key, projected_query, basis, bias_rows, key_bias, causal_mask, segments, near_lags
 ) -> Tensor:
     """The attention weights of a block before dropout, (h, m, n), in `memory` if that is given."""
-    shape = _, num_queries, _ = block.shape
+    shape = num_heads, num_queries, num_keys = block.shape
     scaled_query = _by_key_head(query[block.of_queries] * _scale(query), block)  # (h, m, d) -> (k, h / k m, d)
     memory = None if memory is None else _by_key_head(memory[: math.prod(shape)].view(shape), block)
     scores = torch.bmm(scaled_query, key[block.of_keys].transpose(1, 2), out=memory)  # @ (k, d, n) -> (k, h / k m, n)
@@ -245,6 +248,11 @@ def _weights(
         _by_slot(scores, bias_part).transpose(0, 1).add_(_view_by_keys(bias_part))  # (h / g, g, m, n)
     if key_bias is not None:
         _add_key_bias(scores, key_bias[block.heads, block.keys], num_queries)
+    first_head = block.heads.start % len(near_lags)
+    num_far = num_keys - min(near_lags[first_head : first_head + num_heads])
+    if num_far > 0:
+        own = scores.diagonal(num_keys - num_queries, -2, -1)[..., None]  # (h, m, 1): of each query with its own key
+        scores[..., :num_far].clamp_(min=own + _log_negligible(scores.dtype))
     if block.mixed is not None:
         in_view = segments[block.mixed, block.keys]  # (sequences, n)
         hidden = in_view[:, -num_queries:, None] != in_view[:, None]  # (sequences, m, n)
@@ -252,10 +260,7 @@ def _weights(
     diagonal = scores[..., -num_queries:]  # (h, m, m): against the keys of the block's own positions
     # A quarter of masked_fill_'s time. tril_ removes NaN, too.
     diagonal.tril_().add_(causal_mask[:num_queries, :num_queries])
-    torch.softmax(scores, dim=-1, out=scores)
-    if drop_denormal:
-        F.threshold(scores, torch.finfo(scores.dtype).tiny, 0.0, inplace=True)
-    return scores
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _add_key_bias(scores: Tensor, key_bias: Tensor, num_queries: int) -> None:
@@ -271,14 +276,27 @@ def _scale(query: Tensor) -> float:
     return 1 / math.sqrt(query.size(-1))
 
 
-def _makes_denormal_weights(bias: Optional[Tensor], key_bias: Optional[Tensor]) -> bool:
-    """Whether weights may be so small that a CPU multiplies them slowly, as ALiBi's are far away. Sums do not see them.
+def _log_negligible(dtype: torch.dtype) -> float:
+    """The logarithm of a weight that no sum sees: eps^3, 2e-21 in fp32, far above denormal numbers."""
+    return 3 * math.log(torch.finfo(dtype).eps)
 
-    e^-87 is the smallest normal fp32 number; the scores without the bias are taken to differ by less than 23.
+
+def _near_lags(query: Tensor, key: Tensor, bias: Optional[Tensor], key_bias: Optional[Tensor]) -> List[int]:
+    """For each head, or for all: the number of lags before the first at which weights may be denormal.
+
+    A CPU multiplies such numbers slowly. S on other devices, and for a bias that hides keys by -inf. In fp32, the bias
+    is below -64; e^-87 is the smallest normal number, and the scores without it are taken to differ by less than 23.
     """
-    lowest = [] if bias is None else [bias.amin()]
-    lowest += [] if key_bias is None else [key_bias.amin() - key_bias.amax()]
-    return any(least.device.type == "cpu" and bool(least < -64) for least in lowest)
+    num_keys, least = key.size(1), _log_negligible(query.dtype) - 16
+    if query.device.type != "cpu":
+        return [num_keys]
+    lowest = 0.0 if bias is None else float(bias.amin())
+    if lowest > -math.inf and key_bias is not None and key_bias.amin() - key_bias.amax() < least:
+        return [0]
+    if bias is None or not -math.inf < lowest < least:
+        return [num_keys]
+    is_far = (bias < least) * torch.arange(1, num_keys + 1, device=bias.device)  # (H, S), over descending lags
+    return (num_keys - is_far.amax(1)).tolist()
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
