@@ -131,12 +131,11 @@ class _Blockwise(torch.autograd.Function):
             if d_bias_rows is not None:
                 d_bias_part = _slot_of_block(d_bias_rows, block)[:, : d_scores.size(1)]  # (g, m, n)
                 d_bias_part += _copy_by_lags(_by_slot(d_scores, d_bias_part).sum(1))  # (g, h / g, m, n) -> (g, m, n)
-            if d_key_bias is not None:
-                d_key_bias[block.heads, block.keys] += d_scores.sum(
-                    1, dtype=key_bias.dtype
-                )  # (h, m, n) -> (h, n): c(n)
-                own_keys = slice(block.keys.stop - d_scores.size(1), block.keys.stop)
-                d_key_bias[block.heads, own_keys] -= d_scores.sum(2, dtype=key_bias.dtype)  # (h, m, n) -> (h, m): -c(m)
+            if d_key_bias is not None:  # its sums over many keys would show that fp32 rounds
+                wide = d_key_bias.dtype
+                own_keys = slice(block.keys.stop - block.shape[1], block.keys.stop)
+                d_key_bias[block.heads, block.keys] += d_scores.sum(1, dtype=wide)  # c(n): (h, m, n) -> (h, n)
+                d_key_bias[block.heads, own_keys] -= d_scores.sum(2, dtype=wide)  # -c(m): (h, m, n) -> (h, m)
         d_bias = None if d_bias_rows is None else d_bias_rows.sum(1)  # (H, m, S) -> (H, S)
         return d_query, d_key, d_value, d_projected_query, d_basis, d_bias, d_key_bias, None, None, None, None, None
 

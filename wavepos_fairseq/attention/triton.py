@@ -139,7 +139,7 @@ class _Attention(torch.autograd.Function):
             for tensor, needed in zip((basis, bias), ctx.needs_input_grad[4:6])
         )
         d_key_bias = torch.empty_like(key_bias) if ctx.needs_input_grad[6] else None  # (N, S), as a bias of the keys
-        d_own_bias = None if d_key_bias is None else d_key_bias[:, -query.size(1) :].clone()  # (N, L): of the queries
+        d_own_bias = None if d_key_bias is None else key_bias.new_empty(query.shape[:2])  # (N, L): of the queries
         of_queries = output, logsumexp, d_output, mean_d_weight, d_query, d_projected_query, d_basis, d_bias, d_own_bias
         _launch(_backward_queries, query, inputs, of_queries, *ctx.constants)
         of_keys = logsumexp, d_output, mean_d_weight, d_key, d_value, d_key_bias
