@@ -39,7 +39,7 @@ import hooks  # noqa: E402
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 PAGES = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FORMULA, RESULTS = ROOT / "docs" / "formula.md", ROOT / "docs" / "results.md"
-LONG = ROOT / "docs" / "long-context.md"
+LONG, COMBINED = ROOT / "docs" / "long-context.md", ROOT / "docs" / "combinations.md"
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
@@ -231,6 +231,28 @@ def test_the_page_on_long_context_has_table_2_and_the_share_of_answers():
         assert rows[row.labels["method"]] == [f"{share:.1f}" for share in shares]
 
 
+def test_the_page_on_combinations_has_the_numbers_of_its_tables():
+    for (_, shown), table in zip(tables_of(COMBINED, "representation"), ("combinations", "combinations-seeds")):
+        cells = {"full": {}, "non-overlapping": {}, "sliding": {}}
+        for row in csv_of("wikitext2-chars-cpu", table):
+            name = row["first"] if row["second"] == "-" else f"{row['first']} + {row['second']}"
+            cells[row["inference"]][name] = row
+        full, in_pieces, sliding = cells.values()
+        assert shown == {
+            name: [row["128"], row["628"], in_pieces[name]["628"], sliding[name]["128"], sliding[name]["628"]]
+            for name, row in full.items()
+        }
+    with (ROOT / "results" / "wikitext2-chars-cpu" / "attention-combinations.csv").open(encoding="utf-8") as lines:
+        beyond = {}
+        for line in csv.DictReader(lines):
+            beyond.setdefault(line["row"], []).append(float(line["beyond"]))
+    shares = {row: f"{100 * sum(of) / len(of):.0f}%" for row, of in beyond.items()}
+    alone = {"NoPE": "nope", "Ricker": "ricker", "Gaussian": "gaussian", "Haar": "haar"}
+    for name, of_page in table_of(COMBINED, "attention beyond L_train")[1].items():
+        both = "alibi" if name == "NoPE" else f"{alone[name]}+alibi"
+        assert of_page == [shares[alone[name]], shares[both]]
+
+
 def test_the_results_page_has_the_numbers_at_twice_the_length():
     full = by_method("wikitext2-cpu-256", "full")
     for name, (shown, longest, change) in table_of(RESULTS, "of L_train 256")[1].items():
@@ -242,7 +264,9 @@ def test_the_readme_judges_as_the_claims_do_and_its_numbers_are_those_of_the_tab
     results = ROOT / "results" / "wikitext2-chars-cpu"
     claims = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     verdicts = {claim["statement"]: claim["verdict"] for claim in claims}
-    numbers = {cell.split(" ")[0] for row in csv_of("wikitext2-chars-cpu", "table1") for cell in row.values()}
+    tables = ("table1", "combinations-seeds")
+    rows = [row for table in tables for row in csv_of("wikitext2-chars-cpu", table)]
+    numbers = {cell.split(" ")[0] for row in rows for cell in row.values()}
     for statement, (shown, verdict) in table_of(README, "the paper's statement")[1].items():
         assert verdict == verdicts[statement]
         named = re.findall(r"\d+\.\d+", shown)
