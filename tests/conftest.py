@@ -57,7 +57,7 @@ def skip_where_plain_attention_is_old(position):
 def gates_of(position, query, key):
     """The gates (B, H, S) that a representation makes of the keys (B, K, S, d), shortened to the length 1, or None."""
     heads_of_key = query.size(1) // max(key.size(1), 1)  # shapes that do not fit are refused later
-    keys = key.repeat_interleave(heads_of_key, dim=1).transpose(1, 2).flatten(2)
+    keys = key[:, :, None].expand(-1, -1, heads_of_key, -1, -1).flatten(1, 2).transpose(1, 2).flatten(2)
     return position.gates(keys / keys.size(-1) ** 0.5)
 
 
