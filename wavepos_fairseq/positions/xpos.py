@@ -50,4 +50,4 @@ class DecayingRotaryPosition(RotaryPosition):
     def _decay(self, like: Tensor, first: int) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)
         decays = _decays(first + like.size(-2), self.head_dim, self.xpos_scale, dtype, like.device)[first:]
-        return decays.repeat_interleave(2, dim=-1)  # (S, d / 2) -> (S, d), both of a pair
+        return decays[..., None].expand(-1, -1, 2).flatten(1)  # (S, d / 2) -> (S, d), both of a pair
