@@ -71,9 +71,14 @@ def flex_attention_of(position, num_keys, like):
     return attend
 
 
-def gates_of(position, key):
-    """The gates of the tokens, the keys in the place of the layer's input."""
-    return position.gates(key.transpose(1, 2).flatten(2))  # (B, H, S, d) -> (B, H, S)
+def with_position(attend, position, **options):
+    """attention(query, key, value) with the position, the keys in the place of the layer's input for its gates."""
+
+    def attend_with_gates(query, key, value):
+        gates = position.gates(key.transpose(1, 2).flatten(2))  # (B, H, S, d) -> (B, H, S)
+        return attend(query, key, value, position, gates=gates, **options)
+
+    return attend_with_gates
 
 
 def contestants(length, args, like):
@@ -86,13 +91,13 @@ def contestants(length, args, like):
     attentions = {BASELINE: lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)}
     for name, position in positions.items():
         shown = "wavelet (Ricker)" if name == "wavelet" else name
-        attentions[shown] = lambda q, k, v, p=position: causal_attention(q, k, v, p, gates=gates_of(p, k))
+        attentions[shown] = with_position(causal_attention, position)
     mask = alibi_mask(positions["alibi"], length, like)
     attentions["ALiBi as a mask"] = lambda q, k, v: masked_attention(q, k, v, mask)
     attentions[TIP_2] = lambda q, k, v: scatter_attention(q, k, v, ricker)
     attentions[DEFINITION] = lambda q, k, v: definition(q, k, v, ricker)
     if args.device == "cuda":
-        attentions["Ricker, blockwise"] = lambda q, k, v: causal_attention(q, k, v, ricker, implementation="blockwise")
+        attentions["Ricker, blockwise"] = with_position(causal_attention, ricker, implementation="blockwise")
         attentions["Ricker, FlexAttention"] = flex_attention_of(ricker, length, like)
     return attentions
 

@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from attention import RESULTS, alibi_mask, flex_attention_of, masked_attention, scatter_attention
+from attention import RESULTS, alibi_mask, flex_attention_of, masked_attention, scatter_attention, with_position
 from measure import by_turns, line_by_line, machine, ratios
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
@@ -127,14 +127,14 @@ def errors_of(task):
     device, dtype, heads, head_dim, length, name = task
     *tensors, position = draw(name, getattr(torch, dtype), device, 1, heads, length, head_dim)
     exactly, in_fp64 = copy.deepcopy(position).double(), [tensor.double() for tensor in tensors]
-    ours = functools.partial(causal_attention, position=position, implementation="triton")
-    definition = functools.partial(reference_attention, position=exactly)
+    ours = with_position(causal_attention, position, implementation="triton")
+    definition = with_position(reference_attention, exactly)
     errors = relative_errors(
         values_and_gradients(ours, *tensors, learned=list(position.named_parameters())),
         values_and_gradients(definition, *in_fp64, learned=list(exactly.named_parameters())),
     )
     nope = build_position("nope", head_dim=head_dim, num_heads=heads)
-    plain = functools.partial(reference_attention, position=nope)
+    plain = with_position(reference_attention, nope)
     beside = relative_errors(values_and_gradients(flash_attention, *tensors), values_and_gradients(plain, *in_fp64))
     return [(tensor, *of, *beside.get(tensor, ["", ""])) for tensor, of in errors.items()]
 
@@ -175,7 +175,7 @@ def attention_of(implementation, position, length, like):
     if implementation == "FlexAttention":
         return flex_attention_of(position, length, like)
     if implementation != "mask":
-        return functools.partial(causal_attention, position=position, implementation=implementation)
+        return with_position(causal_attention, position, implementation=implementation)
     if position.bias(1, like=like) is None:
         return functools.partial(scatter_attention, position=position)
     with torch.no_grad():
@@ -186,7 +186,7 @@ def refuse_wrong_tiles(task):
     """Compiles the kernels with these tiles; raises ValueError if their numbers differ from the blockwise path's."""
     device, dtype, heads, head_dim, length, name, tiles = task
     *tensors, position = draw(name, getattr(torch, dtype), device, 1, heads, length, head_dim)
-    ways = [functools.partial(causal_attention, position=position, implementation=of) for of in ("triton", "blockwise")]
+    ways = [with_position(causal_attention, position, implementation=of) for of in ("triton", "blockwise")]
     with mock.patch.object(kernel, "block_sizes", lambda *_: tiles):
         found = values_and_gradients(ways[0], *tensors)
     for tensor, (error, _) in relative_errors(found, values_and_gradients(ways[1], *tensors)).items():

@@ -113,7 +113,7 @@ def kernel():
 def test_the_step_that_checks_the_kernel_writes_its_errors_beside_those_of_pytorchs_attention(
     kernel, dry_run, tmp_path
 ):
-    assert "6 passed" in dry_run("right")
+    assert "8 passed" in dry_run("right")
     rows = rows_of(tmp_path / "kernel-errors-cpu.csv")
     assert {(row["dtype"], row["position"]) for row in rows} == {
         ("float32", "wavelet"),
