@@ -13,7 +13,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "tex-svg.js"  # draws with paths, and needs no font
-LINK = re.compile(r"\]\(([\w./-]+)(?=[#)])")  # to a file, at the end of a link or an image
+LINK = re.compile(r"\]\(([\w./+-]+)(?=[#)])")  # to a file, at the end of a link or an image
 
 
 def on_files(files, config):

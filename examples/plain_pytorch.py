@@ -30,7 +30,7 @@ class Attention(nn.Module):
     def forward(self, x):
         heads = self.query_key_value(x).unflatten(-1, (3, HEADS, -1))  # (B, L, 3, H, d)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
-        attended = causal_attention(query, key, value, self.position)
+        attended = causal_attention(query, key, value, self.position, gates=self.position.gates(x))
         return self.output(attended.transpose(1, 2).flatten(2))  # (B, L, C)
 
 

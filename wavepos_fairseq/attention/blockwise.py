@@ -90,8 +90,7 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_output):
-        tensors, (output, *saved_weights) = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        query, key, value, projected_query, basis, bias, key_bias, segments = tensors
+        query, key, value, projected_query, basis, bias, key_bias, segments, output, *saved_weights = ctx.saved_tensors
         dropout_p, seed = ctx.dropout
         scale, bias_rows = _scale(query), _repeat_bias(bias, query, key) if ctx.needs_input_grad[5] else None
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
