@@ -152,7 +152,7 @@ class _Block(NamedTuple):
     queries: slice
     key_heads: slice
     keys: slice
-    mixed: Optional[slice] = None
+    mixed: Optional[slice]
 
     @property
     def shape(self) -> Tuple[int, int, int]:
@@ -195,7 +195,7 @@ def _blocks(
             last = min(first + whole, num_heads)
             for head in range(first, last, group):
                 heads = slice(head, min(head + group, last))
-                block = _Block(heads, queries, _part(heads, heads_of_key), keys)
+                block = _Block(heads, queries, _part(heads, heads_of_key), keys, None)
                 yield block if segments is None else _in_segments(block, segments, _part(heads, heads_of_sequence))
 
 
