@@ -201,14 +201,14 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                     raise ValueError(f"the label {label} has the name of another column")
                 if text.startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", text[2:]):
                     raise ValueError(f"{label} {text!r}: accepted after d/ is a whole number > 0")
-            added = Row(row, {column: labels[column] for column in columns}, entry.get("position", {}))
-            added = replace(added, train=entry.get("train", {}))
+            shown = {column: labels[column] for column in columns}
+            added = Row(row, shown, entry.get("position", {}), train=entry.get("train", {}))
             if evaluated_only:
                 of = [other for other in rows if other.name == entry["trained"] and not other.trained]
                 if not of:
                     raise ValueError(f"trained {entry['trained']!r}: accepted are rows above it that are trained")
-                added = replace(added, position=of[0].position, train=of[0].train)
-                added = replace(added, trained=of[0].name, evaluate=entry["evaluate"])
+                base, evaluate = of[0], entry["evaluate"]
+                added = replace(added, position=base.position, train=base.train, trained=base.name, evaluate=evaluate)
             rows.append(added)
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)
