@@ -635,6 +635,39 @@ def test_a_row_that_was_trained_and_evaluated_alone_is_done_in_its_table(small_c
     assert state == {"train": "stopped", "evaluate": "done"}
 
 
+def test_a_table_in_one_inference_takes_a_run_that_was_evaluated_in_more_and_not_the_other_way_round(
+    small_configs, small_data, capsys
+):
+    folder = small_configs
+    alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
+    content = {"title": "Full", "evaluate": {"inference": "full"}, "rows": {"alibi": alibi}}
+    (folder / "configs" / "tables" / "full.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    common = ["--preset", "small", "--data", str(small_data), "--runs", str(folder / "runs")]
+    make_full = ["reproduce", "full", *common, "--results", str(folder / "results")]
+    assert experiments.main(make_full) == 0
+    tidy, path = folder / "results" / "small" / "full.tidy.csv", folder / "runs" / "small" / "alibi" / "result.json"
+    assert {*pd.read_csv(tidy).inference} == {cell["inference"] for cell in json.loads(path.read_text())["cells"]}
+    alone = tidy.read_bytes()
+    capsys.readouterr()
+    assert experiments.main(["status", "full", *common]) == 0 and states(capsys)["alibi"][0] == "done"
+    assert experiments.main(["status", "table1", *common]) == 0 and states(capsys)["alibi"][0] == "stopped"
+
+    assert experiments.main(["evaluate", "small", "alibi", *common[2:]]) == 0
+    of_both = path.read_bytes()
+    capsys.readouterr()
+    assert {cell["inference"] for cell in json.loads(of_both)["cells"]} == {"full", "non-overlapping"}
+    for table in ("full", "table1"):
+        assert experiments.main(["status", table, *common]) == 0 and states(capsys)["alibi"][0] == "done"
+    assert experiments.main(make_full) == 0
+    assert tidy.read_bytes() == alone and path.read_bytes() == of_both
+
+
+def test_a_row_is_evaluated_alone_as_the_preset_says_unless_all_of_its_tables_say_otherwise():
+    assert configs.find_row("haar").evaluate == configs.find_row("ricker").evaluate == {}
+    assert configs.find_row("ricker-e7").evaluate == {"inference": "full"}
+    assert [row.evaluate for row in sweeps.sweep_rows({"wavelet": ["ricker"], "scales": ["2^7"]}, 128)] == [{}]
+
+
 def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin_at_another_run(
     small_configs, small_data, capsys
 ):

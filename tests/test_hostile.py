@@ -137,6 +137,7 @@ def test_a_key_that_a_preset_lacks_is_named(configs, capsys, key):
             f"{{one: {{labels: {{m: M}}, {P}, train: [lr]}}}}",
             "row one: train must be a mapping of options to text, num",
         ),
+        (f"{{one: {{labels: {{m: M}}, {P}}}}}\nevaluate: full", "t.yaml: evaluate must be a mapping of options to"),
         (f"{{one: {{method: M, {P}}}}}", "row one: method is unknown; accepted are labels, position"),
         (f"{{one: {{labels: {{}}, {P}}}}}", "row one: labels must be a mapping of columns to text, not {}"),
         (f"{{one: {{labels: {{m: 5}}, {P}}}}}", "row one: m must be text, not 5"),

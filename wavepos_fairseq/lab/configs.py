@@ -59,7 +59,7 @@ class Row:
     from the command line. Rows with the same name, position and options are one run, even in different tables.
 
     train: options of the training in place of the preset's. trained: the row whose training this one evaluates, with
-    its position; empty: its own. evaluate: further options of the evaluation, as a preset's.
+    its position; empty: its own. evaluate: options of the evaluation in place of the preset's, the table's or its own.
     """
 
     name: str
@@ -138,6 +138,7 @@ _TABLE: Dict[str, Accepted] = {
     "title": TEXT,
     "rows": ("a mapping of rows", lambda value: isinstance(value, dict) and value != {}),
 }
+_EVALUATED_TABLE: Dict[str, Accepted] = {**_TABLE, "evaluate": OPTIONS}
 _LABELS: Dict[str, Accepted] = {
     "labels": ("a mapping of columns to text", lambda value: isinstance(value, dict) and value != {}),
 }
@@ -182,7 +183,8 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
     path = CONFIGS / "tables" / f"{name}.yaml"
     content = read_yaml(path)
     with prefixing_errors(shown_path(path)):
-        check(content, _TABLE)
+        check(content, _EVALUATED_TABLE if "evaluate" in content else _TABLE)
+    evaluate = content.get("evaluate", {})
     columns: List[str] = []
     rows: List[Row] = []
     for row, entry in content["rows"].items():
@@ -202,13 +204,13 @@ def load_table(name: str) -> Tuple[str, List[Row]]:
                 if text.startswith("d/") and not re.fullmatch("[1-9][0-9]{0,8}", text[2:]):
                     raise ValueError(f"{label} {text!r}: accepted after d/ is a whole number > 0")
             shown = {column: labels[column] for column in columns}
-            added = Row(row, shown, entry.get("position", {}), train=entry.get("train", {}))
+            added = Row(row, shown, entry.get("position", {}), train=entry.get("train", {}), evaluate=evaluate)
             if evaluated_only:
                 of = [other for other in rows if other.name == entry["trained"] and not other.trained]
                 if not of:
                     raise ValueError(f"trained {entry['trained']!r}: accepted are rows above it that are trained")
-                base, evaluate = of[0], entry["evaluate"]
-                added = replace(added, position=base.position, train=base.train, trained=base.name, evaluate=evaluate)
+                added = replace(of[0], name=row, labels=shown, trained=of[0].name)
+                added = replace(added, evaluate={**evaluate, **entry["evaluate"]})
             rows.append(added)
     with prefixing_errors(shown_path(path)):
         refuse_alike(rows)
@@ -238,8 +240,10 @@ def refuse_path(what: str, name: str) -> None:
 
 
 def find_row(name: str) -> Row:
-    """The row `name` of any table. Raises ValueError if there is none."""
-    rows = {row.name: row for table in names("tables") for row in load_table(table)[1]}
+    """The row `name` of any table, rather of one that evaluates as presets say. Raises ValueError if there is none."""
+    rows: Dict[str, Row] = {}
+    for row in [row for table in names("tables") for row in load_table(table)[1]]:
+        rows[row.name] = rows.get(row.name, row) if row.evaluate else row
     if name not in rows:
         raise ValueError(f"row {name!r} is unknown; accepted are {', '.join(rows)}, or options beginning with --")
     return rows[name]

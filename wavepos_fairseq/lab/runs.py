@@ -203,15 +203,17 @@ class Run:
     def result(self) -> Optional[Dict[str, Any]]:
         """The content of result.json if these commands made it; None until the run is complete.
 
+        An evaluation in more inferences will do; the result then has only the cells that are asked for.
+
         Raises Broken if a file of the run is invalid, and ValueError like `refuse_other_options`.
         """
         self.trained.refuse_other_options()
         result = read_result(self.folder)
-        evaluated_by = _by_option(shlex.join(self.evaluation_command()))
-        if result is None or _by_option(result["evaluation_command"]) != evaluated_by:
+        asked, wanted = _evaluated_by(shlex.join(self.evaluation_command()))
+        made, evaluated = _evaluated_by(result["evaluation_command"]) if result else ({}, set())
+        if result is None or made != asked or not wanted <= evaluated:
             return None
-        inferences = evaluated_by.get("--inference", ",".join(PAPERS_INFERENCES)).split(",")
-        expected = sorted(itertools.product(set(inferences), self.preset.lengths))
+        expected = sorted(itertools.product(evaluated, self.preset.lengths))
         trained_by = (result["seed"], _by_option(result["training_command"]))
         problems = {
             "its cells are not the requested ones": expected
@@ -223,7 +225,7 @@ class Run:
         }
         for problem in [problem for problem, is_there in problems.items() if is_there]:
             raise Broken(f"{shown_path(self.folder / 'result.json')}: {problem}; {_EVALUATED_AGAIN}")
-        return result
+        return {**result, "cells": [cell for cell in result["cells"] if cell["inference"] in wanted]}
 
     def resumed_at(self) -> int:
         """The number of updates in the checkpoint that training continues from; 0 without a checkpoint.
@@ -443,6 +445,12 @@ def _by_option(command: str) -> Dict[str, str]:
     unread = ["--save-dir", "--tensorboard-logdir", "--path", "--output", "--output_dir", "--model"]
     unread.append("--task")  # both tasks give the same numbers
     return {option: text for option, text in given.items() if option not in unread}
+
+
+def _evaluated_by(command: str) -> Tuple[Dict[str, str], Set[str]]:
+    """The options of an evaluation (see `_by_option`) without its inferences, and these."""
+    options = _by_option(command)
+    return options, {*options.pop("--inference", ",".join(PAPERS_INFERENCES)).split(",")}
 
 
 def cpu_count() -> int:
