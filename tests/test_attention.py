@@ -986,20 +986,37 @@ def test_an_implementation_that_cannot_be_traced_is_refused_there(implementation
         torch.jit.trace(attend, torch.randn(1, 2, 3, 16))
 
 
+@pytest.mark.parametrize("of_output", [torch.square, torch.neg], ids=["square", "linear"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_second_derivatives_are_those_of_the_reference_and_refused_elsewhere(recompute):
+def test_second_derivatives_are_those_of_the_reference_and_refused_elsewhere(recompute, of_output):
     position = build_position("wavelet", head_dim=16, num_heads=2)
     x = torch.randn(1, 2, 9, 16, dtype=torch.float64, requires_grad=True)
 
     def second(implementation):
         attended = causal_attention(x, x, x, position, implementation=implementation, recompute=recompute)
-        (gradient,) = torch.autograd.grad(attended.square().sum(), x, create_graph=True)
-        gradient.square().sum().backward()
+        (gradient,) = torch.autograd.grad(of_output(attended).sum(), x, create_graph=True)
+        (gradient.square().sum() + attended.sum()).backward()  # of which there would be a first derivative
 
     second("reference")
     assert x.grad.any()
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match=r"create_graph=True\) need implementation='reference'"):
         second("blockwise")
+
+
+@pytest.mark.parametrize("pairs", ["adjacent", "halves"])
+@pytest.mark.parametrize("name", ["rope", "rope-wavelet", "xpos"])
+def test_keys_may_have_any_layout_in_memory(name, pairs):
+    options = {} if name == "xpos" else {"rope_pairs": pairs}
+    position = build_position(name, head_dim=8, num_heads=2, **options)
+    key = torch.randn(1, 2, 9, 8)
+    layouts = {
+        "transposed": key.mT.contiguous().mT,
+        "odd rows": torch.cat((key, key[..., :1]), -1)[..., :8],
+        "odd offset": torch.cat((torch.zeros(1), key.flatten()))[1:].view_as(key),
+    }
+    expected = position.rotate_key(key, 3)
+    for layout in layouts.values():
+        assert torch.equal(layout, key) and torch.equal(position.rotate_key(layout, 3), expected)
 
 
 @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, math.nan])

@@ -157,6 +157,17 @@ def test_pairs_say_who_is_ahead_and_only_where_that_is_told_apart(tmp_path):
     assert longest["ratio"] == pytest.approx(ratio, rel=1e-3) and longest["low"] < ratio < longest["high"]
 
 
+def test_a_pair_is_listed_once_where_no_length_is_beyond_l_train_and_not_at_all_without_whole_sequences(
+    tmp_path, monkeypatch
+):
+    write(tmp_path, {"ricker": [0.1], "alibi": [0.1]})
+    (line,) = comparisons.pairs(tmp_path).to_dict("records")
+    assert line["sequence_length"] == L_TRAIN
+    cells = {(100, "sliding", row, 100): {1: cell_of(np.ones(9), np.ones(9))} for row in ("ricker", "alibi")}
+    monkeypatch.setattr(comparisons, "_tables", lambda folder: [("table1", cells)])
+    assert comparisons.pairs(tmp_path).empty
+
+
 def test_the_gain_of_longer_windows_is_positive_where_they_lower_the_loss(tmp_path):
     text = write(tmp_path, {"ricker": [0.1, 0.2], "alibi": [0.1, 0.1]}, sliding=True)
     assert "## Perplexity with sliding windows that score 25 tokens each, on the first 3,000 tokens" in text

@@ -173,6 +173,12 @@ def test_a_row_has_the_same_options_in_every_table():
     assert len({words[1:] for words in arguments}) == len(arguments)  # and is trained once
 
 
+def test_a_row_that_evaluates_another_is_the_same_in_every_table():
+    rows = [row for table in TABLES for row in configs.load_table(table)[1] if row.trained]
+    evaluations = {(row.name, row.trained, *as_arguments(row.evaluate)) for row in rows}
+    assert rows and len(evaluations) == len({row.name for row in rows})
+
+
 @pytest.mark.parametrize("preset", sorted({*PRESETS} - LLAMAS))
 def test_fairseq_accepts_every_row_of_table1_under_every_preset(preset, capsys):
     for row in configs.load_table("table1")[1]:
@@ -231,6 +237,7 @@ def test_a_sweep_is_the_grid_of_what_is_given():
     ],
 )
 def test_what_a_table_has_is_the_tables_run_in_a_sweep_too(grid, name):
+    assert all(not row.train for row in sweeps.sweep_rows(grid, head_dim=128))
     (row,) = sweeps.sweep_rows(grid, head_dim=128)
     assert (row.name, row.position) == (name, configs.find_row(name).position)
 
@@ -660,6 +667,33 @@ def test_a_table_in_one_inference_takes_a_run_that_was_evaluated_in_more_and_not
         assert experiments.main(["status", table, *common]) == 0 and states(capsys)["alibi"][0] == "done"
     assert experiments.main(make_full) == 0
     assert tidy.read_bytes() == alone and path.read_bytes() == of_both
+
+
+def test_a_result_has_the_command_that_trained_and_not_the_one_that_would(small_configs, small_data, capsys):
+    common = ["--data", str(small_data), "--runs", str(small_configs / "runs"), "--name", "mine"]
+    assert experiments.main(["train", "small", *common, "--position-encoding", "alibi", "--clip-norm", "0.5"]) == 0
+    assert experiments.main(["evaluate", "small", *common, "--position-encoding", "alibi"]) == 0
+    folder = small_configs / "runs" / "small" / "mine"
+    trained = json.loads((folder / "training.json").read_text())["command"]
+    assert json.loads((folder / "result.json").read_text())["training_command"] == trained
+    assert trained.endswith("--clip-norm 0.5")
+
+
+def test_a_tables_subset_is_the_one_that_its_markdown_names(small_configs, small_data, capsys):
+    folder = small_configs
+    for suffix in ("bin", "idx"):
+        (small_data / f"test.{suffix}").write_bytes((small_data / f"valid.{suffix}").read_bytes())
+    alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
+    once = {"labels": {"method": "again"}, "trained": "alibi", "evaluate": {"max-tokens": 64}}
+    content = {"title": "Tested", "evaluate": {"subset": "test"}, "rows": {"alibi": alibi, "once": once}}
+    (folder / "configs" / "tables" / "tested.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    arguments = ["reproduce", "tested", "--preset", "small", "--data", str(small_data)]
+    arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
+    assert experiments.main(arguments) == 0
+    assert "test set" in (folder / "results" / "small" / "tested.md").read_text()
+    log = (folder / "runs" / "small" / "alibi" / "evaluation.log").read_text()
+    assert experiments.main(arguments) == 0
+    assert (folder / "runs" / "small" / "alibi" / "evaluation.log").read_text() == log  # not again for the other row
 
 
 def test_a_row_is_evaluated_alone_as_the_preset_says_unless_all_of_its_tables_say_otherwise():

@@ -14,6 +14,7 @@ from wavepos_fairseq.plugin.checkpoint import load_checkpoint
 from wavepos_fairseq.plugin.streams import load_stream
 from wavepos_fairseq.positions import build_position, position_names
 from wavepos_fairseq.positions.interpolation import INTERPOLATIONS, interpolated, stretches
+from wavepos_fairseq.positions.rope import RotaryPosition
 from wavepos_fairseq.positions.temperature import TemperedPosition
 
 FP64 = torch.empty(0, dtype=torch.float64)
@@ -27,6 +28,7 @@ STRETCHED = [
     "haar scaled",
     "ricker learned",
     "rope+rpe",
+    "xpos",
 ]
 
 
@@ -139,8 +141,39 @@ def test_learned_scales_are_stretched_by_what_they_are_now_and_learn_stretched(m
 
 
 @pytest.mark.parametrize("method", INTERPOLATIONS)
-def test_scales_that_are_all_the_same_are_all_stretched(method):
-    assert stretches(torch.tensor([6.0, 6.0]), method, 4.0, 128).tolist() == [4.0, 4.0]
+def test_scales_that_are_all_the_same_are_all_stretched_unless_yarn_sees_them_turn_often(method):
+    short = 1.0 if method == "yarn" else 4.0
+    for wavelengths, stretch in (([6.0, 6.0], short), ([6.0, 6.0], short), ([800.0, 800.0], 4.0), ([800.0], 4.0)):
+        found = stretches(torch.tensor(wavelengths, dtype=torch.float64), method, 4.0, 128).tolist()
+        assert found == [stretch] * len(wavelengths)
+
+
+def test_xpos_decays_as_slowly_as_it_turns():
+    position, vectors = (
+        build_position("xpos", head_dim=8, num_heads=1),
+        torch.randn(2, 1, 1, 20, 8, dtype=torch.float64),
+    )
+    sparse = torch.zeros(2, 1, 1, 80, 8, dtype=torch.float64)
+    sparse[..., ::4, :] = vectors  # position 4 m, read at m
+    query, key = interpolated(position, "linear", 16, 4.0).rotate(*sparse)
+    expected = position.rotate(*vectors)
+    for found, exact in zip((query, key), expected):
+        torch.testing.assert_close(found[..., ::4, :], exact, rtol=1e-13, atol=1e-13)
+
+
+def test_a_stretched_representation_of_ones_own_keeps_its_other_slots():
+    class Biased(RotaryPosition):
+        def bias(self, num_lags, like):
+            return -torch.arange(num_lags).to(like).expand(self.num_heads, -1)
+
+    biased, inputs = Biased(8, 2), draw(9, 9, 8)
+    plain = build_position("rope+alibi", head_dim=8, num_heads=2)
+    assert torch.equal(interpolated(biased, "linear", 4, 2.0).bias(5, FP64), biased.bias(5, FP64))
+    assert interpolated(plain, "linear", 4, 2.0).bias(5, FP64) is not None
+    with_bias = reference_attention(*inputs, interpolated(biased, "linear", 4, 2.0))
+    assert not torch.allclose(
+        with_bias, reference_attention(*inputs, interpolated(RotaryPosition(8, 2), "linear", 4, 2.0))
+    )
 
 
 @pytest.mark.parametrize("name", position_names())

@@ -334,6 +334,10 @@ def test_a_model_that_writes_known_answers_has_the_scores_of_these(scripted, dat
     assert [float(line[5]) for line in printed[2:]] == list(expected.values())
     record = json.loads((tmp_path / "samsum.json").read_text())
     assert [answer["answer"] for answer in record["answers"]] == ["one\n", "one\n"]
+    other = ["--model", str(tmp_path), "--data", str(data), "--results", str(tmp_path), "--limit", "2"]
+    assert command.main(other) == 2
+    said = capsys.readouterr().err
+    assert "has narrativeqa of" in said and f"{folder.name}: each model needs its own\n" in said
 
 
 @needs_lm_eval

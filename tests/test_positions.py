@@ -190,6 +190,28 @@ def test_learned_slopes_begin_at_the_fixed_ones_and_are_exponentials():
     assert learned.log_slopes.grad.tolist() == [0, pytest.approx(-2 * math.e**0.5)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_learned_slopes_are_rounded_once_in_half_precision(dtype):
+    fixed, learned = (build_position("alibi", head_dim=8, num_heads=8, alibi_slopes=of) for of in ("fixed", "learned"))
+    like = torch.empty(0, dtype=dtype)
+    torch.testing.assert_close(learned.bias(2048, like), fixed.bias(2048, like), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rope_wavelet_is_rounded_once_in_half_precision(dtype):
+    position, key = build_position("rope-wavelet", head_dim=128, num_heads=1), torch.randn(1, 1, 50, 128).to(dtype)
+    exact, found = position.rotate_key(key.double(), 0), position.rotate_key(key, 0).double()
+    assert ((found - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-4).all()
+
+
+def test_rpe_subtracts_in_the_precision_that_is_asked_for():
+    position = build_position("rpe", head_dim=8, num_heads=1)
+    torch.nn.init.normal_(position.embedding, std=3)
+    _, rows = position.factors(17, torch.empty(0, dtype=torch.float64))
+    table = position.embedding.double()
+    assert torch.equal(rows, table[:-1] - table[-1])
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -274,7 +274,7 @@ def test_a_failure_that_cannot_be_written_down_leaves_no_empty_file(run, monkeyp
         raise runs.RunFailed("status 1")
 
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(runs, "_execute", fail)
+    monkeypatch.setattr(runs, "_train", fail)
     try:
         with pytest.raises(runs.RunFailed, match="status 1"):
             runs.execute(run)
@@ -330,6 +330,27 @@ UNSOUND = {
         lambda result: result.update(training_seconds=-1)
     ): "training_seconds must be a number >= 0, or null, not -1",
 }
+
+
+def test_a_result_of_another_checkpoint_counts_for_nothing(run):
+    write_json(run.folder / "result.json", sound_result(run))
+    assert run.result() == sound_result(run)
+    moved = replace(run, folder=run.folder.rename(run.folder.with_name("elsewhere")))
+    assert moved.result() is not None  # it is the same checkpoint in another place
+    assert replace(moved, preset=replace(run.preset, checkpoint="checkpoint_best.pt")).result() is None
+
+
+def test_a_training_that_ends_early_is_not_done(run):
+    early = replace(run, row=replace(run.row, train={"max-epoch": 1}))
+    with pytest.raises(runs.RunFailed, match=f"the training ended before update {LAST}"):
+        runs.execute(early, ONE_THREAD)
+    assert early.state() == "failed" and not (run.folder / "evaluation.json").exists()
+
+
+def test_seed_in_an_option_is_the_end_of_the_folders_name(run):
+    begin = replace(run, row=replace(run.row, train={"finetune-from-model": "{run}/../../small{seed}/x.pt"}))
+    for seed, folder in ((1, "small"), (2, "small-seed2")):
+        assert f"{run.folder}/../../{folder}/x.pt" in replace(begin, seed=seed).training_arguments()
 
 
 @pytest.mark.parametrize("content, message", UNSOUND.items(), ids=UNSOUND.values())

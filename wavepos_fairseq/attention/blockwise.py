@@ -18,9 +18,9 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..positions.tracing import compiler_says
+from .reference import refuse_second_derivatives
 
 _SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all three were measured
 
@@ -88,8 +88,8 @@ class _Blockwise(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_output):
+        refuse_second_derivatives()
         query, key, value, projected_query, basis, bias, key_bias, segments, output, *saved_weights = ctx.saved_tensors
         dropout_p, seed = ctx.dropout
         scale, bias_rows = _scale(query), _repeat_bias(bias, query, key) if ctx.needs_input_grad[5] else None

@@ -95,6 +95,12 @@ def bias_of_keys(position: Position, gates: Optional[Tensor], query: Tensor, num
     return position.key_bias(gates)
 
 
+def refuse_second_derivatives() -> None:
+    """Raises RuntimeError in a backward pass that is to be differentiated (create_graph=True)."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("second derivatives (create_graph=True) need implementation='reference'")
+
+
 def check_tensors(
     query: Tensor, key: Tensor, value: Tensor, position: Position, segments: Optional[Tensor] = None
 ) -> Tuple[int, int, int]:

@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence
 
@@ -50,6 +50,7 @@ class Claim:
     table: str
     rows: List[str]
     at: str
+    labels: Dict[str, List[str]] = field(default_factory=dict)
     inference: str = "full"
     over: Dict[str, Any] = field(default_factory=dict)
     at_least: float = -math.inf
@@ -78,19 +79,23 @@ def _claim(name: str, entry: Any) -> Claim:
     missing = [key for key in ("statement", "source", "table", "rows", "at") if key not in entry]
     if missing:
         raise ValueError(f"missing: {', '.join(missing)}")
-    _are("", entry, {"statement": str, "source": str, "table": str, "rows": list, "over": dict})
-    over = entry.get("over", {})
-    _accept("key of over", over, ["rows", "at"])
+    kinds = {"statement": str, "source": str, "table": str, "rows": list, "labels": dict, "over": dict}
+    _are("", entry, kinds)
+    over, labels = entry.get("over", {}), entry.get("labels", {})
+    _accept("key of over", over, ["rows", "at", "inference"])
     _are("over: ", over, {"rows": list})
+    _are("labels: ", labels, dict.fromkeys(labels, list))
     bounds = [entry[key] for key in ("at_least", "at_most") if key in entry]
     if not bounds or not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in bounds):
         raise ValueError("at_least, at_most or both must be given, as numbers")
     _accept("length", [entry["at"], *([over["at"]] if "at" in over else [])], list(LENGTHS))
-    _accept("inference", [entry.get("inference", "full")], INFERENCES)
-    _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in rows_of(entry["table"])])
-    for rows in (entry["rows"], over.get("rows", [])):
-        if len(set(rows)) < len(rows):
-            raise ValueError(f"rows: a row appears twice in {', '.join(rows)}")
+    _accept("inference", [of["inference"] for of in (entry, over) if "inference" in of], INFERENCES)
+    rows = rows_of(entry["table"])
+    _accept("row", [*entry["rows"], *over.get("rows", [])], [row.name for row in rows])
+    _accept("label", labels, list(rows[0].labels))
+    for listed in (entry["rows"], over.get("rows", [])):
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"rows: a row appears twice in {', '.join(listed)}")
     return Claim(name, **entry)
 
 
@@ -110,6 +115,7 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
     """The verdict and its numbers, the deciding comparison first; or the reason why the claim is not judged."""
     lengths = sorted({length for trained, _, _, length in cells if trained == l_train})
     over = claim.over
+    inferences = claim.inference, over.get("inference", claim.inference)
     pairs = [
         ((row, length), (other, other_length))
         for row in claim.rows
@@ -117,16 +123,24 @@ def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
         for other in over.get("rows", [row])
         for other_length in (LENGTHS[over["at"]](lengths, l_train) if "at" in over else [length])
     ]
-    found = {cell: cells.get((l_train, claim.inference, *cell), {}) for pair in pairs for cell in pair}
-    missing = dict.fromkeys(row for (row, _), seeds in found.items() if not seeds)
-    apart = [f"{of[0]} and {to[0]} with one seed" for of, to in pairs if not found[of].keys() & found[to].keys()]
+    found = [
+        tuple(cells.get((l_train, inference, *cell), {}) for inference, cell in zip(inferences, pair)) for pair in pairs
+    ]
+    missing = {row: "" for pair, both in zip(pairs, found) for (row, _), seeds in zip(pair, both) if not seeds}
+    apart = [
+        f"{pair[0][0]} and {pair[1][0]} with one seed" for pair, (of, to) in zip(pairs, found) if not {*of} & {*to}
+    ]
     if apart or not pairs:
-        what = ", ".join(missing) or next(iter(apart), f"any length that is {claim.at}")
-        reason = f"{claim.table} has no numbers ({claim.inference}, L_train {l_train}) of {what}"
+        of_labels = [f"with {name} {' or '.join(texts)}" for name, texts in claim.labels.items()]
+        nothing = f"any length that is {claim.at}" if claim.rows else f"any row {', '.join(of_labels)}"
+        what = ", ".join(missing) or next(iter(apart), nothing)
+        reason = (
+            f"{claim.table} has no numbers ({' and '.join(dict.fromkeys(inferences))}, L_train {l_train}) of {what}"
+        )
         return {"verdict": "not judged", "reason": reason}
     numbers = []
-    for (row, length), (other, other_length) in pairs:
-        of, to = found[row, length], found[other, other_length] if over else {}
+    for ((row, length), (other, other_length)), (of, to) in zip(pairs, found):
+        to = to if over else {}
         beside = {"over_row": other, "over_length": other_length} if over else {}
         numbers.append({"row": row, "sequence_length": length, **beside, **_compare(claim, of, to)})
     numbers.sort(key=lambda number: (VERDICTS.index(number["verdict"]), number["margin"]))
@@ -138,18 +152,31 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
     from .comparisons import compare
 
     told = compare(of, over)
+    several = over and len(told.seeds) > 1  # their ratio is one of geometric means
+    mean = statistics.geometric_mean if several else statistics.mean
     if claim.at_least <= told.low and told.high <= claim.at_most:
         verdict = "holds"
     else:
         outside = told.high < claim.at_least or told.low > claim.at_most
         verdict = "does not hold" if outside else "within the spread"
     return {
-        "value": statistics.mean(of[seed].value for seed in told.seeds),
-        **({"over_value": statistics.mean(over[seed].value for seed in told.seeds)} if over else {}),
+        "value": mean(of[seed].value for seed in told.seeds),
+        **({"over_value": mean(over[seed].value for seed in told.seeds)} if over else {}),
         **told._asdict(),
         "margin": min(claim.at_most - told.ratio, told.ratio - claim.at_least),
         "verdict": verdict,
     }
+
+
+def with_labels(claim: Claim, folder: Path) -> Claim:
+    """The claim on those of its rows that have its labels in a results folder."""
+    from .comparisons import load_labels
+
+    if not claim.labels:
+        return claim
+    of, wanted = load_labels(folder, claim.table), claim.labels.items()
+    rows = [row for row in claim.rows if row in of and all(of[row][name] in texts for name, texts in wanted)]
+    return replace(claim, rows=rows)
 
 
 def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
@@ -167,7 +194,9 @@ def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
     for claim in claims:
         about = {key: getattr(claim, key) for key in ("id", "statement", "source", "table", "bounds")}
         for l_train in sorted({l_train for l_train, *_ in cells[claim.table]}):
-            judged.append({**about, "l_train": l_train, **judge(claim, cells[claim.table], l_train)})
+            judged.append(
+                {**about, "l_train": l_train, **judge(with_labels(claim, folder), cells[claim.table], l_train)}
+            )
         if not cells[claim.table]:
             reason = f"there is no {claim.table}.csv in this results folder"
             judged.append({**about, "l_train": None, "verdict": "not judged", "reason": reason})
@@ -188,7 +217,8 @@ def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> st
         "",
         ", ".join(shown) + ".",
         "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, farthest on",
-        "the wrong side of it. They end with how many of the comparisons agree (claims.json lists all). In brackets is",
+        "the wrong side of it, of several seeds the geometric means and their ratio. They end with how many of the",
+        "comparisons agree (claims.json lists all). In brackets is",
         "the 95% interval of the ratio, and what it is of: the text and the seeds, paired; the text alone, with one",
         "seed; the seeds alone, or the two texts as if they were different ones, where the losses of stretches are not",
         "kept. If none is known, the two numbers decide, however close they are.",

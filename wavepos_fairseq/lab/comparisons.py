@@ -44,7 +44,7 @@ Cells = Dict[Where, Dict[int, Cell]]  # then by seed
 
 def load_cells(folder: Path, table: str) -> Cells:
     """The numbers of a table in a results folder, none if it is missing. ValueError if a column is missing."""
-    rows, losses = rows_of(table), None
+    losses = None
     if table == ATTENTION:
         keys = ["row", "l_train", "sequence_length"]
         heads = results.read_sheet(folder, ATTENTION, [*keys, "beyond"])
@@ -64,22 +64,37 @@ def load_cells(folder: Path, table: str) -> Cells:
             return {}
         lines = sheet.rename(columns={"task": "row", "difference": "value"}).assign(inference="full", seed=1)
     else:
-        # Without num_shifts, a fraction of the head's width d, which is 128 in the paper and 64 in wikitext2-cpu.
-        labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
-        known = {tuple(row.labels[label] for label in labels): row.name for row in rows}
-        if len(known) < len(rows):
-            raise ValueError(f"table {table}: two rows differ only in a label d/N, which varies with the head's width")
-        read = results.read_cells(folder, table, labels)
+        read = _read_cells(folder, table)
         if read is None:
             return {}
         losses = results.read_stretches(folder, table, read)
         lines = read.rename(columns={"perplexity": "value"})
-        lines["row"] = [known.get(key) for key in lines[labels].itertuples(index=False, name=None)]
     cells: Cells = defaultdict(dict)
     for line in lines.dropna(subset=["value", "row"]).itertuples():
         where = (line.l_train, line.inference, line.row, line.sequence_length)
         cells[where][line.seed] = Cell(line.value, line.low, line.high, losses and losses_of(losses, line.Index))
     return dict(cells)
+
+
+def load_labels(folder: Path, table: str) -> Dict[str, Dict[str, str]]:
+    """The labels of each row of a table in a results folder, where a label d/N is a number."""
+    read = _read_cells(folder, table)
+    lines = [] if read is None else read.drop_duplicates("row").dropna(subset=["row"]).to_dict("records")
+    return {line["row"]: {name: str(line[name]) for name in rows_of(table)[0].labels} for line in lines}
+
+
+def _read_cells(folder: Path, table: str) -> "Optional[pd.DataFrame]":
+    """`results.read_cells`, and the name of each line's row, None if configs/tables has none with its labels."""
+    rows = rows_of(table)
+    # Without num_shifts, a fraction of the head's width d, which is 128 in the paper and 64 in wikitext2-cpu.
+    labels = [label for label in rows[0].labels if not any(row.labels[label].startswith("d/") for row in rows)]
+    known = {tuple(row.labels[label] for label in labels): row.name for row in rows}
+    if len(known) < len(rows):
+        raise ValueError(f"table {table}: two rows differ only in a label d/N, which varies with the head's width")
+    read = results.read_cells(folder, table, labels)
+    if read is None:
+        return None
+    return read.assign(row=[known.get(key) for key in read[labels].itertuples(index=False, name=None)])
 
 
 def losses_of(stretches: results.Stretches, line: int) -> Optional[Losses]:
@@ -138,7 +153,7 @@ def pairs(folder: Path) -> pd.DataFrame:
     for table, cells in _tables(folder):
         for l_train in sorted({where[0] for where in cells}):
             full = {where: seeds for where, seeds in cells.items() if where[:2] == (l_train, "full")}
-            for length in (l_train, max(length for *_, length in full)):
+            for length in sorted({l_train, max((length for *_, length in full), default=l_train)}):
                 rows = {row: seeds for (_, _, row, at), seeds in full.items() if at == length}
                 for row, other in itertools.combinations(rows, 2):
                     if rows[row].keys() & rows[other].keys():

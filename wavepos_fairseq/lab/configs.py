@@ -28,11 +28,12 @@ _OTHER_SEED = r"-seed\d+$"  # at the end of a folder's name
 class Preset:
     """configs/presets/NAME.yaml.
 
-    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder) or,
-    where framework is transformers, those of its Trainer. Such a preset has no checkpoint, but the shape of a Llama and
-    a tokenizer (see `hf.tokens.write_tokens`). tokens_per_update counts all devices; tokens_per_device is the most that
-    one device takes at a time (fairseq's --max-tokens). slurm: the resources of a run on a cluster, besides its GPUs
-    (see `slurm.submit`).
+    train holds fairseq-train's options without their dashes (``true`` for a switch, ``{run}`` for the run's folder,
+    ``{seed}`` for the end of its parent's name: nothing, or ``-seed2``) or, where framework is transformers, those of
+    its Trainer. Such a preset has no checkpoint, but the shape of a Llama and a tokenizer (see
+    `hf.tokens.write_tokens`). tokens_per_update counts all devices; tokens_per_device is the most that one device takes
+    at a time (fairseq's --max-tokens). slurm: the resources of a run on a cluster, besides its GPUs (see
+    `slurm.submit`).
     """
 
     name: str

@@ -35,7 +35,7 @@ from ..plugin.streams import count
 from . import evaluate, results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .llama_runs import run_of
-from .runs import Broken, InUse, Run, batches, cpu_count
+from .runs import Broken, InUse, Run, batches, cpu_count, folder_end
 from .schedule import Outcome, make_here, make_on_slurm
 from .sweeps import AXES, EXAMPLES, refuse_too_many, sweep_rows
 
@@ -56,8 +56,7 @@ def write_table(
     ]
     of = (rows, preset.l_train, preset.lengths)
     paper = results.read_cells(PAPER, table)
-    subset = str(preset.evaluate.get("subset", "valid"))
-    text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper, subset)
+    text = tables.markdown(*of, f"{title}, preset {preset.name}", preset.corpus, paper, runs[0].subset)
     made_from = manifest(runs, outcomes, refused)
     kept = tables.stretches(rows, preset.lengths)
     results.write_table(folder, table, tables.wide(*of), tables.tidy(*of), text, made_from, kept)
@@ -291,7 +290,7 @@ def _require_framework(preset: str) -> None:
 def _run(args: argparse.Namespace, preset: Preset, row: Row, seed: int) -> Run:
     gpus = preset.gpus if args.gpus is None else args.gpus
     batches(preset, gpus, args.processes)
-    folder = args.runs / (preset.name if seed == 1 else f"{preset.name}-seed{seed}") / row.name
+    folder = args.runs / f"{preset.name}{folder_end(seed)}" / row.name
     data = args.data or ROOT / "data" / preset.corpus
     for option, path, marks in (("--data", data, (":", "${", "\\'")), ("--runs", folder, ("${", "\\'"))):
         read_otherwise = [mark for mark in marks if mark in shown_path(path)]
@@ -332,7 +331,7 @@ def _all_runs(args: argparse.Namespace) -> int:
 
         slurm.refuse_resources(preset.slurm)
         slurm.refuse_without_cluster()
-    folder = args.results / (preset.name if args.seeds or args.seed == 1 else f"{preset.name}-seed{args.seed}")
+    folder = args.results / f"{preset.name}{folder_end(1 if args.seeds else args.seed)}"
     written = results.table_files(folder, args.table)
     for path in [*written, *(run.folder / "training.json" for run in runs)]:
         refuse_unwritable(path)

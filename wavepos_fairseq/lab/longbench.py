@@ -57,6 +57,7 @@ def score(args: argparse.Namespace, samples: Dict[str, List[Sample]]) -> pd.Data
                 f"answer, is {trained} - {room}"
             )
         record: Dict[str, Any] = {"task": task, "metric": _METRICS[task], "max_length": max_length}
+        record["model"] = str(args.model.resolve())
         record["l_train"] = trained or max_length
         if task == RULER:
             record["answers"] = longbench.needles(model, tokenizer, args.model, max_length, args.limit)
@@ -101,6 +102,16 @@ def _records(folder: Path) -> Dict[str, Dict[str, Any]]:
     if not records:
         raise ValueError(f"{shown_path(folder)} has no answers of LongBench; run scripts/longbench.sh --model first")
     return records
+
+
+def _refuse_other_model(folder: Path, model: Path) -> None:
+    """Raises ValueError if the folder has answers of another model. Before 0.5 they do not say whose they are."""
+    for task in _METRICS:
+        record = read_json(folder / f"{task}.json") or {}
+        if record.get("model", str(model.resolve())) != str(model.resolve()):
+            raise ValueError(
+                f"--results {shown_path(folder)} has {task} of {record['model']}: each model needs its own"
+            )
 
 
 def _mean(record: Dict[str, Any]) -> float:
@@ -205,6 +216,7 @@ def _run(args: argparse.Namespace) -> pd.DataFrame:
     if args.model:
         commands.require_longbench()
         refuse_unwritable(args.results / SCORES)
+        _refuse_other_model(args.results, args.model)
     asked = [task for task in args.tasks if task != RULER]
     data = args.data
     if asked and data is None:

@@ -104,6 +104,11 @@ def batch_options(preset: Preset, gpus: int, processes: int) -> List[str]:
     return [*world, "--max-tokens", str(at_a_time * preset.l_train), "--update-freq", str(update_freq)]
 
 
+def folder_end(seed: int) -> str:
+    """How the name of a preset's folder of runs or results ends for a seed."""
+    return "" if seed == 1 else f"-seed{seed}"
+
+
 @dataclass(frozen=True)
 class Run:
     """One row, trained and evaluated with a preset in a folder of its own. Commands run in the project's root."""
@@ -153,15 +158,28 @@ class Run:
             *(shown_path(self.data), "--user-dir", "wavepos_fairseq", "--save-dir", shown_path(self.folder)),
             *("--task", "language_modeling_wavepos", "--tokens-per-sample", str(self.preset.l_train)),
             *batch_options(self.preset, self.gpus, self.processes),
-            *(word.replace("{run}", shown_path(self.folder)) for word in as_arguments(self.trained_with())),
+            *(self._filled(word) for word in as_arguments(self.trained_with())),
             *("--seed", str(self.seed)),
             *(position_arguments(self.row.position) if self.row.position else []),
             *self.row.arguments,
         ]
 
+    def _filled(self, word: str) -> str:
+        """{run}: the run's folder. {seed}: how the name of a preset's folder ends."""
+        return word.replace("{run}", shown_path(self.folder)).replace("{seed}", folder_end(self.seed))
+
     def trained_with(self) -> Dict[str, Any]:
         """The preset's options of the training, or the row's in their place."""
         return {**self.preset.train, **self.row.train}
+
+    def evaluated_with(self) -> Dict[str, Any]:
+        """The preset's options of the evaluation, or the row's in their place."""
+        return {**self.preset.evaluate, **self.row.evaluate}
+
+    @property
+    def subset(self) -> str:
+        """The split that is evaluated."""
+        return str(self.evaluated_with().get("subset", "valid"))
 
     def evaluated(self) -> List[str]:
         """What the evaluation reads: the data and the trained checkpoint."""
@@ -173,7 +191,7 @@ class Run:
         return [
             *("python", "-m", "wavepos_fairseq.evaluation", *self.evaluated()),
             *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
-            *(as_arguments({**self.preset.evaluate, **self.row.evaluate}) if with_options else []),
+            *(as_arguments(self.evaluated_with()) if with_options else []),
             *([] if self.gpus else ["--cpu"]),
         ]
 
@@ -296,7 +314,7 @@ class Run:
         from ..plugin.streams import load_dictionary, load_stream
 
         dictionary = load_dictionary(str(self.data))
-        load_stream(str(self.data), str(self.preset.evaluate.get("subset", "valid")), dictionary)
+        load_stream(str(self.data), self.subset, dictionary)
         with prefixing_errors(shown_path(self.data / "dict.txt")):
             refuse_cutoffs(fairseq_options(self), len(dictionary))
 
@@ -382,7 +400,7 @@ class Run:
             "row": self.row.name,
             "seed": self.seed,
             "commit": _commit(),
-            "training_command": shlex.join(self.trained.training_command()),
+            "training_command": started["command"] if started else shlex.join(self.trained.training_command()),
             "evaluation_command": shlex.join(self.evaluation_command()),
             "training_seconds": wall and float(wall),  # over all attempts; None after train.sh, or of another row
             "threads": started and started.get("threads"),
@@ -442,7 +460,9 @@ def _by_option(command: str) -> Dict[str, str]:
             given[option] = value if is_given else "given"
         else:
             given[option] = word if given[option] in ("", "given") else f"{given[option]} {word}"
-    unread = ["--save-dir", "--tensorboard-logdir", "--path", "--output", "--output_dir", "--model"]
+    if "--path" in given:
+        given["--path"] = Path(given["--path"]).name
+    unread = ["--save-dir", "--tensorboard-logdir", "--output", "--output_dir", "--model"]
     unread.append("--task")  # both tasks give the same numbers
     return {option: text for option, text in given.items() if option not in unread}
 
@@ -521,9 +541,10 @@ def execute(
         if result is None:
             failed.unlink(missing_ok=True)
             try:
-                if run.row.trained:
-                    execute(run.trained, environment, patience=patience, stop=stop)
-                result = _execute(run, lock, environment, progress, stop)
+                trained = run.trained
+                with trained.locked(patience, stop) if run.row.trained else contextlib.nullcontext(lock) as of_trained:
+                    _train(trained, of_trained, environment, progress, stop)
+                result = _evaluate(run, lock, environment, stop)
             except RunFailed as error:
                 with contextlib.suppress(OSError):  # a full disk leaves no file, rather than an empty one
                     write_whole(failed, str(error))
@@ -532,18 +553,21 @@ def execute(
         return result
 
 
-def _execute(run: Run, lock: int, environment, progress, stop) -> Dict[str, Any]:
+def _train(run: Run, lock: int, environment, progress, stop) -> None:
     def on_line(line: str) -> None:
         logged = _logged(line)
         if logged:
             progress(int(logged["num_updates"]), float(logged["loss"]))
 
-    def follow(start: Callable[..., "subprocess.Popen[bytes]"], log: str) -> None:
-        _follow(functools.partial(start, lock, environment), run.folder / log, on_line, stop)
+    if not run.is_trained():
+        _follow(functools.partial(run.train, lock, environment), run.folder / "train.log", on_line, stop)
+        if not run.is_trained():
+            raise RunFailed(f"the training ended before update {run.max_update}, as its options may say")
 
-    if not run.trained.is_trained():
-        follow(run.train, "train.log")
-    follow(run.evaluate, "evaluation.log")
+
+def _evaluate(run: Run, lock: int, environment, stop) -> Dict[str, Any]:
+    start = functools.partial(run.evaluate, lock, environment)
+    _follow(start, run.folder / "evaluation.log", lambda line: None, stop)
     return run.record()
 
 

@@ -64,7 +64,7 @@ def _rows_by_wavelets(head_dim: int) -> Dict[Tuple, Row]:
     rows = {}
     for row in [row for table in names("tables") for row in load_table(table)[1]]:
         of_wavelets = "wavelet" in row.position["name"].split("+") and set(row.position) <= set(AXES.values())
-        if of_wavelets and not row.trained:
+        if of_wavelets and not (row.trained or row.train):
             with contextlib.suppress(ValueError):  # made for wider heads
                 rows[_wavelets(row, head_dim)] = replace(row, evaluate={})
     return rows

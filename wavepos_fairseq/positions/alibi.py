@@ -72,6 +72,7 @@ class LinearBias(Position):
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         if not hasattr(self, "log_slopes"):
             return _biases(num_lags, self.slopes, like.dtype, like.device).T  # (num_lags, H) -> (H, num_lags)
-        lag = torch.arange(num_lags, dtype=like.dtype, device=like.device)
-        bias = -self.log_slopes.to(like).exp()[:, None] * lag  # (heads with a bias, num_lags)
-        return F.pad(bias, (0, 0, 0, self.num_heads - len(bias)))  # (H, num_lags)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        lag = torch.arange(num_lags, dtype=dtype, device=like.device)
+        bias = -self.log_slopes.to(like.device, dtype).exp()[:, None] * lag  # (heads with a bias, num_lags)
+        return F.pad(bias, (0, 0, 0, self.num_heads - len(bias))).to(like)  # (H, num_lags)

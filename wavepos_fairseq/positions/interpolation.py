@@ -30,12 +30,12 @@ def stretches(wavelengths: Tensor, method: str, factor: float, l_train: int) -> 
     """
     logarithm = wavelengths.double().log()
     shortest, longest = logarithm.min().item(), logarithm.max().item()
-    if method == "linear" or shortest == longest:
+    if method == "linear" or (method == "ntk" and shortest == longest):
         return torch.full_like(logarithm, factor)
     if method == "ntk":
         return factor ** ((logarithm - shortest) / (longest - shortest))
     low, high = (math.log(l_train / turns) for turns in _TURNS)
-    low = max(low, shortest)
+    low = min(max(low, shortest), high)
     ramp = ((logarithm - low) / max(high - low, 1e-3)).clamp(0, 1)  # 0: the wave stays
     return 1 / (ramp / factor + 1 - ramp)
 
@@ -58,7 +58,7 @@ def interpolated(position: Position, method: str, l_train: int, factor: Optional
     if not any(part.overrides("stretched") for part in parts):
         raise ValueError(
             f"position_interpolation={method!r} stretches wavelengths, and this representation has none; accepted is "
-            "one with rope, rope-wavelet, trans-xl or wavelet"
+            "one with rope, rope-wavelet, trans-xl, wavelet or xpos"
         )
     made = [
         _InterpolatedPosition(part, method, l_train, factor) if part.overrides("stretched") else part for part in parts
@@ -73,6 +73,10 @@ class _InterpolatedPosition(Position):
         super().__init__(position.head_dim, position.num_heads)
         self.position = position
         self.method, self.l_train, self.factor = method, l_train, factor
+
+    def overrides(self, *methods: str) -> bool:  # type: ignore[override]
+        """Whether `position` does, whose slots these are."""
+        return self.position.overrides(*methods)
 
     def _at(self, num_keys: int) -> Position:
         factor = max(1.0, num_keys / self.l_train) if self.factor is None else self.factor
@@ -95,5 +99,17 @@ class _InterpolatedPosition(Position):
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         return self._at(num_lags).relative(num_lags, like)
 
+    def relative_query(self, query: Tensor) -> Tensor:
+        return self.position.relative_query(query)
+
     def factors(self, num_lags: int, like: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
         return self._at(num_lags).factors(num_lags, like)
+
+    def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
+        return self._at(num_lags).bias(num_lags, like)
+
+    def gates(self, hidden: Tensor) -> Optional[Tensor]:
+        return self.position.gates(hidden)
+
+    def key_bias(self, gates: Optional[Tensor]) -> Optional[Tensor]:
+        return self.position.key_bias(gates)

@@ -38,6 +38,14 @@ def _rotations(
     return torch.stack((angle.cos(), angle.sin()), dim=-1).to(device, dtype)
 
 
+def _as_complex(pairs: Tensor) -> Tensor:
+    """(.., 2) -> (..), of a copy where the layout in memory does not allow a view."""
+    *strides, of_pair = pairs.stride()
+    if of_pair != 1 or any(number % 2 for number in (pairs.storage_offset(), *strides)):
+        pairs = pairs.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(pairs)
+
+
 @register_position("rope")
 class RotaryPosition(Position):
     """Slot R: pair i of the dimensions of position m is turned by the angle m theta_i, in queries as in keys."""
@@ -78,7 +86,7 @@ class RotaryPosition(Position):
         rotations = _rotations(first + key.size(-2), *table)[first:]
         pairs = key.to(dtype).unflatten(-1, self.shape)  # (.., S, d) -> (.., S, d / 2, 2) or (.., S, 2, d / 2)
         if self.axis == -1 and not is_traced():  # ONNX has no complex numbers
-            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
+            turned = torch.view_as_real(_as_complex(pairs) * torch.view_as_complex(rotations))
         else:
             (one, other), (cos, sin) = pairs.unbind(self.axis), rotations.unbind(-1)  # each (.., S, d / 2)
             turned = torch.stack((one * cos - other * sin, one * sin + other * cos), dim=self.axis)

@@ -6,10 +6,11 @@ for each position.) The lower row of each block is (sin, cos), as in RoPE; we re
 first block as a misprint.
 
 The sums make large scores. For independent standard normal entries, q . k has a standard deviation of about
-d^1.5 / sqrt(12) instead of RoPE's sqrt(d): 37 times as much at d = 128. In half precision, queries and keys are rounded
-before the sums in fp32, so this representation loses more accuracy there than any other.
+d^1.5 / sqrt(12) instead of RoPE's sqrt(d): 37 times as much at d = 128. In half precision, queries and keys are summed
+in fp32 and rounded then, so this representation loses more accuracy there than any other.
 """
 
+import torch
 from torch import Tensor
 
 from . import register_position
@@ -21,5 +22,6 @@ class RotaryWaveletPosition(RotaryPosition):
     """Slot R: pair i of position m is the sum of the pairs up to i, turned by the angle m theta_i."""
 
     def rotate_key(self, key: Tensor, first: int) -> Tensor:
-        pairs = key.unflatten(-1, self.shape)  # (.., d) -> (.., d / 2, 2) or (.., 2, d / 2)
+        summed_in = torch.promote_types(key.dtype, torch.float32)
+        pairs = key.to(summed_in).unflatten(-1, self.shape)  # (.., d) -> (.., d / 2, 2) or (.., 2, d / 2)
         return super().rotate_key(pairs.cumsum(-3 - self.axis).reshape_as(key), first).to(key)

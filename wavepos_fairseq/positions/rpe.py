@@ -38,4 +38,5 @@ class LearnedPosition(Position):
 
     def factors(self, num_lags: int, like: Tensor) -> Tuple[None, Tensor]:
         """p(t) minus the vector of the furthest lags, so that p is zero from the clip on."""
-        return None, (self.embedding[:-1] - self.embedding[-1])[:num_lags].to(like)
+        table = self.embedding.to(like)
+        return None, (table[:-1] - table[-1])[:num_lags]

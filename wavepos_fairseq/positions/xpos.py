@@ -1,6 +1,6 @@
 """xPos: RoPE whose pairs of dimensions also decay over the lag (Sun et al., 2023, section 3)."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import torch
 from torch import Tensor
@@ -14,11 +14,14 @@ GAMMA = 0.4  # Sun et al.'s: the pair that turns fastest decays by 0.4 / 1.4 in 
 
 
 @cached_rows
-def _decays(num_positions: int, head_dim: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """zeta_i^(m / scale), zeta_i = (2i / d + gamma) / (1 + gamma): (num_positions, d / 2), from fp64."""
+def _decays(
+    num_positions: int, head_dim: int, scales: Tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """zeta_i^(m / scale_i), zeta_i = (2i / d + gamma) / (1 + gamma): (num_positions, d / 2), from fp64."""
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     zeta = (torch.arange(0, head_dim, 2, **fp64) / head_dim + GAMMA) / (1 + GAMMA)
-    return (zeta ** (torch.arange(num_positions, **fp64)[:, None] / scale)).to(device, dtype)
+    position = torch.arange(num_positions, **fp64)[:, None]
+    return (zeta ** (position / torch.tensor(scales, **fp64))).to(device, dtype)
 
 
 @register_position("xpos")
@@ -26,7 +29,8 @@ class DecayingRotaryPosition(RotaryPosition):
     """Slot R: as `rope`; pair i of a query at m is also multiplied by zeta_i^(m / scale), a key's at n divided by it.
 
     So their product decays as zeta_i^((m - n) / scale). Each factor alone grows with the position: 512 tokens multiply
-    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens, fp32 at 36,000.
+    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens, fp32 at 36,000. A pair that is
+    stretched decays as slowly as it turns.
     """
 
     def __init__(
@@ -49,5 +53,6 @@ class DecayingRotaryPosition(RotaryPosition):
 
     def _decay(self, like: Tensor, first: int) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)
-        decays = _decays(first + like.size(-2), self.head_dim, self.xpos_scale, dtype, like.device)[first:]
+        scales = tuple(self.xpos_scale * stretch for stretch in self.stretches)
+        decays = _decays(first + like.size(-2), self.head_dim, scales, dtype, like.device)[first:]
         return decays[..., None].expand(-1, -1, 2).flatten(1)  # (S, d / 2) -> (S, d), both of a pair
