@@ -1019,6 +1019,20 @@ def test_keys_may_have_any_layout_in_memory(name, pairs):
         assert torch.equal(layout, key) and torch.equal(position.rotate_key(layout, 3), expected)
 
 
+@pytest.mark.parametrize("position", [None, "wavelet"])
+def test_what_is_no_position_is_refused(position):
+    x = torch.zeros(1, 2, 3, 16)
+    with pytest.raises(ValueError, match=f"^position must be a Position, .*build_position makes, not {position!r}$"):
+        attention.causal_attention(x, x, x, position)
+
+
+@pytest.mark.parametrize("implementation", ["blockwise", "reference"])
+def test_gates_that_nothing_reads_are_refused(implementation):
+    x, rope = torch.zeros(1, 2, 3, 16), build("rope", 16, 2)
+    with pytest.raises(ValueError, match="^gates are given, but RotaryPosition has no slot c that reads them$"):
+        attention.causal_attention(x, x, x, rope, implementation=implementation, gates=torch.zeros(1, 2, 3))
+
+
 @pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, math.nan])
 def test_a_dropout_that_is_no_probability_or_drops_all_is_refused(dropout_p):
     x = torch.zeros(1, 2, 3, 16)

@@ -889,12 +889,18 @@ def test_a_representation_without_initial_values_for_what_it_learns_says_so_when
             {"wavelet_scales": "1"},
             "^wavelet_scales='1' is given, but position_encoding='rope' does not read it; it is read by .*wavelet",
         ),
-        ("nope", {"nonsense": 1}, "^nonsense=1 is given, but position_encoding='nope' does not read it$"),
+        ("nope", {"nonsense": 1}, "^nonsense=1 is given, .*'nope' does not read it; accepted are none$"),
+        ("rope", {"theta": 1}, "does not read it; accepted are rope_theta, rope_pairs$"),
+        ("rope", {"rope_theta": "big"}, "^rope_theta='big': must be a number$"),
+        ("wavelet", {"wavelet_scales": [1, 2]}, r"^wavelet_scales=\[1, 2\]: must be a text$"),
+        ("t5", {"t5_num_buckets": 8.5}, "^t5_num_buckets=8.5: must be a whole number$"),
+        ("alibi", {"num_heads": 0}, "^num_heads=0: must be a whole number > 0$"),
+        ("wavelet", {"head_dim": "64"}, "^head_dim='64': must be a whole number > 0$"),
     ],
 )
 def test_bad_options_are_refused_by_name_and_value(name, options, message):
     with pytest.raises(ValueError, match=message):
-        build_position(name, head_dim=128, num_heads=8, **options)
+        build_position(name, **{"head_dim": 128, "num_heads": 8, **options})
 
 
 @pytest.mark.parametrize("wavelet, scales", [("ricker", "2.0..2.7"), ("db4", "1..8")])

@@ -268,3 +268,8 @@ def test_a_comma_list_of_whole_numbers_parses_to_itself(numbers):
 def test_a_range_from_a_to_b_has_b_minus_a_plus_1_members(first, steps):
     numbers = parse_numbers(f"{first}..{first + steps}", "wavelet_shifts")
     assert len(numbers) == steps + 1 and (numbers[0], numbers[-1]) == (first, first + steps)
+
+
+def test_an_unknown_direction_is_refused_with_those_that_are_accepted():
+    with pytest.raises(ValueError, match="^direction='x' is unknown; accepted are past, future, scaled$"):
+        wavelet_basis("ricker", [1.0], [0.0], "x", 4)

@@ -146,6 +146,8 @@ def wavelets_at(lags: Tensor, wavelet: str, scales: Sequence[float], shifts: Seq
     Returns fp64 (T, len(scales) * len(shifts)) on the CPU. Column j is a pair (a, b) of scale and shift, the scales
     running fastest, as in Eq. 4.
     """
+    if direction not in SHIFT_DIRECTIONS:
+        raise ValueError(f"direction={direction!r} is unknown; accepted are {', '.join(SHIFT_DIRECTIONS)}")
     fp64: Dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     of_scales = (lags if lags.dim() == 2 else lags[:, None]).double()  # (T, scales or 1)
     shift = torch.tensor(shifts, **fp64)

@@ -88,11 +88,14 @@ def _of_heads(shared: Tensor, query: Tensor) -> Tensor:
 
 
 def bias_of_keys(position: Position, gates: Optional[Tensor], query: Tensor, num_keys: int) -> Optional[Tensor]:
-    """Slot c, fp64 (B, H, S). Raises ValueError for gates of another shape."""
+    """Slot c, fp64 (B, H, S). Raises ValueError for gates of another shape, or that nothing reads."""
     accepted = (*query.shape[:2], num_keys)
     if gates is not None and gates.shape != accepted:
         raise ValueError(f"gates of shape {tuple(gates.shape)}: accepted is (B, H, S), here {accepted}")
-    return position.key_bias(gates)
+    key_bias = position.key_bias(gates)
+    if gates is not None and key_bias is None:
+        raise ValueError(f"gates are given, but {type(position).__name__} has no slot c that reads them")
+    return key_bias
 
 
 def refuse_second_derivatives() -> None:
@@ -105,6 +108,8 @@ def check_tensors(
     query: Tensor, key: Tensor, value: Tensor, position: Position, segments: Optional[Tensor] = None
 ) -> Tuple[int, int, int]:
     """L, S and d. Raises ValueError where shapes, dtypes, devices or the representation do not fit together."""
+    if not hasattr(position, "num_heads"):
+        raise ValueError(f"position must be a Position, which build_position makes, not {position!r}")
     tensors = (query, key, value)
     fit = query.dim() == 4 and key.shape == value.shape and _batch_and_width(query) == _batch_and_width(key)
     if not fit:

@@ -243,11 +243,13 @@ def _parser() -> argparse.ArgumentParser:
             text = f"one or more values of --{flag} ({EXAMPLES[axis]})"
             required = command is sweep and axis == "wavelet"
             command.add_argument(f"--{axis}", nargs="+", metavar="X", required=required, help=text)
-    of_model = "with --model FOLDER --text FILE --lengths N,..., a model of transformers is evaluated instead"
+    of_row = "ROW is a row of any table. Further options are those of fairseq-train, or of Trainer for a Llama."
+    of_model = " With --model FOLDER --text FILE --lengths N,..., a model of transformers is evaluated instead."
     for name in ("train", "evaluate"):
         one = added.add_parser(name, parents=[common], help=f"{name} one row, or any options", allow_abbrev=False)
-        one.epilog = of_model if name == "evaluate" else None
-        one.add_argument("preset", help=", ".join(names("presets")))
+        one.epilog = of_row + (of_model if name == "evaluate" else "")
+        one.usage = f"wavepos {name} PRESET [ROW] [OPTION ...]"
+        one.add_argument("preset", metavar="PRESET", help=", ".join(names("presets")))
         one.add_argument("--seed", **seed)
         one.add_argument("--name", help="the run's name (default: the row's, or made from the options)")
         one.add_argument("--dry-run", action="store_true", help="print the command and stop")
@@ -261,7 +263,9 @@ def main(arguments=None) -> int:
     parser = _parser()
     args, options = parser.parse_known_args(words)
     if args.command in ("reproduce", "sweep", "status") and options:
-        parser.error(f"unrecognized arguments: {' '.join(options)}")
+        said = f"wavepos {args.command} --help shows what is accepted"
+        print(f"error: unrecognized arguments: {' '.join(options)}; {said}", file=sys.stderr)
+        return 2
     if args.command != "status" or not args.table:  # a table's status needs files only
         _require_framework(args.preset)
     if getattr(args, "launcher", "local") == "slurm":
@@ -270,7 +274,7 @@ def main(arguments=None) -> int:
     with contextlib.nullcontext() if only_prints else commands.progress_fails_nothing():
         try:
             return _one_run(args, options) if args.command in ("train", "evaluate") else _all_runs(args)
-        except (ValueError, InUse, OSError) as error:
+        except (ValueError, InUse, OSError, ImportError) as error:  # the last where transformers is broken
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
@@ -307,7 +311,7 @@ def _all_runs(args: argparse.Namespace) -> int:
         _refuse_table_name(args.table)
     grid = {axis: getattr(args, axis) for axis in AXES if getattr(args, axis, None)}
     if bool(grid) == bool(args.table) and args.command == "status":
-        raise ValueError("give either a table or a sweep's grid (--wavelet ...)")
+        raise ValueError(f"give either a table ({', '.join(names('tables'))}) or a sweep's grid (--wavelet ...)")
     if grid:
         title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
     else:
@@ -363,6 +367,8 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
         run = replace(run, data=_prepared(args.data, preset))
         if args.command == "train":
             run.refuse_data()
+        else:
+            run.refuse_untrained()
     print(shlex.join(run.training_command() if args.command == "train" else run.evaluation_command()), flush=True)
     if args.dry_run:
         for line in run.counted() if args.command == "train" else []:

@@ -308,6 +308,11 @@ class Run:
             if matters and getattr(options, switch):
                 raise ValueError(f"--{switch.replace('_', '-')}: {self.preset.name} needs {name}, which is not written")
 
+    def refuse_untrained(self) -> None:
+        """Raises ValueError if there is no checkpoint."""
+        if not self.checkpoint.exists():
+            raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
+
     def refuse_data(self) -> None:
         """Raises ValueError if the data lack what the run reads at its start or hours later."""
         from ..models.transformer_lm_wavelet import refuse_cutoffs
@@ -387,8 +392,7 @@ class Run:
 
     def evaluate(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
         """Starts the evaluation. Raises ValueError if there is no checkpoint."""
-        if not self.checkpoint.exists():
-            raise ValueError(f"{shown_path(self.checkpoint)} does not exist: train it first with scripts/train.sh")
+        self.refuse_untrained()
         return _start(self.evaluation_command()[2:], lock, self._threads(environment), environment, output)
 
     def record(self) -> Dict[str, Any]:

@@ -9,8 +9,9 @@ the entry-point group ``wavepos_fairseq.positions``, which is read when a name o
 
 import importlib.metadata
 import inspect
+import numbers
 import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Type
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Type
 
 from typing_extensions import get_type_hints  # typing's own drops Annotated on Python 3.8
 
@@ -27,6 +28,12 @@ class Option(NamedTuple):
     readers: List[str]
 
 
+_KINDS = {  # by an option's type: how that is called, and what it may be
+    str: ("a text", str),
+    Optional[str]: ("a text", str),
+    float: ("a number", numbers.Real),
+    int: ("a whole number", numbers.Integral),
+}
 _REGISTRY: Dict[str, Type[Position]] = {}
 _UNREAD_GROUPS = ["wavepos_fairseq.positions"]
 _UNUSABLE: Dict[str, str] = {}  # entry points by name, and why they cannot be loaded
@@ -141,6 +148,9 @@ def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) 
     order. Raises ValueError for an unknown name, for parts that do not go together (`position_parts`), for options
     that the representation does not read or that two of its parts do, and for bad values.
     """
+    for what, number in (("head_dim", head_dim), ("num_heads", num_heads)):
+        if not isinstance(number, numbers.Integral) or number < 1:
+            raise ValueError(f"{what}={number!r}: must be a whole number > 0")
     parts = position_parts(name)
     given = {option: value for option, value in options.items() if value is not None}
     accepted = {part: _constructor_options(cls) for part, cls in parts.items()}
@@ -148,13 +158,17 @@ def build_position(name: str, *, head_dim: int, num_heads: int, **options: Any) 
         readers = [part for part in parts if option in accepted[part]]
         if not readers:
             known = position_options().get(option)
-            hint = f"; it is read by {', '.join(known.readers)}" if known else ""
-            raise ValueError(f"{option}={value!r} is given, but position_encoding={name!r} does not read it{hint}")
+            reads = ", ".join(dict.fromkeys(option for options in accepted.values() for option in options)) or "none"
+            hint = f"it is read by {', '.join(known.readers)}" if known else f"accepted are {reads}"
+            raise ValueError(f"{option}={value!r} is given, but position_encoding={name!r} does not read it; {hint}")
         if len(readers) > 1:
             raise ValueError(
                 f"{option}={value!r} is given, but {' and '.join(readers)} of position_encoding={name!r} both read it; "
                 "accepted is an option that one part reads"
             )
+        said, kind = _KINDS.get(accepted[readers[0]][option].type, ("", object))
+        if not isinstance(value, kind):
+            raise ValueError(f"{option}={value!r}: must be {said}")
     built = [
         cls(head_dim, num_heads, **{option: value for option, value in given.items() if option in accepted[part]})
         for part, cls in parts.items()
