@@ -272,7 +272,8 @@ def test_the_readme_judges_as_the_claims_do_and_its_numbers_are_those_of_the_tab
         named = re.findall(r"\d+\.\d+", shown)
         assert named and set(named) <= numbers
     text = " ".join(README.read_text(encoding="utf-8").split())
-    assert f"judges {len(claims)} statements" in text
+    judged = sum(claim["verdict"] != "not judged" for claim in claims)
+    assert f"judges {judged} of {len(claims)} statements" in text
 
 
 def test_the_results_page_counts_the_verdicts():
