@@ -39,7 +39,7 @@ import hooks  # noqa: E402
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 PAGES = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FORMULA, RESULTS = ROOT / "docs" / "formula.md", ROOT / "docs" / "results.md"
-LONG, COMBINED = ROOT / "docs" / "long-context.md", ROOT / "docs" / "combinations.md"
+LONG, COMBINED, SHIFT = (ROOT / "docs" / f"{page}.md" for page in ("long-context", "combinations", "shift-direction"))
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
@@ -191,11 +191,11 @@ def csv_of(preset, table):
             }
 
 
-@pytest.mark.parametrize("table", ["table1", "shift-direction", "shift-direction-seeds"])
+@pytest.mark.parametrize("table", ["table1", "shift-direction", "combinations-seeds"])
 def test_the_site_has_the_numbers_of_each_csv_on_the_page_of_its_table(site, table):
-    html = (site / "results" / "wikitext2-cpu" / f"{table}.html").read_text(encoding="utf-8")
-    text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
-    for row in csv_of("wikitext2-cpu", table):
+    html = (site / "results" / "wikitext2-chars-cpu" / f"{table}.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>|\(\d of \d seeds\)", " ", html).split())
+    for row in csv_of("wikitext2-chars-cpu", table):
         assert " ".join(cell for name, cell in row.items() if name != "inference") in text
 
 
@@ -251,6 +251,49 @@ def test_the_page_on_combinations_has_the_numbers_of_its_tables():
     for name, of_page in table_of(COMBINED, "attention beyond L_train")[1].items():
         both = "alibi" if name == "NoPE" else f"{alone[name]}+alibi"
         assert of_page == [shares[alone[name]], shares[both]]
+
+
+def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():
+    wavelets = {row.labels["wavelet"]: row.labels["wavelet"] for row in load_table("shift-direction")[1]}
+    exponents = {"all scales 2^0": "0..0 (all scales 2^0)", "2^0 to 2^7": "0..7", "2^0 and 2^1": "0..1", "2^7": "7..7"}
+    ours = {
+        (row["wavelet"], row["scale_exponents"], row["direction"]): row
+        for row in csv_of("wikitext2-chars-cpu", "shift-direction")
+    }
+    with (ROOT / "results" / "paper" / "table3.csv").open(encoding="utf-8") as lines:
+        paper = {
+            (row["wavelet"], row["scale_exponents"], row["sequence_length"]): row["perplexity"]
+            for row in csv.DictReader(lines)
+            if row["scale_exponents"] != "0..7" or row["num_shifts"] == "16"
+        }
+
+    def of(name):
+        """A row's cells by reading, then the paper's by length."""
+        wavelet, scales = name.split(", ")
+        row = wavelets[wavelet], exponents[scales]
+        readings = [ours.get((*row, reading)) for reading in ("past", "future", "scaled")]
+        return readings, {length: paper[(*row, length)] for length in ("512", "2512")}
+
+    for length, papers_length in (("128", "512"), ("628", "2512")):
+        _, shown = table_of(SHIFT, f"perplexity at {length}")
+        assert len(shown) == 6
+        for name, cells in shown.items():
+            readings, papers = of(name)
+            expected = [row[length] if row else "as past" for row in readings]
+            assert cells == [*expected, papers[papers_length]], name
+
+    def means(name, length, papers_length):
+        readings, papers = of(name)
+        cells = [(row or readings[0])[length] for row in readings]
+        return [float(cell.split()[0]) for cell in [*cells, papers[papers_length]]]
+
+    eight = means("Ricker, 2^0 to 2^7", "128", "512")
+    for name, shown in table_of(SHIFT, "at L_train, over Ricker with eight scales")[1].items():
+        ratios = [one / other for one, other in zip(means(name, "128", "512"), eight)]
+        assert shown == [f"{100 * (ratio - 1):+.1f}%" for ratio in ratios], name
+    for name, shown in table_of(SHIFT, "× at 5 × L_train")[1].items():
+        ratios = [one / other for one, other in zip(means(name, "628", "2512"), means(name, "128", "512"))]
+        assert shown == [f"{ratio:.2f}" for ratio in ratios], name
 
 
 def test_the_results_page_has_the_numbers_at_twice_the_length():

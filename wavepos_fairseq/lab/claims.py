@@ -114,35 +114,28 @@ def _accept(what: str, given: Iterable[str], accepted: Sequence[str]) -> None:
 def judge(claim: Claim, cells: Cells, l_train: int) -> Dict[str, Any]:
     """The verdict and its numbers, the deciding comparison first; or the reason why the claim is not judged."""
     lengths = sorted({length for trained, _, _, length in cells if trained == l_train})
-    over = claim.over
-    inferences = claim.inference, over.get("inference", claim.inference)
+    over, inferences = claim.over, (claim.inference, claim.over.get("inference", claim.inference))
     pairs = [
-        ((row, length), (other, other_length))
+        ((l_train, inferences[0], row, length), (l_train, inferences[1], other, other_length))
         for row in claim.rows
         for length in LENGTHS[claim.at](lengths, l_train)
         for other in over.get("rows", [row])
         for other_length in (LENGTHS[over["at"]](lengths, l_train) if "at" in over else [length])
     ]
-    found = [
-        tuple(cells.get((l_train, inference, *cell), {}) for inference, cell in zip(inferences, pair)) for pair in pairs
-    ]
-    missing = {row: "" for pair, both in zip(pairs, found) for (row, _), seeds in zip(pair, both) if not seeds}
-    apart = [
-        f"{pair[0][0]} and {pair[1][0]} with one seed" for pair, (of, to) in zip(pairs, found) if not {*of} & {*to}
-    ]
+    found = {where: cells.get(where, {}) for pair in pairs for where in pair}
+    missing = dict.fromkeys(row for (_, _, row, _), seeds in found.items() if not seeds)
+    apart = [f"{of[2]} and {to[2]} with one seed" for of, to in pairs if not found[of].keys() & found[to].keys()]
     if apart or not pairs:
-        of_labels = [f"with {name} {' or '.join(texts)}" for name, texts in claim.labels.items()]
-        nothing = f"any length that is {claim.at}" if claim.rows else f"any row {', '.join(of_labels)}"
+        labels = " and ".join(f"{name} {' or '.join(texts)}" for name, texts in claim.labels.items())
+        nothing = f"any length that is {claim.at}" if claim.rows else f"any row with {labels}"
         what = ", ".join(missing) or next(iter(apart), nothing)
-        reason = (
-            f"{claim.table} has no numbers ({' and '.join(dict.fromkeys(inferences))}, L_train {l_train}) of {what}"
-        )
-        return {"verdict": "not judged", "reason": reason}
+        where = f"{' and '.join(dict.fromkeys(inferences))}, L_train {l_train}"
+        return {"verdict": "not judged", "reason": f"{claim.table} has no numbers ({where}) of {what}"}
     numbers = []
-    for ((row, length), (other, other_length)), (of, to) in zip(pairs, found):
-        to = to if over else {}
-        beside = {"over_row": other, "over_length": other_length} if over else {}
-        numbers.append({"row": row, "sequence_length": length, **beside, **_compare(claim, of, to)})
+    for of, to in pairs:
+        beside = {"over_row": to[2], "over_length": to[3]} if over else {}
+        told = _compare(claim, found[of], found[to] if over else {})
+        numbers.append({"row": of[2], "sequence_length": of[3], **beside, **told})
     numbers.sort(key=lambda number: (VERDICTS.index(number["verdict"]), number["margin"]))
     return {"verdict": numbers[0]["verdict"], "numbers": numbers}
 
@@ -193,10 +186,9 @@ def judge_all(claims: List[Claim], folder: Path) -> List[Dict[str, Any]]:
     judged = []
     for claim in claims:
         about = {key: getattr(claim, key) for key in ("id", "statement", "source", "table", "bounds")}
+        fitting = with_labels(claim, folder)
         for l_train in sorted({l_train for l_train, *_ in cells[claim.table]}):
-            judged.append(
-                {**about, "l_train": l_train, **judge(with_labels(claim, folder), cells[claim.table], l_train)}
-            )
+            judged.append({**about, "l_train": l_train, **judge(fitting, cells[claim.table], l_train)})
         if not cells[claim.table]:
             reason = f"there is no {claim.table}.csv in this results folder"
             judged.append({**about, "l_train": None, "verdict": "not judged", "reason": reason})

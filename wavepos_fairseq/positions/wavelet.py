@@ -69,9 +69,9 @@ class WaveletPosition(FixedRelativePosition):
         ] = None,
         wavelet_shift_direction: Annotated[
             str,
-            "where a shift moves a wavelet's centre. past: b tokens into the past, (t - b) / a, Eq. 14 as printed; "
-            "future: b tokens ahead, (t + b) / a; scaled: a times b tokens into the past, t / a - b (for a discrete "
-            "wavelet a is 2^level)",
+            "where a shift moves a wavelet's centre. past: b tokens into the past, (t - b) / a, Eq. 14 as printed and "
+            "the nearest to Table 3 at L_train (docs/shift-direction.md); future: b tokens ahead, (t + b) / a; scaled: "
+            "a times b tokens into the past, t / a - b (for a discrete wavelet a is 2^level)",
         ] = "past",
         *,
         wavelet_learn: Annotated[
