@@ -263,7 +263,11 @@ def test_a_seed_draws_the_same_parameters_in_any_order_of_the_names(registered):
             {"rope_theta": 1e4},
             r"^rope_theta=10000.0 is given, but position_encoding='wavelet\+alibi' does not read it; it is read by",
         ),
-        ("wavelet+alibi", {"nonsense": 1}, r"^nonsense=1 is given, but .*'wavelet\+alibi' does not read it$"),
+        (
+            "wavelet+alibi",
+            {"nonsense": 1},
+            r"^nonsense=1 is given, but .*'wavelet\+alibi' does not read it; accepted are alibi_slopes",
+        ),
         (
             "wavelet+wavelet-2",
             {"wavelet": "haar"},

@@ -682,7 +682,7 @@ def test_a_literal_pad_in_the_text_is_refused_with_what_it_is(refuses, data_bin,
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"decoder_attention_heads": -1}, "a head has -32 dimensions"),
+        ({"decoder_attention_heads": -1}, "head_dim=-32: must be a whole number > 0"),
         ({"adaptive_softmax_cutoff": "20,4000", "adaptive_input_cutoff": "20,4000"}, "accepted are ascending numbers"),
         ({"wavelet_scales": "none"}, "--wavelet-scales"),
     ],

@@ -167,6 +167,8 @@ def test_a_seed_that_failed_is_left_out_of_the_mean_and_missed_in_words(rows):
     text = tables.markdown(several, 512, LENGTHS, "Table 1", "wikitext-103", None)
     assert "| 18.49 ± 0.71 (2 of 3 seeds) |" in text
     assert tables.wide(several, 512, LENGTHS)["2512"].tolist()[-1] == "18.49"
+    one = [*rows, *(row._replace(seed=2, cells="failed" if row == rows[-1] else row.cells) for row in rows)]
+    assert "| 17.99 (1 of 2 seeds) |" in tables.markdown(one, 512, LENGTHS, "Table 1", "wikitext-103", None)
     none = [row._replace(seed=seed, cells="failed") for seed in (1, 2) for row in rows]
     assert (tables.wide(none, 512, LENGTHS)["2512"] == "failed").all()
 

@@ -304,7 +304,7 @@ def test_why_unsupported_says_what_is_wrong(monkeypatch):
 
 def test_without_triton_the_module_imports_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = importlib.util.spec_from_file_location("without_triton", kernel.__file__)
+    spec = importlib.util.spec_from_file_location("wavepos_fairseq.attention.without_triton", kernel.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3.3 is not installed"
@@ -312,7 +312,7 @@ def test_without_triton_the_module_imports_and_says_so(monkeypatch):
 
 def test_a_triton_without_what_the_kernel_needs_counts_as_none(monkeypatch):
     monkeypatch.delattr(triton.language, "gather")
-    spec = importlib.util.spec_from_file_location("with_old_triton", kernel.__file__)
+    spec = importlib.util.spec_from_file_location("wavepos_fairseq.attention.with_old_triton", kernel.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.why_unsupported(torch.ones(2, 3, 16)) == "Triton 3.3 is not installed"

@@ -263,9 +263,8 @@ def main(arguments=None) -> int:
     parser = _parser()
     args, options = parser.parse_known_args(words)
     if args.command in ("reproduce", "sweep", "status") and options:
-        said = f"wavepos {args.command} --help shows what is accepted"
-        print(f"error: unrecognized arguments: {' '.join(options)}; {said}", file=sys.stderr)
-        return 2
+        accepted = f"usage: wavepos {args.command} --help shows what is accepted"
+        parser.exit(2, f"{accepted}\nerror: unrecognized arguments: {' '.join(options)}\n")
     if args.command != "status" or not args.table:  # a table's status needs files only
         _require_framework(args.preset)
     if getattr(args, "launcher", "local") == "slurm":
@@ -311,7 +310,8 @@ def _all_runs(args: argparse.Namespace) -> int:
         _refuse_table_name(args.table)
     grid = {axis: getattr(args, axis) for axis in AXES if getattr(args, axis, None)}
     if bool(grid) == bool(args.table) and args.command == "status":
-        raise ValueError(f"give either a table ({', '.join(names('tables'))}) or a sweep's grid (--wavelet ...)")
+        tables = ", ".join(names("tables"))
+        raise ValueError(f"give either a table or a sweep's grid (--wavelet ...); tables are {tables}")
     if grid:
         title, rows = f"Sweep {args.table}", sweep_rows(grid, head_dim_of(preset))
     else:

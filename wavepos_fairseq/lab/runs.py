@@ -547,7 +547,8 @@ def execute(
             try:
                 trained = run.trained
                 with trained.locked(patience, stop) if run.row.trained else contextlib.nullcontext(lock) as of_trained:
-                    _train(trained, of_trained, environment, progress, stop)
+                    told = (lambda update, loss: None) if run.row.trained else progress  # the other row tells its own
+                    _train(trained, of_trained, environment, told, stop)
                 result = _evaluate(run, lock, environment, stop)
             except RunFailed as error:
                 with contextlib.suppress(OSError):  # a full disk leaves no file, rather than an empty one

@@ -138,7 +138,7 @@ def markdown(
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *CELL]
     seeds = sorted({row.seed for row in rows})
-    shown = [mean if std is None else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
+    shown = [mean if pd.isna(std) else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
     shown = [
         text if count in (0, len(seeds)) else f"{text} ({count} of {len(seeds)} seeds)"
         for text, count in zip(shown, cells["count"])
