@@ -191,7 +191,7 @@ def csv_of(preset, table):
             }
 
 
-@pytest.mark.parametrize("table", ["table1", "shift-direction", "combinations-seeds"])
+@pytest.mark.parametrize("table", ["table1", "shift-direction"])
 def test_the_site_has_the_numbers_of_each_csv_on_the_page_of_its_table(site, table):
     html = (site / "results" / "wikitext2-chars-cpu" / f"{table}.html").read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]+>|\(\d of \d seeds\)", " ", html).split())

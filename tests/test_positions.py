@@ -296,8 +296,8 @@ def test_cable_adds_what_the_tokens_between_query_and_key_add_and_is_fox_with_th
     cable, logits = drawn_gates("cable", hidden)
     b = [[sum(-math.log(1 + math.exp(x)) for x in head[: n + 1]) for n in range(7)] for head in logits[0].tolist()]
     found = cable.key_bias(cable.gates(hidden))[0]
-    expected = torch.tensor(b).double()
-    torch.testing.assert_close(found - found[:, -1:], expected[:, -1:] - expected, rtol=0, atol=1e-6)
+    expected = torch.tensor(b, dtype=torch.float64)
+    torch.testing.assert_close(found - found[:, -1:], expected[:, -1:] - expected, rtol=0, atol=1e-12)
     fox = build_position("fox", head_dim=4, num_heads=2).double()
     fox.load_state_dict({name: -value for name, value in cable.state_dict().items()})
     torch.testing.assert_close(fox.key_bias(fox.gates(hidden))[0], found, rtol=0, atol=1e-13)
