@@ -241,7 +241,7 @@ def refuse_path(what: str, name: str) -> None:
 
 
 def find_row(name: str) -> Row:
-    """The row `name` of any table, rather of one that evaluates as presets say. Raises ValueError if there is none."""
+    """The row `name` of any table, first of those that evaluate as presets say. Raises ValueError if there is none."""
     rows: Dict[str, Row] = {}
     for row in [row for table in names("tables") for row in load_table(table)[1]]:
         rows[row.name] = rows.get(row.name, row) if row.evaluate else row
