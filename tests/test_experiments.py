@@ -717,7 +717,9 @@ def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin
     assert "--max-update 1 " in command and "--max-update 4" not in command
     of = [torch.load(small_configs / "runs" / "small" / name / "checkpoint_last.pt") for name in ("alibi", "tuned")]
     assert [saved["optimizer_history"][-1]["num_updates"] for saved in of] == [4, 1]
-    assert all(torch.equal(one, of[1]["model"][name]) for name, one in of[0]["model"].items() if "version" not in name)
+    weights = [{name: one for name, one in saved["model"].items() if name.endswith(("weight", "bias"))} for saved in of]
+    assert len(weights[0]) > 20  # fairseq's buffers besides them hold what was in memory
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-29)  # a weight of zero moves, all others stay
 
 
 def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
