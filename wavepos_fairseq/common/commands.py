@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import io
 import os
 import platform
 import re
@@ -10,9 +11,26 @@ import sys
 from typing import Any, Iterator, List, NoReturn, Optional
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line: the usage of some commands has thirty."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parser(doc: Optional[str], **options: Any) -> argparse.ArgumentParser:
     """A parser with the first line of a module's docstring, if ``python -OO`` has not removed it."""
-    return argparse.ArgumentParser(description=doc and doc.splitlines()[0], **options)
+    return _Parser(description=doc and doc.splitlines()[0], **options)
+
+
+@contextlib.contextmanager
+def refusals_raise() -> Iterator[None]:
+    """Within, what argparse refuses raises ValueError with its last line, and nothing is printed."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            yield
+        except SystemExit as stop:
+            why = stop.code if isinstance(stop.code, str) else said.getvalue()
+            raise ValueError(why.strip().rpartition("error: ")[2] or "--help") from None
 
 
 def parse_count(text: str, least: int = 1) -> int:

@@ -21,6 +21,8 @@ from ..common.commands import parse_count, parse_lengths
 from ..common.files import refuse_unwritable, write_json
 from ..evaluation.inferences import INFERENCES, PAPERS_INFERENCES, parse_inferences
 
+PROGRAM = "python -m wavepos_fairseq.evaluation"
+
 
 def parse_overrides(text: str) -> Dict[str, Any]:
     """``{'rope_theta': 20000}`` as a dict of text, numbers, bools, None and such dicts; argparse's error otherwise."""
@@ -47,9 +49,9 @@ def parse_lines_file(text: str) -> Path:
     return Path(text)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """All options; `parse` knows which belong together."""
-    parser = commands.parser(__doc__, prog="python -m wavepos_fairseq.evaluation")
+    parser = commands.parser(__doc__, prog=prog)
     parser.add_argument("--lengths", type=parse_lengths, default=[], help="evaluated lengths: 128,256,512,1012")
     parser.add_argument(
         "--inference",
@@ -116,9 +118,9 @@ def names_a_model(words: Sequence[str]) -> bool:
     return any(word.split("=")[0] == "--model" for word in words)
 
 
-def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse(arguments: Optional[Sequence[str]] = None, prog: str = PROGRAM) -> argparse.Namespace:
     """The arguments; argparse's error for those that do not belong together."""
-    accepted = parser()
+    accepted = parser(prog)
     args = accepted.parse_args(arguments)
     of_checkpoint = {
         "DATA_BIN": args.data,
@@ -145,8 +147,8 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
-    args = parse(arguments)
+def main(arguments: Optional[Sequence[str]] = None, prog: str = PROGRAM) -> int:
+    args = parse(arguments, prog)
     if args.model:
         commands.require_hf()
     else:

@@ -14,7 +14,6 @@ not made again. A run that another process is making is waited for.
 import argparse
 import contextlib
 import functools
-import io
 import platform
 import re
 import shlex
@@ -146,11 +145,8 @@ def refuse_evaluation(run: Run) -> None:
     parser.allow_abbrev = False
     words = run.evaluation_command()
     with prefixing_errors(f"preset {run.preset.name}, evaluate"):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-            try:
-                args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
-            except SystemExit:
-                raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "--help") from None
+        with commands.refusals_raise():
+            args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
         ours = parser.parse_args(run.evaluation_command(with_options=False)[3:])
         for name in ("path", "model", "text", "lengths", "l_train", "position_encoding", "output"):
             if getattr(args, name) != getattr(ours, name):
@@ -259,12 +255,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments=None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["evaluate"] and evaluate.names_a_model(words):
-        return evaluate.main(words[1:])
+        return evaluate.main(words[1:], "wavepos evaluate")
     parser = _parser()
     args, options = parser.parse_known_args(words)
     if args.command in ("reproduce", "sweep", "status") and options:
-        accepted = f"usage: wavepos {args.command} --help shows what is accepted"
-        parser.exit(2, f"{accepted}\nerror: unrecognized arguments: {' '.join(options)}\n")
+        parser.exit(2, f"wavepos {args.command}: error: unrecognized arguments: {' '.join(options)}\n")
     if args.command != "status" or not args.table:  # a table's status needs files only
         _require_framework(args.preset)
     if getattr(args, "launcher", "local") == "slurm":

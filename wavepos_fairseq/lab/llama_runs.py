@@ -5,11 +5,10 @@ folder RUN/model.
 """
 
 import argparse
-import contextlib
-import io
 import json
 from typing import Any, Dict, List, Set, Tuple
 
+from ..common.commands import refusals_raise
 from ..common.errors import prefixing_errors
 from ..common.files import shown_path
 from ..data import tokens_folder
@@ -105,11 +104,8 @@ class LlamaRun(Run):
         """The model's configuration. ValueError if Trainer, the model or the run refuses an option."""
         from ..hf import train
 
-        with contextlib.redirect_stderr(io.StringIO()) as said:
-            try:
-                args = train.parser().parse_args(self.training_arguments())
-            except SystemExit:
-                raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
+        with refusals_raise():
+            args = train.parser().parse_args(self.training_arguments())
         ours: Dict[str, Tuple[Any, Any]] = {
             "--output_dir": (args.output_dir, shown_path(self.folder)),
             "--l-train": (args.l_train, self.preset.l_train),

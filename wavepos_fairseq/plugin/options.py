@@ -4,11 +4,11 @@ Importing this module imports neither PyTorch nor fairseq.
 """
 
 import argparse
-import contextlib
-import io
 import logging
 from dataclasses import fields
 from typing import Any, List, Mapping, Sequence, Set
+
+from ..common.commands import refusals_raise
 
 
 def position_arguments(position: Mapping[str, Any]) -> List[str]:
@@ -35,12 +35,8 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
 
     from .. import models  # noqa: F401  (registers the architectures and the task)
 
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # fairseq's usage has two hundred lines
-        try:
-            return options.parse_args_and_arch(options.get_training_parser(), list(arguments))
-        except SystemExit as stop:
-            why = stop.code if isinstance(stop.code, str) else said.getvalue()
-            raise ValueError(why.strip().rpartition("error: ")[2]) from None
+    with refusals_raise():  # fairseq's usage has two hundred lines
+        return options.parse_args_and_arch(options.get_training_parser(), list(arguments))
 
 
 def options_of_model(arch: str) -> Set[str]:
