@@ -285,6 +285,7 @@ def test_without_transformers_it_says_which_extra_brings_it(folder, text, monkey
 def test_arguments_that_do_not_belong_together_are_refused(words, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(words)
+    assert stopped.value.code == 2
     one_line = capsys.readouterr().err
     assert one_line.startswith(f"python -m wavepos_fairseq.evaluation: error: {said}") and one_line.count("\n") == 1
     if "--model" in words:
