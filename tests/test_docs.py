@@ -4,6 +4,7 @@ import argparse
 import ast
 import csv
 import importlib
+import itertools
 import json
 import pkgutil
 import re
@@ -191,7 +192,7 @@ def csv_of(preset, table):
             }
 
 
-@pytest.mark.parametrize("table", ["table1", "shift-direction"])
+@pytest.mark.parametrize("table", ["table1", "table3", "shift-direction"])
 def test_the_site_has_the_numbers_of_each_csv_on_the_page_of_its_table(site, table):
     html = (site / "results" / "wikitext2-chars-cpu" / f"{table}.html").read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]+>|\(\d of \d seeds\)", " ", html).split())
@@ -293,6 +294,30 @@ def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():
     for name, shown in table_of(SHIFT, "× at 5 × L_train")[1].items():
         ratios = [one / other for one, other in zip(means(name, "628", "2512"), means(name, "128", "512"))]
         assert shown == [f"{ratio:.2f}" for ratio in ratios], name
+
+
+def test_the_results_page_has_table_3_beside_the_papers():
+    def of(path):
+        """The perplexities of a tidy CSV by row and length: of whole sequences, seed 1."""
+        with (ROOT / "results" / path).open(encoding="utf-8") as lines:
+            rows = {}
+            for line in csv.DictReader(lines):
+                if line["inference"] == "full" and line.get("seed", "1") == "1" and line["perplexity"]:
+                    cells = rows.setdefault(f"{line['wavelet']}, {line['scale_exponents']}", {"": line["num_shifts"]})
+                    cells[line["sequence_length"]] = float(line["perplexity"])
+            return rows
+
+    def ratios(rows, name, l_train, longest):
+        behind = rows[name][l_train] / rows[f"{name.split(',')[0]}, 0..7"][l_train]
+        return f"{100 * (behind - 1):+.1f}%", f"{rows[name][longest] / rows[name][l_train]:.2f}"
+
+    ours, papers = of("wikitext2-chars-cpu/table3.tidy.csv"), of("paper/table3.csv")
+    _, shown = table_of(RESULTS, "wavelet, exponents of scales")
+    assert shown.keys() == ours.keys()
+    for name, cells in shown.items():
+        numbers = [f"{ours[name][length]:.2f}" for length in ("32", "128", "628")]
+        of_both = zip(ratios(ours, name, "128", "628"), ratios(papers, name, "512", "2512"))
+        assert cells == [ours[name][""], *numbers, *itertools.chain(*of_both)], name
 
 
 def test_the_results_page_has_the_numbers_at_twice_the_length():
