@@ -576,9 +576,16 @@ def test_no_far_weight_of_alibi_is_denormal_which_cpus_multiply_slowly():
     assert not any(denormal(tensor).any() for tensor in saved)
 
 
+@pytest.fixture
+def leaves_out_what_it_can(monkeypatch):
+    """Keys beyond a head's reach are left out of few keys, too, and of each head's blocks."""
+    monkeypatch.setattr(blockwise, "_MANY_KEYS", 0)
+    monkeypatch.setattr(blockwise, "_UNSEEN_PER_BLOCK", 0)
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", ["alibi", "alibi+wavelet"])
-def test_a_far_key_may_outweigh_any_bias(name, recompute):
+def test_a_far_key_may_outweigh_any_bias(name, recompute, leaves_out_what_it_can):
     position = build_position(name, head_dim=16, num_heads=8).double()
     query, key, value = draw(300, 300, 16, num_heads=8)
     query, key[..., :9, :] = query.abs(), 200.0  # the scores of these keys are above any other's, 290 tokens away, too
@@ -590,6 +597,37 @@ def test_a_far_key_may_outweigh_any_bias(name, recompute):
         for attention in (attend, reference_attention)
     )
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "variant, num_key_heads, segments",
+    [("alibi learned", 8, None), ("alibi", 4, torch.arange(600).expand(2, -1) // 590), ("alibi+wavelet", 4, None)],
+)
+def test_keys_that_no_sum_sees_are_left_out(
+    variant, num_key_heads, segments, recompute, leaves_out_what_it_can, monkeypatch
+):
+    scores, weights_of = [], blockwise._weights
+    monkeypatch.setattr(blockwise, "_weights", lambda *given: scores.append(weights_of(*given)) or scores[-1])
+    name, options = VARIANTS.get(variant, (variant, {}))
+    position = build_position(name, head_dim=16, num_heads=8, **options).double()
+    attend = functools.partial(causal_attention, implementation="blockwise", recompute=recompute, segments=segments)
+    query, key, value = draw(590, 600, 16, num_heads=8, num_key_heads=num_key_heads)
+
+    def seen(first_keys):
+        """How many scores are made if the first nine keys are so many times as long."""
+        scores.clear()
+        longer = torch.cat((key[..., :9, :] * first_keys, key[..., 9:, :]), dim=-2)
+        found, expected = (
+            value_and_gradients(of, (query / 100, longer, value), position, torch.float64)
+            for of in (attend, functools.partial(reference_attention, segments=segments))
+        )
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+        return sum(block.numel() for block in scores)
+
+    left_out, none_left_out = seen(1), seen(1e4)
+    monkeypatch.setattr(blockwise, "_reach", lambda query, key, *slots: [key.size(1)])
+    assert left_out < none_left_out == seen(1)
 
 
 def test_a_bias_of_minus_infinity_leaves_a_weight_of_zero():

@@ -23,6 +23,7 @@ from ..positions.tracing import compiler_says
 from .reference import refuse_second_derivatives
 
 _SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all three were measured
+_UNSEEN_PER_BLOCK, _MANY_KEYS = 2**16, 1024  # these two as well: see `_alike` and `_reach`
 
 
 def blockwise_attention(
@@ -71,7 +72,8 @@ class _Blockwise(torch.autograd.Function):
     ):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
-        blocks = list(_blocks(query, key, segments, needs_grad, basis, bias))
+        reach = _reach(query, key, projected_query, basis, bias, key_bias)
+        blocks = list(_blocks(query, key, segments, needs_grad, reach, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
         given = _given(query, key, projected_query, basis, bias, key_bias, segments)
         for number, block in enumerate(blocks):
@@ -84,7 +86,7 @@ class _Blockwise(torch.autograd.Function):
             output[block.of_queries] = _by_head(_by_key_head(weights, block) @ value[block.of_keys], block)
         tensors = query, key, value, projected_query, basis, bias, key_bias, segments
         ctx.save_for_backward(*tensors, output, *saved_weights)
-        ctx.dropout = dropout_p, seed
+        ctx.dropout, ctx.reach = (dropout_p, seed), reach
         return output
 
     @staticmethod
@@ -101,7 +103,7 @@ class _Blockwise(torch.autograd.Function):
         )
         given = () if saved_weights else _given(query, key, projected_query, basis, bias, key_bias, segments)
         mean_d_weight = (d_output * output).sum(-1, keepdim=True)  # (N, L, 1): weighted by the weights
-        for number, block in enumerate(_blocks(query, key, segments, True, basis, bias)):
+        for number, block in enumerate(_blocks(query, key, segments, True, ctx.reach, basis, bias)):
             of_queries, of_keys = block.of_queries, block.of_keys
             if saved_weights:
                 weights = saved_weights[number]  # (h, m, n)
@@ -170,11 +172,11 @@ class _Block(NamedTuple):
 
 
 def _blocks(
-    query: Tensor, key: Tensor, segments: Optional[Tensor], needs_grad: bool, *slots: Optional[Tensor]
+    query: Tensor, key: Tensor, segments: Optional[Tensor], needs_grad: bool, reach: List[int], *slots: Optional[Tensor]
 ) -> Iterator[_Block]:
     """Blocks of whole sequences, or of a part of one, where the heads of a sequence have different slots or segments.
 
-    A block that has not all heads of a key head has no others.
+    A block that has not all heads of a key head has no others. It leaves out keys beyond the reach of all its heads.
     """
     num_heads, num_queries, _ = query.shape
     num_keys = key.size(1)
@@ -193,10 +195,28 @@ def _blocks(
         whole = heads_of_key if group < heads_of_key else max(group, heads_of_sequence)
         for first in range(0, num_heads, whole):
             last = min(first + whole, num_heads)
-            for head in range(first, last, group):
-                heads = slice(head, min(head + group, last))
-                block = _Block(heads, queries, _part(heads, heads_of_key), keys, None)
+            for heads in _alike(first, last, group, heads_of_key, stop - start, [min(of, keys.stop) for of in reach]):
+                furthest = max(reach[head % len(reach)] for head in range(heads.start, heads.stop))
+                seen = slice(max(0, keys.stop - (stop - start) - furthest + 1), keys.stop)
+                block = _Block(heads, queries, _part(heads, heads_of_key), seen, None)
                 yield block if segments is None else _in_segments(block, segments, _part(heads, heads_of_sequence))
+
+
+def _alike(first: int, last: int, group: int, heads_of_key: int, num_queries: int, reach: List[int]) -> Iterator[slice]:
+    """The heads from first to last in groups of at most `group`.
+
+    A group ends early where its heads would have more than _UNSEEN_PER_BLOCK scores beyond their own reach.
+    """
+    start, unit = first, min(heads_of_key, group)
+    while start < last:
+        stop, seen = start, []
+        while stop < min(start + group, last):
+            seen += [reach[head % len(reach)] for head in range(stop, min(stop + unit, last))]
+            if stop > start and num_queries * (max(seen) * len(seen) - sum(seen)) > _UNSEEN_PER_BLOCK:
+                break
+            stop += unit
+        yield slice(start, min(stop, last))
+        start = stop
 
 
 def _part(heads: slice, size: int) -> slice:
@@ -207,7 +227,7 @@ def _part(heads: slice, size: int) -> slice:
 def _in_segments(block: _Block, segments: Tensor, sequences: slice) -> _Block:
     """The block without the keys before the first one that its queries see; segments: (B, S) by their firsts."""
     stop, num_queries = block.keys.stop, block.shape[1]
-    first = int(segments[sequences, stop - num_queries : stop].min())
+    first = max(block.keys.start, int(segments[sequences, stop - num_queries : stop].min()))
     in_view = segments[sequences, first:stop]
     mixed = bool((in_view != in_view[:, -1:]).any())
     return block._replace(keys=slice(first, stop), mixed=sequences if mixed else None)
@@ -295,6 +315,34 @@ def _near_lags(query: Tensor, key: Tensor, bias: Optional[Tensor], key_bias: Opt
         return [num_keys]
     is_far = (bias < least) * torch.arange(1, num_keys + 1, device=bias.device)  # (H, S), over descending lags
     return (num_keys - is_far.amax(1)).tolist()
+
+
+def _reach(query, key, projected_query, basis, bias, key_bias) -> List[int]:
+    """For each head, or for all: the number of lags before all others, whose weights no sum sees; S if there are none.
+
+    A score is at most |q| |k|, and so is what slot p adds; from there on the bias is so low that even if both are at
+    these bounds, all further weights together are less than eps^3 of the weight of the query's own key. Only on a CPU,
+    and with more than _MANY_KEYS keys: fewer are seen as fast as they are left out.
+    """
+    num_keys = key.size(1)
+    if bias is None or key_bias is not None or query.device.type != "cpu":
+        return [num_keys]
+    if num_keys <= _MANY_KEYS or not query.numel():
+        return [num_keys]
+    num_heads, heads_of_key = bias.size(0), query.size(0) // key.size(0)
+    longest_key = _longest(key, max(num_heads // heads_of_key, 1))
+    most = _scale(query) * _longest(query, num_heads) * longest_key.repeat_interleave(num_heads // len(longest_key))
+    if basis is not None:
+        most += _longest(projected_query, num_heads) * basis.double().norm(dim=1).amax()
+    least = _log_negligible(query.dtype) - math.log(num_keys) - 2 * most
+    is_near = ~(bias - bias[:, -1:] < least[:, None])  # also where either is NaN
+    return (is_near * torch.arange(num_keys, 0, -1)).amax(1).tolist()  # over descending lags
+
+
+def _longest(vectors: Tensor, num_heads: int) -> Tensor:
+    """The norm of the longest vector of each head of all sequences: (N, x, y) -> fp64 (H,)."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.promote_types(vectors.dtype, torch.float32))
+    return norms.amax(1).view(-1, num_heads).amax(0).double()
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
