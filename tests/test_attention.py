@@ -601,18 +601,18 @@ def test_a_far_key_may_outweigh_any_bias(name, recompute, leaves_out_what_it_can
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(
-    "variant, num_key_heads, segments",
-    [("alibi learned", 8, None), ("alibi", 4, torch.arange(600).expand(2, -1) // 590), ("alibi+wavelet", 4, None)],
+    "variant, num_keys, num_key_heads, segments",
+    [("alibi learned", 300, 8, None), ("alibi+wavelet", 600, 4, torch.arange(600).expand(1, -1) // 590)],
 )
 def test_keys_that_no_sum_sees_are_left_out(
-    variant, num_key_heads, segments, recompute, leaves_out_what_it_can, monkeypatch
+    variant, num_keys, num_key_heads, segments, recompute, leaves_out_what_it_can, monkeypatch
 ):
     scores, weights_of = [], blockwise._weights
     monkeypatch.setattr(blockwise, "_weights", lambda *given: scores.append(weights_of(*given)) or scores[-1])
     name, options = VARIANTS.get(variant, (variant, {}))
     position = build_position(name, head_dim=16, num_heads=8, **options).double()
     attend = functools.partial(causal_attention, implementation="blockwise", recompute=recompute, segments=segments)
-    query, key, value = draw(590, 600, 16, num_heads=8, num_key_heads=num_key_heads)
+    query, key, value = draw(num_keys - 10, num_keys, 16, num_heads=8, batch=1, num_key_heads=num_key_heads)
 
     def seen(first_keys):
         """How many scores are made if the first nine keys are so many times as long."""
