@@ -320,6 +320,21 @@ def test_the_results_page_has_table_3_beside_the_papers():
         assert cells == [ours[name][""], *numbers, *itertools.chain(*of_both)], name
 
 
+def test_the_results_page_has_the_growth_of_the_long_runs():
+    with (ROOT / "results" / "wikitext2-chars-cpu-long" / "growth.csv").open(encoding="utf-8") as lines:
+        measured = {(line["row"], line["updates"], line["sequence_length"]): line for line in csv.DictReader(lines)}
+    rows = {row.labels["method"]: row.name for row in load_table("table1-six")[1]}
+    header, ratios = table_of(RESULTS, "628 over 128, after updates")
+    _, perplexities = table_of(RESULTS, "perplexity at 128, after updates")
+    assert {rows[name] for name in ratios} == {row for row, *_ in measured} and ratios.keys() == perplexities.keys()
+    for name, cells in ratios.items():
+        for updates, ratio, perplexity in zip(header, cells, perplexities[name]):
+            of = rows[name], updates.replace(",", "")
+            expected = float(measured[(*of, "628")]["ratio"])
+            assert ratio == (f"{expected:.2f}" if expected < 10 else f"{expected:,.0f}")
+            assert perplexity == f"{float(measured[(*of, '128')]['perplexity']):.2f}"
+
+
 def test_the_results_page_has_the_numbers_at_twice_the_length():
     full = by_method("wikitext2-cpu-256", "full")
     for name, (shown, longest, change) in table_of(RESULTS, "of L_train 256")[1].items():
