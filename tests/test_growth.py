@@ -213,7 +213,7 @@ def test_the_figure_has_the_ratios_over_the_tokens_around_a_line_at_1_and_the_pe
     (at_1,) = [line for line in above.get_lines() if line.get_label().startswith("_")]
     assert set(at_1.get_ydata()) == {0}  # nats
     ticks = {label.get_text(): place for label, place in zip(above.get_yticklabels(), above.get_yticks())}
-    assert ticks["1"] == 0 and math.exp(ticks["5"]) == pytest.approx(5)
+    assert ticks["1"] == 0 and math.exp(ticks["3"]) == pytest.approx(3)
     assert [list(line.get_ydata()) for line in below.get_lines()] == 4 * [[50, 5]]
     assert below.get_xscale() == "log"
 
