@@ -203,7 +203,7 @@ def _blocks(
 
 
 def _alike(first: int, last: int, group: int, heads_of_key: int, num_queries: int, reach: List[int]) -> Iterator[slice]:
-    """The heads from first to last in groups of at most `group`.
+    """The heads from first to last in groups of at most `group`; reach: of each of H heads, or of all, in keys.
 
     A group ends early where its heads would have more than _UNSEEN_PER_BLOCK scores beyond their own reach.
     """
@@ -320,9 +320,9 @@ def _near_lags(query: Tensor, key: Tensor, bias: Optional[Tensor], key_bias: Opt
 def _reach(query, key, projected_query, basis, bias, key_bias) -> List[int]:
     """For each head, or for all: the number of lags before all others, whose weights no sum sees; S if there are none.
 
-    A score is at most |q| |k|, and so is what slot p adds; from there on the bias is so low that even if both are at
-    these bounds, all further weights together are less than eps^3 of the weight of the query's own key. Only on a CPU,
-    and with more than _MANY_KEYS keys: fewer are seen as fast as they are left out.
+    |q . k| <= |q| |k|, and so for slot p. From there on the bias is so low that even with all scores at these bounds,
+    all further weights together are less than eps^3 of the weight of the query's own key, as in the pruning of Lin et
+    al. (2025). Only on a CPU, and with more than _MANY_KEYS keys: fewer are seen as fast as they are left out.
     """
     num_keys = key.size(1)
     if bias is None or key_bias is not None or query.device.type != "cpu":
@@ -336,7 +336,7 @@ def _reach(query, key, projected_query, basis, bias, key_bias) -> List[int]:
         most += _longest(projected_query, num_heads) * basis.double().norm(dim=1).amax()
     least = _log_negligible(query.dtype) - math.log(num_keys) - 2 * most
     is_near = ~(bias - bias[:, -1:] < least[:, None])  # also where either is NaN
-    return (is_near * torch.arange(num_keys, 0, -1)).amax(1).tolist()  # over descending lags
+    return (is_near * torch.arange(num_keys, 0, -1, device=bias.device)).amax(1).tolist()  # over descending lags
 
 
 def _longest(vectors: Tensor, num_heads: int) -> Tensor:
