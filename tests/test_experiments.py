@@ -631,18 +631,7 @@ def states(capsys):
     return {line[1].strip(): (line[2].strip(), line[3].strip()) for line in lines}
 
 
-def test_a_row_that_was_trained_and_evaluated_alone_is_done_in_its_table(small_configs, small_data, capsys):
-    common = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
-    state = {}
-    for command in ("train", "evaluate"):
-        assert experiments.main([command, "small", "alibi", *common]) == 0
-        capsys.readouterr()
-        assert experiments.main(["status", "table1", "--preset", "small", *common]) == 0
-        state[command], _ = states(capsys)["alibi"]
-    assert state == {"train": "stopped", "evaluate": "done"}
-
-
-def test_a_table_in_one_inference_takes_a_run_that_was_evaluated_in_more_and_not_the_other_way_round(
+def test_a_row_trained_and_evaluated_alone_is_done_in_the_tables_whose_inferences_it_has(
     small_configs, small_data, capsys
 ):
     folder = small_configs
@@ -651,6 +640,9 @@ def test_a_table_in_one_inference_takes_a_run_that_was_evaluated_in_more_and_not
     (folder / "configs" / "tables" / "full.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     common = ["--preset", "small", "--data", str(small_data), "--runs", str(folder / "runs")]
     make_full = ["reproduce", "full", *common, "--results", str(folder / "results")]
+    assert experiments.main(["train", "small", "alibi", *common[2:]]) == 0
+    capsys.readouterr()
+    assert experiments.main(["status", "full", *common]) == 0 and states(capsys)["alibi"][0] == "stopped"
     assert experiments.main(make_full) == 0
     tidy, path = folder / "results" / "small" / "full.tidy.csv", folder / "runs" / "small" / "alibi" / "result.json"
     assert {*pd.read_csv(tidy).inference} == {cell["inference"] for cell in json.loads(path.read_text())["cells"]}
@@ -669,33 +661,6 @@ def test_a_table_in_one_inference_takes_a_run_that_was_evaluated_in_more_and_not
     assert tidy.read_bytes() == alone and path.read_bytes() == of_both
 
 
-def test_a_result_has_the_command_that_trained_and_not_the_one_that_would(small_configs, small_data, capsys):
-    common = ["--data", str(small_data), "--runs", str(small_configs / "runs"), "--name", "mine"]
-    assert experiments.main(["train", "small", *common, "--position-encoding", "alibi", "--clip-norm", "0.5"]) == 0
-    assert experiments.main(["evaluate", "small", *common, "--position-encoding", "alibi"]) == 0
-    folder = small_configs / "runs" / "small" / "mine"
-    trained = json.loads((folder / "training.json").read_text())["command"]
-    assert json.loads((folder / "result.json").read_text())["training_command"] == trained
-    assert trained.endswith("--clip-norm 0.5")
-
-
-def test_a_tables_subset_is_the_one_that_its_markdown_names(small_configs, small_data, capsys):
-    folder = small_configs
-    for suffix in ("bin", "idx"):
-        (small_data / f"test.{suffix}").write_bytes((small_data / f"valid.{suffix}").read_bytes())
-    alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
-    once = {"labels": {"method": "again"}, "trained": "alibi", "evaluate": {"max-tokens": 64}}
-    content = {"title": "Tested", "evaluate": {"subset": "test"}, "rows": {"alibi": alibi, "once": once}}
-    (folder / "configs" / "tables" / "tested.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    arguments = ["reproduce", "tested", "--preset", "small", "--data", str(small_data)]
-    arguments += ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
-    assert experiments.main(arguments) == 0
-    assert "test set" in (folder / "results" / "small" / "tested.md").read_text()
-    log = (folder / "runs" / "small" / "alibi" / "evaluation.log").read_text()
-    assert experiments.main(arguments) == 0
-    assert (folder / "runs" / "small" / "alibi" / "evaluation.log").read_text() == log  # not again for the other row
-
-
 def test_a_row_is_evaluated_alone_as_the_preset_says_unless_all_of_its_tables_say_otherwise():
     assert configs.find_row("haar").evaluate == configs.find_row("ricker").evaluate == {}
     assert configs.find_row("ricker-e7").evaluate == {"inference": "full"}
@@ -705,29 +670,38 @@ def test_a_row_is_evaluated_alone_as_the_preset_says_unless_all_of_its_tables_sa
 def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin_at_another_run(
     small_configs, small_data, capsys
 ):
-    begin = "{run}/../../small/alibi/checkpoint_last.pt"
+    begin = "{run}/../../small/mine/checkpoint_last.pt"
     row = {"labels": {"method": "tuned"}, "position": {"name": "alibi"}}
     row["train"] = {"finetune-from-model": begin, "max-update": 1, "warmup-updates": 0, "lr": 1e-30}
     tuned = {"title": "Tuned", "rows": {"tuned": row}}
     (small_configs / "configs" / "tables" / "tuned.yaml").write_text(yaml.safe_dump(tuned), encoding="utf-8")
     common = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
-    for name in ("alibi", "tuned"):
-        assert experiments.main(["train", "small", name, *common]) == 0
+    mine = [*common, "--name", "mine", "--position-encoding", "alibi"]
+    assert experiments.main(["train", "small", *mine, "--clip-norm", "0.5"]) == 0
+    assert experiments.main(["train", "small", "tuned", *common]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
     assert "--max-update 1 " in command and "--max-update 4" not in command
-    of = [torch.load(small_configs / "runs" / "small" / name / "checkpoint_last.pt") for name in ("alibi", "tuned")]
+    folders = [small_configs / "runs" / "small" / name for name in ("mine", "tuned")]
+    of = [torch.load(folder / "checkpoint_last.pt") for folder in folders]
     assert [saved["optimizer_history"][-1]["num_updates"] for saved in of] == [4, 1]
     weights = [{name: one for name, one in saved["model"].items() if name.endswith(("weight", "bias"))} for saved in of]
     assert len(weights[0]) > 20  # fairseq's buffers besides them hold what was in memory
     torch.testing.assert_close(*weights, rtol=0, atol=1e-29)  # a weight of zero moves, all others stay
 
+    assert experiments.main(["evaluate", "small", *mine]) == 0  # whose result has the command that trained
+    trained = json.loads((folders[0] / "training.json").read_text())["command"]
+    assert json.loads((folders[0] / "result.json").read_text())["training_command"] == trained
+    assert trained.endswith("--clip-norm 0.5")
+
 
 def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
     folder = small_configs
+    for suffix in ("bin", "idx"):
+        (small_data / f"test.{suffix}").write_bytes((small_data / f"valid.{suffix}").read_bytes())
     alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
     again = {"labels": {"method": "tempered"}, "trained": "alibi"}
     again["evaluate"] = {"model-overrides": "{'attention_temperature': 'yarn'}"}
-    content = {"title": "Twice", "rows": {"alibi": alibi, "again": again}}
+    content = {"title": "Twice", "evaluate": {"subset": "test"}, "rows": {"alibi": alibi, "again": again}}
     (folder / "configs" / "tables" / "twice.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     common = ["twice", "--preset", "small", "--data", str(small_data), "--runs", str(folder / "runs")]
     arguments = ["reproduce", *common, "--results", str(folder / "results"), "--jobs", "2"]
@@ -735,6 +709,11 @@ def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_con
     assert states(capsys) == {"alibi": ("not started", "0 of 4"), "again": ("not started", "0 of 4")}
     assert experiments.main(arguments) == 0
     assert list((folder / "runs" / "small" / "again").glob("*.pt")) == []
+    assert "test set" in (folder / "results" / "small" / "twice.md").read_text()
+    logs = [folder / "runs" / "small" / name / "evaluation.log" for name in ("alibi", "again")]
+    written = [log.read_bytes() for log in logs]
+    assert experiments.main(arguments) == 0
+    assert [log.read_bytes() for log in logs] == written  # a row is not evaluated again for the other one
     cells = pd.read_csv(folder / "results" / "small" / "twice.tidy.csv").query("inference == 'full'")
     perplexities = cells.set_index(["method", "sequence_length"]).perplexity
     assert [perplexities["tempered", n] == perplexities["ALiBi", n] for n in (8, 16, 24)] == [True, True, False]
