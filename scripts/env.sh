@@ -25,13 +25,6 @@ case " $* " in
     ;;
 esac
 
-no_arguments() {
-    if [ $# -gt 0 ]; then
-        echo "error: $(basename "$0") takes no arguments, not $1" >&2
-        exit 2
-    fi
-}
-
 # The first Python found that fairseq supports.
 supported_python() {
     for python in python3 python3.11 python3.12 python3.8; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluates what scripts/train.sh trained, at the preset's lengths and in both inferences. The arguments are train.sh's.
+# Evaluates what scripts/train.sh trained, at the preset's lengths and in its inferences. The arguments are train.sh's.
 #
 #   scripts/evaluate.sh PRESET ROW                scripts/evaluate.sh wikitext103-512 ricker
 #   scripts/evaluate.sh PRESET --OPTION ...       scripts/evaluate.sh demo --position-encoding rope --rope-theta 1e6

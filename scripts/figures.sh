@@ -19,9 +19,11 @@
 #   --text TEXT        attention-ROW shows this text instead of the validation set's beginning
 #   --threshold W      attention-ROW is black at weights of W or more (default: 1 / number of tokens)
 #
-# Without a NAME it draws perplexity (Table 1), perplexity-table2 and perplexity-table3 from the tables, positions and
-# receptive-field from Table 1's finished runs (their numbers go to RESULTS/PRESET/positions.csv and attention.csv), and
-# attention-ROW for alibi, ricker, rope-10k and nope.
+# Without a NAME it draws, of what there is: perplexity (Table 1), perplexity-table2, -table3, -combinations and -beyond
+# from the tables; pairs and context (their numbers: scripts/claims.sh) and longbench (scripts/longbench.sh --compare);
+# positions and receptive-field from Table 1's finished runs (their numbers go to RESULTS/PRESET/positions.csv and
+# attention.csv); attention-ROW for alibi, ricker, rope-10k and nope. receptive-field-combinations is drawn if it is asked
+# for, or there already.
 #
 # growth is drawn if it is asked for, or there already: the perplexities beyond L_train over the tokens trained on, from
 # all checkpoints that the preset's runs kept (wikitext2-chars-cpu-long keeps them). Its numbers go to growth.csv; a

@@ -2,7 +2,10 @@
 # Does everything once, at a small size: installs into .venv, prepares the demo corpus, reproduces Table 1 and prints
 # it. It needs Python 3.11, 3.12 or 3.8, a package index, and at most ten minutes on two cores.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
-no_arguments "$@"
+if [ $# -gt 0 ]; then
+    echo "error: $(basename "$0") takes no arguments, not $1" >&2
+    exit 2
+fi
 cd "$ROOT"
 
 ensure_venv

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Reproduces a table of the paper: trains and evaluates every unfinished row, then writes the table.
 #
-#   scripts/reproduce.sh table1|table3|table4|shift-direction --preset PRESET [options]
+#   scripts/reproduce.sh TABLE --preset PRESET [options]          scripts/reproduce.sh table1 --preset demo
 #
 #   --data DIR      data-bin folder, or the corpus's text (default: data/CORPUS, downloaded if missing)
-#   --jobs N        rows to train side by side; they share the threads and GPUs (default: 1)
+#   --jobs N        rows to train side by side, each with its own share of the threads and GPUs (default: 1)
 #   --gpus N        GPUs per row (0: CPU); --update-freq keeps the preset's tokens per update
 #   --runs DIR      checkpoints, logs and results of the rows (default: runs)
 #   --results DIR   the tables go to DIR/PRESET (default: results)
@@ -13,10 +13,11 @@
 #   --processes N   processes per row on the CPU; --update-freq as above (default: 1)
 #   --launcher L    local (default), or slurm: a job array in which each row has the preset's resources
 #
-# Presets: wikitext103-512 and wikitext103-1024 (the paper's), wikitext2-chars-cpu (characters), wikitext2-cpu and
-# wikitext2-cpu-256 (words; an hour or two on two cores), demo (minutes). The same command continues an interrupted one. A row that two tables share is trained once. If
-# a row fails, does not fit the preset's heads or has a damaged file, the others go on and the exit status is not 0. See
-# also scripts/status.sh. OMP_NUM_THREADS sets the threads of a row; a resumed row keeps the number that it began with.
+# Tables are the files of configs/tables, presets those of configs/presets; docs/reproduce.md describes them.
+#
+# The same command continues an interrupted one. A row that two tables share is trained once. If a row fails, does not fit
+# the preset's heads or has a damaged file, the others go on and the exit status is not 0. See also scripts/status.sh.
+# OMP_NUM_THREADS sets the threads of a row; a resumed row keeps the number that it began with.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq reproduce "$@"

@@ -9,10 +9,12 @@
 #                      levels, 1..8 (default: as many of the paper's as fit)
 #   --shifts B ...     sets of shifts in the syntax of --wavelet-shifts: 0..15 (default: as many as fit)
 #   --direction D ...  past, future, scaled: how --wavelet-shift-direction reads the shifts (default: past)
+#   --position P ...   wavelet, wavelet+alibi ...: values of --position-encoding (default: wavelet)
 #   --name NAME        the table's name (default: sweep)
 #
-# --data, --jobs, --gpus, --runs, --results and --seed work as in scripts/reproduce.sh. Before the first training it
-# lists all combinations that do not fit the preset's heads. One call takes at most 10,000 runs.
+# --data, --jobs, --gpus, --processes, --runs, --results, --seed, --seeds and --launcher work as in scripts/reproduce.sh.
+# Before the first training it lists all combinations that do not fit the preset's heads. One call takes at most 10,000
+# runs.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
 exec "$PYTHON" -m wavepos_fairseq sweep "$@"

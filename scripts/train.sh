@@ -6,6 +6,7 @@
 #
 #   --data DIR    data-bin folder, or the corpus's text (default: data/CORPUS, downloaded if missing)
 #   --gpus N      GPUs to train on (0: CPU); --update-freq keeps the preset's tokens per update
+#   --processes N processes to train with on the CPU; --update-freq as above (default: 1)
 #   --runs DIR    the run's folder is DIR/PRESET/ROW (default: runs)
 #   --seed N      seed (default: 1)
 #   --name NAME   the run's name (default: ROW, or made from the options)

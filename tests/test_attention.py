@@ -11,6 +11,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -628,6 +629,37 @@ def test_keys_that_no_sum_sees_are_left_out(
     left_out, none_left_out = seen(1), seen(1e4)
     monkeypatch.setattr(blockwise, "_reach", lambda query, key, *slots: [key.size(1)])
     assert left_out < none_left_out == seen(1)
+
+
+@pytest.mark.parametrize("num_heads, num_queries, num_keys", [(6, 20, 1500), (8, 1040, 1040)])
+def test_keys_are_left_out_of_each_sequence_of_a_batch(num_heads, num_queries, num_keys):
+    position = build_position("alibi", head_dim=16, num_heads=num_heads)
+    query, key, value = (of.float() for of in draw(num_queries, num_keys, 16, num_heads=num_heads))
+    found = causal_attention(query, key, value, position)
+    torch.testing.assert_close(found, reference_attention(query, key, value, position), atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_cover_all_scores_in_reach_and_are_whole_sequences_or_lie_in_one():
+    random = Random(0)
+    for _ in range(400):
+        key_heads, shared, batch = random.choice((1, 2, 4, 6)), random.choice((1, 2)), random.choice((1, 2, 3, 16))
+        num_queries, num_heads = random.choice((1, 20, 128, 300, 1100)), key_heads * shared
+        num_keys = num_queries + random.choice((0, 700, 1500))
+        reach = [random.choice((3, 400, num_keys)) for _ in range(num_heads)]
+        query, key = (
+            torch.empty(batch * heads, length, 1, device="meta")
+            for heads, length in ((num_heads, num_queries), (key_heads, num_keys))
+        )
+        bias = torch.empty(num_heads, num_keys, device="meta")
+        covered = torch.zeros(batch * num_heads, num_queries, dtype=torch.int)
+        for block in blockwise._blocks(query, key, None, random.random() < 0.5, reach, bias):
+            covered[block.of_queries] += 1
+            first, last = block.heads.start, block.heads.stop
+            assert first % num_heads == last % num_heads == 0 or first // num_heads == (last - 1) // num_heads
+            assert block.keys.stop == num_keys - num_queries + block.queries.stop
+            furthest = max(reach[head % num_heads] for head in range(first, last))
+            assert block.keys.start <= max(0, num_keys - num_queries + block.queries.start - furthest + 1)
+        assert (covered == 1).all()
 
 
 def test_a_bias_of_minus_infinity_leaves_a_weight_of_zero():

@@ -23,6 +23,7 @@ from pyarrow import parquet as pq
 
 from wavepos_fairseq import data
 from wavepos_fairseq.data import command
+from wavepos_fairseq.data.lock import one_at_a_time
 from wavepos_fairseq.lab import alibi_release, experiments
 from wavepos_fairseq.plugin import streams
 
@@ -361,10 +362,10 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys):
     entered = threading.Event()
 
     def second():
-        with data.data_bin.one_at_a_time(tmp_path / "lock"):
+        with one_at_a_time(tmp_path / "lock"):
             entered.set()
 
-    with data.data_bin.one_at_a_time(tmp_path / "lock"):
+    with one_at_a_time(tmp_path / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.2)
@@ -373,12 +374,24 @@ def test_a_second_process_waits_for_the_first(tmp_path, capsys):
     assert "waiting for another process" in capsys.readouterr().out
 
 
+def test_the_words_and_the_characters_of_wikitext_are_downloaded_by_one_process_at_a_time(server, synthetic, tmp_path):
+    (tmp_path / "text").mkdir()
+    source, downloads = data.WIKITEXT["wikitext-2"], tmp_path / "downloads"
+    thread = threading.Thread(target=source.write_tokens, args=(server.url("good"), {}, tmp_path / "text", downloads))
+    with one_at_a_time(downloads / ".wikitext-2.lock"):
+        thread.start()
+        thread.join(timeout=0.2)
+        assert thread.is_alive() and not server.requests
+    thread.join(timeout=10)
+    assert server.requests and (tmp_path / "text" / "train.tokens").is_file()
+
+
 def test_many_take_turns_though_each_takes_its_lock_away(tmp_path):
     lock, inside, most = tmp_path / "lock", [], []
 
     def one():
         for _ in range(20):
-            with data.data_bin.one_at_a_time(lock):
+            with one_at_a_time(lock):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.001)

@@ -678,6 +678,9 @@ def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin
     common = ["--data", str(small_data), "--runs", str(small_configs / "runs")]
     mine = [*common, "--name", "mine", "--position-encoding", "alibi"]
     assert experiments.main(["train", "small", *mine, "--clip-norm", "0.5"]) == 0
+    assert experiments.main(["train", "small", "tuned", *common]) == 2
+    assert "mine/checkpoint_last.pt: this run is not finished; train and evaluate it" in capsys.readouterr().err
+    assert experiments.main(["evaluate", "small", *mine]) == 0
     assert experiments.main(["train", "small", "tuned", *common]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
     assert "--max-update 1 " in command and "--max-update 4" not in command
@@ -688,7 +691,6 @@ def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin
     assert len(weights[0]) > 20  # fairseq's buffers besides them hold what was in memory
     torch.testing.assert_close(*weights, rtol=0, atol=1e-29)  # a weight of zero moves, all others stay
 
-    assert experiments.main(["evaluate", "small", *mine]) == 0  # whose result has the command that trained
     trained = json.loads((folders[0] / "training.json").read_text())["command"]
     assert json.loads((folders[0] / "result.json").read_text())["training_command"] == trained
     assert trained.endswith("--clip-norm 0.5")

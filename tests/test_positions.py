@@ -596,6 +596,19 @@ def test_what_is_learned_of_wavelets_begins_at_the_fixed_ones_to_the_last_bit(le
         assert torch.equal(learned.relative(300, like), fixed.relative(300, like))
 
 
+def test_a_replica_for_several_gpus_learns_its_wavelets():
+    """As torch.nn.parallel.replicate makes one: its parameters are attributes, and it has no parameters()."""
+    position = learned_wavelets()
+    replica = position._replicate_for_data_parallel()
+    for name, parameter in position.named_parameters():
+        setattr(replica, name, parameter * 1)
+    assert not [*replica.parameters()]
+    _, rows = replica.factors(40, FP64)
+    slopes = torch.autograd.grad(rows.square().sum(), [*position.parameters()])
+    expected = torch.autograd.grad(position.relative(40, FP64).square().sum(), [*position.parameters()])
+    torch.testing.assert_close(slopes, expected)
+
+
 def test_nothing_learned_is_the_fixed_wavelets_and_their_tables():
     plain, none = (
         build_position("wavelet", head_dim=64, num_heads=2, **given) for given in ({}, {"wavelet_learn": "none"})

@@ -199,7 +199,9 @@ def test_the_interval_of_a_share_is_scipys_wilson_interval(part, count):
     from scipy.stats import binomtest
 
     expected = binomtest(part, count).proportion_ci(method="wilson")
-    assert share_interval(part, count) == pytest.approx((expected.low, expected.high), abs=1e-7)
+    low, high = share_interval(part, count)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-7)
+    assert low <= part / count <= high
 
 
 # recall.csv and its figure

@@ -219,6 +219,11 @@ def test_lowest_number_of_a_column_is_bold_and_no_other(results):
     write_table(results, "sweep", rows)
     found = [[bool(cell["b"]) for cell in row[1:]] for row in page_of(results).body("sweep", "full")]
     assert found == [6 * [False], [True, True, True, False, False, False], [False, False, False, True, True, True]]
+    of_seeds = [*({**row, "seed": 1} for row in rows), *cells(lambda n: 1.0, method="a", seed=2)]
+    write_table(results, "sweep", of_seeds)  # a seed that one row alone has decides nothing
+    body = page_of(results).body("sweep", "full")
+    assert [[bool(cell["b"]) for cell in row[1:]] for row in body] == found
+    assert not any("nan" in str(cell["title"]) for row in body for cell in row)
 
 
 def test_several_seeds_are_their_mean_and_standard_deviation_and_intervals_are_in_hover_and_row(results):

@@ -105,8 +105,8 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
         for s, n, p in [(1, 32, 10.0), (2, 32, 14.0), (1, 64, 8.0), (2, 64, 8.0)]
     ]
     cells += [
-        {**base, "method": "NoPE", "seed": 1, "sequence_length": n, "perplexity": p}
-        for n, p in [(32, 20.0), (64, float("nan"))]
+        {**base, "method": "NoPE", "seed": s, "sequence_length": n, "perplexity": p}
+        for s, n, p in [(1, 32, 20.0), (2, 32, 20.0), (1, 64, float("nan")), (2, 64, float("nan"))]
     ]
     cells += [  # its band would fill the panel, from below 0
         {**base, "method": "RoPE", "seed": s, "sequence_length": n, "perplexity": p}
@@ -115,10 +115,25 @@ def test_seeds_are_drawn_as_their_mean_and_a_band_of_their_standard_deviation():
     (axes,) = curves.draw_perplexity(pd.DataFrame(cells), "inference", "method").axes
     assert list(lines_of(axes)["ALiBi"].get_ydata()) == [12, 8]
     assert list(lines_of(axes)["NoPE"].get_ydata()) == [20]  # no cell, no point
-    band, of_rope = axes.collections
+    band, of_nope, of_rope = axes.collections
     assert min((y for path in of_rope.get_paths() for _, y in path.vertices), default=12) == 12
     at_32 = {y for x, y in band.get_paths()[0].vertices if x == 32}
     assert min(at_32) == pytest.approx(12 - 8**0.5) and max(at_32) == pytest.approx(12 + 8**0.5)
+
+
+def test_curves_are_of_the_seeds_that_all_rows_have():
+    cells = [
+        {"inference": "full", "method": method, "seed": seed, "l_train": 64, "sequence_length": 64, "perplexity": value}
+        for method, seed, value in [
+            ("ALiBi", 1, 8.0),
+            ("ALiBi", 2, 9.0),
+            ("ALiBi", 3, 4.0),
+            ("RoPE", 1, 7.0),
+            ("RoPE", 2, 9.5),
+        ]
+    ]
+    (axes,) = curves.draw_perplexity(pd.DataFrame(cells), "inference", "method").axes
+    assert {name: list(line.get_ydata()) for name, line in lines_of(axes).items()} == {"ALiBi": [8.5], "RoPE": [8.25]}
 
 
 def test_a_method_that_table_1_has_no_longer_is_drawn_too():
@@ -327,6 +342,24 @@ def test_all_that_there_is_something_for_is_drawn_and_the_numbers_are_kept(drawn
     losses = pd.read_csv(drawn / "positions.csv")
     assert list(losses.columns) == "row l_train sequence_length start stop nll".split()
     assert len(losses) == 2 * 40 and losses.stop.max() == losses.sequence_length[0] == 5 * L_TRAIN
+
+
+def test_lines_of_runs_that_are_gone_stay_in_the_order_of_table_1(folders, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    sheet = tmp_path / "demo" / "positions.csv"
+
+    def lines(rows, nll):
+        of = {"l_train": L_TRAIN, "sequence_length": 8}
+        return pd.DataFrame(
+            [{"row": row, **of, "start": at, "stop": at + 4, "nll": nll} for row in rows for at in (0, 4)]
+        )
+
+    lines(("nope", "alibi", "haar"), 1.5).to_csv(sheet, index=False)
+    monkeypatch.setattr(curves.probes, "table", lambda *given: lines(ROWS, 2.5))
+    assert draw({**folders, "--results": tmp_path}, "positions") == 0
+    found = pd.read_csv(sheet)
+    assert list(zip(found.row, found.nll))[::2] == [("nope", 1.5), ("alibi", 2.5), ("ricker", 2.5), ("haar", 1.5)]
+    assert list(found.start) == 4 * [0, 4]
 
 
 def test_rows_without_a_finished_run_are_named(folders, capsys):

@@ -10,7 +10,7 @@ from . import __version__
 COMMANDS = {  # module whose `main` reads the words; words put before them; help
     "prepare": ("data.command", [], "prepare a corpus as a fairseq data-bin folder"),
     "train": ("lab.experiments", ["train"], "train one row of a table, or any options"),
-    "evaluate": ("lab.experiments", ["evaluate"], "evaluate a trained row, at the preset's lengths"),
+    "evaluate": ("lab.experiments", ["evaluate"], "evaluate a trained row, or a model of transformers"),
     "reproduce": ("lab.experiments", ["reproduce"], "train and evaluate all rows of a table, then write the table"),
     "sweep": ("lab.experiments", ["sweep"], "train and evaluate a grid of wavelets, then write its table"),
     "status": ("lab.experiments", ["status"], "show the progress of the runs of a table or a sweep"),

@@ -117,7 +117,9 @@ def _fast_attention(
         tensor.requires_grad for tensor in (query, key, value, gates, *position.parameters()) if tensor is not None
     )
     key_bias = bias_of_keys(position, gates, query, num_keys)
-    factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
+    wide = dtype if use_triton else torch.promote_types(dtype, torch.float32)  # half precision is rounded at the end
+    like = query.new_empty(0, dtype=wide)
+    factors, bias = _factors(position, num_keys, like), position.bias(num_keys, like=like)
     sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
     plain = all(given is None for given in (factors, bias, key_bias, segments))
     shares_keys = query.size(1) != key.size(1)
@@ -125,9 +127,7 @@ def _fast_attention(
         rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
         options = {"enable_gqa": True} if shares_keys else {}  # PyTorch knows it since 2.5
         return F.scaled_dot_product_attention(rotated_query, rotated_key, value, None, dropout_p, True, **options)
-    if not use_triton and dtype != torch.promote_types(dtype, torch.float32):  # half precision is rounded at the end
-        query, key, value = (tensor.float() for tensor in (query, key, value))
-        factors, bias = _factors(position, num_keys, query), position.bias(num_keys, like=query)
+    query, key, value = (tensor.to(wide) for tensor in (query, key, value))
     rotated_query, rotated_key = position.rotate(query, key, rotated_keys)
     projected_query = basis = None  # slot p is empty
     if factors is not None:
@@ -162,9 +162,9 @@ def _fast_attention(
     return attended.view(shape).to(dtype)  # (N, L, d) -> (B, H, L, d)
 
 
-def _factors(position: Position, num_keys: int, query: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
+def _factors(position: Position, num_keys: int, like: Tensor) -> Optional[Tuple[Optional[Tensor], Tensor]]:
     """`Position.factors`, or None where p is zero at all these lags, as for wavelets that lie further in the past."""
-    factors = position.factors(num_keys, like=query)
+    factors = position.factors(num_keys, like=like)
     return None if factors is None or factors[1].numel() == 0 else factors
 
 

@@ -189,13 +189,16 @@ def _blocks(
         stop = min(start + size, num_queries)
         queries, keys = slice(start, stop), slice(0, num_keys - num_queries + stop)
         group = max(8 if needs_grad else 4, _SCORES_PER_BLOCK // ((stop - start) * keys.stop))
+        reached = [min(of, keys.stop) for of in reach]
+        if len(set(reached)) > 1:  # blocks may end early, and the next one must not go on into another sequence
+            group = min(group, heads_of_sequence)
         for whole in (heads_of_sequence, heads_of_key):
             if group > whole:
                 group -= group % whole
         whole = heads_of_key if group < heads_of_key else max(group, heads_of_sequence)
         for first in range(0, num_heads, whole):
             last = min(first + whole, num_heads)
-            for heads in _alike(first, last, group, heads_of_key, stop - start, [min(of, keys.stop) for of in reach]):
+            for heads in _alike(first, last, group, heads_of_key, stop - start, reached):
                 furthest = max(reach[head % len(reach)] for head in range(heads.start, heads.stop))
                 seen = slice(max(0, keys.stop - (stop - start) - furthest + 1), keys.stop)
                 block = _Block(heads, queries, _part(heads, heads_of_key), seen, None)

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Dict
 
-from ..plugin.streams import BLANK, SPLITS, Counts
+from ..plugin.streams import BLANK, Counts
 from .corpus import Corpus, DataError, Source, say
-from .tokens import write_lines
+from .tokens import rewrite_tokens
 
 ENDING = "-characters"
 
@@ -38,12 +38,7 @@ class Characters(Corpus):
 
     def write_tokens(self, source: Source, files: Dict[str, Path], folder: Path, downloads: Path) -> str:
         origin = self.words.write_tokens(source, files, folder, downloads)
-        for split in SPLITS:
-            path = folder / f"{split}.tokens"
-            words = path.with_suffix(".words")
-            path.rename(words)
-            with open(words, encoding="utf-8", newline="\n") as lines:
-                write_lines((spelled_out(line.rstrip("\n")) for line in lines), path)
+        rewrite_tokens(folder, spelled_out)
         return origin
 
     def check(self, data_bin: Path, counts: Counts) -> None:

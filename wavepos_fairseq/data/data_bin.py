@@ -1,7 +1,5 @@
 """A corpus as a fairseq data-bin folder, made by fairseq-preprocess: whole or not at all, by one process at a time."""
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -10,7 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Dict, Iterator, Mapping, Optional, Union
+from typing import Dict, Mapping, Optional, Union
 
 from ..common import child
 from ..plugin.streams import SPLITS, count
@@ -19,6 +17,7 @@ from .corpus import Corpus, DataError, Source, say
 from .demo import Demo
 from .documents import Documents
 from .download import file_digest
+from .lock import one_at_a_time
 from .own_text import OwnText
 from .python_source import PythonSource
 from .recall import Recall
@@ -57,7 +56,8 @@ def prepare(
 
     Args:
         name: "wikitext-103", "wikitext-2", "demo", "recall" or "text"; those of WikiText and "text" also with
-            "-characters" for one token a character.
+            "-characters" for one token a character; or a corpus that stays text (see `texts`), "python-source",
+            "redpajama" or "documents".
         source: for WikiText a folder with wiki.{train,valid,test}.tokens, its zip archive, or the archive's URL
             (default: downloaded, see `wikitext`); for "text" a folder with train.txt, valid.txt and test.txt.
         dest: folder of data-bin folders; made where missing.
@@ -200,38 +200,3 @@ def fairseq_preprocess(work: Path, min_count: int) -> None:
 
 def sha256_of(files: Mapping[str, Path]) -> Dict[str, str]:
     return {split: file_digest(path, "sha256") for split, path in files.items()}
-
-
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait for other processes in this block; the jobs of a cluster may all ask for the same corpus at once.
-
-    Missing folders of the lock are made. Afterwards the lock is removed, and so are these folders if they are empty.
-    """
-    made = [folder for folder in lock.parents if not folder.exists()]
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process ({lock} is locked)")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if is_open(lock, handle):
-            try:
-                yield
-            finally:
-                lock.unlink()
-                with contextlib.suppress(OSError):
-                    for folder in made:
-                        folder.rmdir()
-            return
-    with one_at_a_time(lock):  # the process before removed its lock, and another may have made one of its own
-        yield
-
-
-def is_open(path: Path, handle: IO[str]) -> bool:
-    """Whether the path still leads to this open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
-    except FileNotFoundError:
-        return False

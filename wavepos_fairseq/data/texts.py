@@ -14,6 +14,7 @@ from typing import Dict, Iterable, Iterator, Union
 
 from ..common.errors import prefixing_errors
 from .corpus import DataError, Source, say
+from .lock import one_at_a_time
 
 
 class TextCorpus(abc.ABC):
@@ -58,8 +59,6 @@ def prepare_tokens(data: Path, tokenizer: Union[int, str]) -> Path:
 
     tokenizer: see `hf.tokens.write_tokens`. Raises DataError where it cannot be.
     """
-    from .data_bin import one_at_a_time
-
     target = tokens_folder(data, tokenizer)
     work = data / f".{target.name}.partial"
     with one_at_a_time(data / f".{target.name}.lock"):

@@ -42,6 +42,16 @@ def write_lines(lines: Iterable[str], path: Path) -> None:
         output.writelines(f"{line}\n" for line in lines)
 
 
+def rewrite_tokens(folder: Path, of_line: Callable[[str], str]) -> None:
+    """Applies a function to each line of ``{split}.tokens`` in the folder; what was there is ``{split}.words``."""
+    for split in SPLITS:
+        path = folder / f"{split}.tokens"
+        words = path.with_suffix(".words")
+        path.rename(words)
+        with open(words, encoding="utf-8", newline="\n") as lines:
+            write_lines((of_line(line.rstrip("\n")) for line in lines), path)
+
+
 def wikitext_tokenizer() -> Callable[[str], str]:
     """A function that tokenises as WikiText is: ``well-known 1,000.5`` becomes ``well @-@ known 1 @,@ 000 @.@ 5``."""
     from sacremoses import MosesTokenizer
@@ -68,13 +78,7 @@ def write_bpe(folder: Path, merges: int, codes: Path) -> None:
     if learned.getvalue().count("\n") < 2:
         raise DataError(f"--bpe {merges}: train.txt is too small, no two characters stand side by side twice")
     codes.write_text(learned.getvalue(), encoding="utf-8")
-    to_subwords = subword_segmenter(learned)
-    for split in SPLITS:
-        path = folder / f"{split}.tokens"
-        words = path.with_suffix(".words")
-        path.rename(words)
-        with open(words, encoding="utf-8") as lines:
-            write_lines(map(to_subwords, lines), path)
+    rewrite_tokens(folder, subword_segmenter(learned))
 
 
 def subword_segmenter(codes: IO[str]) -> Callable[[str], str]:

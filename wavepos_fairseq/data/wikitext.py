@@ -13,6 +13,7 @@ from ..plugin.streams import SPLITS, Counts
 from .archives import check_parquet, unpack_parquet, unpack_zip
 from .corpus import Corpus, DataError, Source, files_in, say
 from .download import DownloadError, fetch_file, file_digest, is_url
+from .lock import one_at_a_time
 
 MIRRORS = ("https://wikitext.smerity.com/", "https://s3.amazonaws.com/research.metamind.io/wikitext/")
 """Where the archives are. The second one, their first home, has answered 403 since 2024."""
@@ -44,11 +45,12 @@ class WikiText(Corpus):
         return files_in(source, self.name, "wiki.{}.tokens", option)
 
     def write_tokens(self, source: Source, files: Dict[str, Path], folder: Path, downloads: Path) -> str:
-        if source is None:
-            return self.download(folder, downloads)
-        if is_url(source):
-            unpack_zip(self.fetch_zip([str(source)], downloads), folder)
-            return without_secrets(str(source))
+        if source is None or is_url(source):
+            with one_at_a_time(downloads / f".{self.name}.lock"):  # its words and its characters are one download
+                if source is None:
+                    return self.download(folder, downloads)
+                unpack_zip(self.fetch_zip([str(source)], downloads), folder)
+                return without_secrets(str(source))
         for split, path in files.items():
             (folder / f"{split}.tokens").symlink_to(path.resolve())
         if not files:

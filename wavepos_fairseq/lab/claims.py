@@ -201,19 +201,19 @@ def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> st
     deciding = [(judgement["verdict"], number) for judgement in judged for number in judgement.get("numbers", [])[:1]]
     unknown = Counter(verdict for verdict, number in deciding if number["known_by"] == results.UNKNOWN)
     shown = [
-        f"{counts[verdict]} {verdict}" + (f" (of {unknown[verdict]} no interval is known)" if unknown[verdict] else "")
+        f"{verdict}: {counts[verdict]}" + (f" ({unknown[verdict]} without an interval)" if unknown[verdict] else "")
         for verdict in (*reversed(VERDICTS), "not judged")
     ]
     lines = [
         f"# {title}",
         "",
         ", ".join(shown) + ".",
-        "The numbers are the deciding comparison: the nearest to the bound or, if the claim does not hold, farthest on",
-        "the wrong side of it, of several seeds the geometric means and their ratio. They end with how many of the",
-        "comparisons agree (claims.json lists all). In brackets is",
-        "the 95% interval of the ratio, and what it is of: the text and the seeds, paired; the text alone, with one",
-        "seed; the seeds alone, or the two texts as if they were different ones, where the losses of stretches are not",
-        "kept. If none is known, the two numbers decide, however close they are.",
+        "A line has the numbers of the comparison that decides: the one nearest to the bound or, if the claim does not",
+        "hold, farthest on the wrong side of it; of several seeds the geometric means and their ratio. It ends with",
+        "how many of the comparisons agree (claims.json lists all). In brackets is the 95% interval of the ratio, and",
+        "what it is of: the text and the seeds, paired; the text alone, with one seed; the seeds alone, or the two",
+        "texts as if they were different ones, where the losses of stretches are not kept. If none is known, the two",
+        "numbers decide, however close they are.",
         *(f"{table} has no stretches.npz: it is published, or was made before 0.4." for table in without),
         "",
         "| claim | L_train | verdict | numbers |",

@@ -168,9 +168,10 @@ def pairs(folder: Path) -> pd.DataFrame:
 def context(folder: Path) -> pd.DataFrame:
     """The sheet ``context``: what a row gains by windows longer than L_train, in sliding-window inference.
 
-    gain: the loss with windows of L_train minus that with longer ones, in nats a token, of the same tokens. So a
-    positive gain is use of what lies further back than L_train. A line for each seed and, of several, one for their
-    mean, whose seed is empty.
+    gain: the loss with windows of L_train minus that with longer ones, in nats a token, of the same tokens. Those have
+    L_train - S to L_train - 1 tokens before them in the shorter windows. So a row that gains nothing uses nothing that
+    lies further back than L_train; what one gains may in part be the last S tokens within it. A line for each seed and,
+    of several, one for their mean, whose seed is empty.
     """
     lines: List[Dict[str, Any]] = []
     for table, cells in _tables(folder):

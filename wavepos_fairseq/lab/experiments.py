@@ -34,7 +34,7 @@ from ..plugin.streams import count
 from . import evaluate, results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .llama_runs import run_of
-from .runs import Broken, InUse, Run, batches, cpu_count, folder_end
+from .runs import Broken, InUse, Run, batches, cpu_count, folder_end, shown_perplexity
 from .schedule import Outcome, make_here, make_on_slurm
 from .sweeps import AXES, EXAMPLES, refuse_too_many, sweep_rows
 
@@ -112,7 +112,8 @@ def print_status(runs: List[Run]) -> None:
         line["updates"] = f"{updates} of {last}"
         if result:
             cells = {cell["sequence_length"]: cell for cell in result["cells"] if cell["inference"] == "full"}
-            line["perplexity"] = ", ".join(f"{cell['perplexity']:.2f} at {length}" for length, cell in cells.items())
+            shown = [f"{shown_perplexity(cell):.2f} at {length}" for length, cell in cells.items()]
+            line["perplexity"] = ", ".join(shown)
         elif updates >= last:
             line["training"] = "fully trained, not yet evaluated"
         elif updates:
@@ -143,11 +144,10 @@ def refuse_evaluation(run: Run) -> None:
 
     parser = evaluate.parser()
     parser.allow_abbrev = False
-    words = run.evaluation_command()
     with prefixing_errors(f"preset {run.preset.name}, evaluate"):
         with commands.refusals_raise():
-            args = parser.parse_args(words[words.index("wavepos_fairseq.evaluation") + 1 :])
-        ours = parser.parse_args(run.evaluation_command(with_options=False)[3:])
+            args = parser.parse_args(run.evaluation_arguments())
+        ours = parser.parse_args(run.evaluation_arguments(with_options=False))
         for name in ("path", "model", "text", "lengths", "l_train", "position_encoding", "output"):
             if getattr(args, name) != getattr(ours, name):
                 raise ValueError(f"--{name.replace('_', '-')} cannot be given here")
@@ -225,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     making = argparse.ArgumentParser(add_help=False)
     making.add_argument("--results", type=Path, default=ROOT / "results", help="tables' folder (default: results)")
     making.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where to run (default: local)")
-    jobs = "parallel runs, which share the threads and GPUs (default: 1)"
+    jobs = "parallel runs, each with its own share of the threads and GPUs (default: 1)"
     making.add_argument("--jobs", type=parse_count, default=1, help=jobs)
     table = added.add_parser("reproduce", parents=[common, many, making], help="train and evaluate a table's rows")
     table.add_argument("table", help=", ".join(names("tables")))

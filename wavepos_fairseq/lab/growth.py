@@ -22,7 +22,8 @@ from ..plugin.options import as_arguments
 from . import evaluate, results, tables
 from .comparisons import Cell, compare, losses_of
 from .configs import Preset
-from .palette import methods
+from .palette import in_order
+from .runs import runs_of
 
 SHEET = "growth"
 
@@ -51,15 +52,7 @@ def kept_checkpoints(runs: Path, name: str) -> List[Kept]:
             kept += [Kept(row, seed, *item) for item in by_updates.items()]
     if kept and left_out:
         print(f"{', '.join(left_out)} kept fewer than two checkpoints: left out", file=sys.stderr, flush=True)
-    return sorted(kept, key=lambda of: place(of.row, of.seed, of.updates))
-
-
-def runs_of(runs: Path, name: str) -> List[Tuple[str, int, Path]]:
-    """Row, seed and folder of each run in RUNS/NAME and, of other seeds, in RUNS/NAME-seedN."""
-    of_seeds = re.compile(re.escape(name) + r"(-seed\d+)?")
-    folders = [run for of in sorted(runs.glob("*")) if of_seeds.fullmatch(of.name) for run in sorted(of.glob("*"))]
-    seeds = [re.search(r"-seed(\d+)$", run.parent.name) for run in folders]
-    return [(run.name, int(seed[1]) if seed else 1, run) for run, seed in zip(folders, seeds) if run.is_dir()]
+    return in_order(kept, lambda of: of[:3])
 
 
 def measure(folder: Path, preset: Preset, runs: Path, data: Path, options: Sequence[str] = ()) -> pd.DataFrame:
@@ -85,24 +78,17 @@ def measure(folder: Path, preset: Preset, runs: Path, data: Path, options: Seque
         with prefixing_errors(shown_path(of.path)):
             measured = _evaluated(preset, lengths, of, data, options)
         lines.update({_key(line): line for line in measured})
-        ordered = sorted(lines.values(), key=lambda line: place(*_key(line)))
-        results.write_sheet(folder, SHEET, pd.DataFrame(ordered))
+        results.write_sheet(folder, SHEET, pd.DataFrame(in_order(lines.values(), _key)))
     if not lines:
         raise ValueError(
             f"{shown_path(runs / folder.name)} has no run with two checkpoints of --save-interval-updates; run "
             "scripts/reproduce.sh with a preset that has it without keep-interval-updates (wikitext2-chars-cpu-long)"
         )
-    return pd.DataFrame(sorted(lines.values(), key=lambda line: place(*_key(line))))
+    return pd.DataFrame(in_order(lines.values(), _key))
 
 
 def _key(line: Dict[Any, Any]) -> Tuple[str, int, int, int]:
     return line["row"], line["seed"], line["updates"], line["sequence_length"]
-
-
-def place(row: str, *numbers: int) -> Tuple[Any, ...]:
-    """Sorts lines of sheets: Table 1's rows first, then by the numbers."""
-    order = list(methods())
-    return (order.index(row) if row in order else len(order), row, *numbers)
 
 
 def _evaluated(

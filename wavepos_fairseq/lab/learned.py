@@ -12,7 +12,7 @@ from ..common.errors import prefixing_errors
 from ..common.files import refuse_unwritable, shown_path
 from . import results
 from .configs import Preset
-from .growth import place
+from .palette import in_order
 from .recall import finished_checkpoints
 from .runs import read_result
 
@@ -38,7 +38,7 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
             with prefixing_errors(shown_path(path)):
                 found = learned_wavelets(opened(path)[0].model)
             lines[row, seed] = [{"row": row, "seed": seed, **line} for line in found]
-    ordered = [line for key in sorted(lines, key=lambda key: place(*key)) for line in lines[key]]
+    ordered = [line for key in in_order(lines, lambda key: key) for line in lines[key]]
     if not ordered:
         raise ValueError(
             f"{shown_path(runs / folder.name)} has no finished run with --wavelet-learn; run scripts/reproduce.sh "

@@ -77,8 +77,7 @@ class LlamaRun(Run):
         stream, tokenizer = read_tokens(tokens)
         if not len(Sequences(stream, self.preset.l_train)):
             raise ValueError(f"{shown_path(tokens)} has {len(stream)} tokens, fewer than l_train {self.preset.l_train}")
-        words = self.evaluation_command()
-        args = evaluate.parse(words[words.index("wavepos_fairseq.evaluation") + 1 :])
+        args = evaluate.parse(self.evaluation_arguments())
         valid, needed = self.data / "valid.txt", (args.sequences or 1) * max(args.lengths)
         count = len(read_text(valid, tokenizer, num_tokens=needed).tokens)
         if count < needed:

@@ -4,13 +4,16 @@ The colours are Okabe and Ito's, without those that are invisible on white or on
 colour.
 """
 
-from typing import Dict, Iterable, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Tuple, TypeVar
 
 from .configs import load_table
 
 COLOURS = ("#8C8C8C", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0072B2")
 DASHES = ((10, 3, 1, 3), (6, 2), (6, 2, 1, 2), (1.5, 1.5), (3, 1, 1, 1, 1, 1), (10, 3), ())  # lengths on, off, on ...
 MARKERS = ("", "square", "triangle", "diamond")  # of the first seven curves, the next seven ...
+
+
+Item = TypeVar("Item")
 
 
 class Look(NamedTuple):
@@ -24,6 +27,18 @@ class Look(NamedTuple):
 def methods() -> Dict[str, str]:
     """Table 1's rows: names in figures by row name."""
     return {row.name: row.labels["method"] for row in load_table("table1")[1]}
+
+
+def names_of_rows() -> Dict[str, str]:
+    """Names in figures by row name, of Table 1's rows and of the combinations."""
+    combined = {row.name: " + ".join(row.labels.values()) for row in load_table("combinations")[1]}
+    return {**combined, **methods()}
+
+
+def in_order(items: Iterable[Item], key: Callable[[Item], Tuple[Any, ...]]) -> List[Item]:
+    """The items by their keys, which are a row's name and numbers: Table 1's rows first, then by the numbers."""
+    places = {row: place for place, row in enumerate(methods())}
+    return sorted(items, key=lambda item: (places.get(key(item)[0], len(places)), *key(item)))
 
 
 def looks(names: Iterable[str]) -> Dict[str, Look]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -16,8 +17,8 @@ from ..data.recall import KEYS, VALUES
 from ..plugin.streams import tokens_of
 from . import results
 from .configs import RECALL, Preset
-from .growth import place, runs_of
-from .runs import Broken, read_result
+from .palette import in_order
+from .runs import finished_checkpoint, runs_of
 
 Finished = Dict[Tuple[str, int], Path]
 """Checkpoints by row and seed."""
@@ -25,14 +26,8 @@ Finished = Dict[Tuple[str, int], Path]
 
 def finished_checkpoints(runs: Path, preset: Preset, name: str) -> Finished:
     """The checkpoints of the finished runs in RUNS/NAME and, of other seeds, RUNS/NAME-seedN: Table 1's rows first."""
-    found = {}
-    for row, seed, run in runs_of(runs, name):
-        try:
-            if read_result(run) and (run / preset.checkpoint).is_file():
-                found[row, seed] = run / preset.checkpoint
-        except Broken as error:
-            print(f"{shown_path(run)} is broken, {error}", file=sys.stderr, flush=True)
-    return {key: found[key] for key in sorted(found, key=lambda key: place(*key))}
+    found = [((row, seed), finished_checkpoint(run, preset.checkpoint)) for row, seed, run in runs_of(runs, name)]
+    return {key: path for key, path in in_order(found, lambda one: one[0]) if path}
 
 
 def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], Tuple[Any, Any]]) -> pd.DataFrame:
@@ -61,7 +56,7 @@ def measure(folder: Path, preset: Preset, runs: Path, opened: Callable[[Path], T
                 )
             measured = recall(scorer, stream, keys, values)
         lines += [{"row": row, "seed": seed, "l_train": scorer.l_train, **line} for line in measured]
-        lines.sort(key=lambda line: place(*(line[column] for column in ("row", "seed", "sequence_length", "start"))))
+        lines = in_order(lines, itemgetter("row", "seed", "sequence_length", "start"))
         results.write_sheet(folder, RECALL, pd.DataFrame(lines))
     if not lines:
         raise ValueError(f"{shown_path(runs / folder.name)} has no finished run; run scripts/reproduce.sh table1 first")

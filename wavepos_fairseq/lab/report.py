@@ -36,20 +36,24 @@ Plot = Dict[str, Any]  # what Plotly.newPlot takes
 
 
 class Cell(NamedTuple):
-    """Mean perplexity of the seeds, their standard deviation, published numbers (NaN: none), and details in words."""
+    """Mean perplexity of the seeds, their standard deviation, published numbers (NaN: none), and details in words.
+
+    lowest: whether it is the lowest of its column, over the seeds that all rows have.
+    """
 
     mean: float
     spread: float
     paper: float
     press: float
     words: str
+    lowest: bool
 
     @property
     def printed(self) -> str:
         return "–" if math.isnan(self.mean) else f"{self.mean:.2f}"
 
 
-_NO_CELL = Cell(math.nan, math.nan, math.nan, math.nan, "")
+_NO_CELL = Cell(math.nan, math.nan, math.nan, math.nan, "", False)
 
 
 @dataclass
@@ -70,13 +74,6 @@ class Table:
     def has_press(self) -> bool:
         cells = [cell for rows in self.blocks.values() for row in rows.values() for cell in row]
         return not all(math.isnan(cell.press) for cell in cells)
-
-    def lowest(self, inference: str) -> List[float]:
-        """The lowest perplexity at each length."""
-        columns = zip(*self.blocks[inference].values())
-        return [
-            min((cell.mean for cell in column if not math.isnan(cell.mean)), default=math.nan) for column in columns
-        ]
 
 
 def _paper(name: str, multiples: Set[float]) -> Optional[pd.DataFrame]:
@@ -107,7 +104,7 @@ def _press(paper: Optional[pd.DataFrame]) -> Dict[Tuple[Any, ...], float]:
 
 def _words(seeds: pd.DataFrame) -> str:
     """A cell's numbers by seed, and their intervals."""
-    words = []
+    words, seeds = [], seeds.dropna(subset=["perplexity"])
     for line in seeds.itertuples():
         one = [f"seed {line.seed}: {line.perplexity:.2f}"] if len(seeds) > 1 else []
         if not math.isnan(line.low):
@@ -128,7 +125,11 @@ def make_table(
     blocks: Dict[str, Dict[Labels, List[Cell]]] = {}
     lengths = sorted(int(length) for length in cells.sequence_length.unique())
     rows = list(dict.fromkeys(cells[label_names].itertuples(index=False, name=None)))
-    numbers = results.over_seeds(cells, [*label_names, "inference", "sequence_length", "l_train"])
+    column, keys = ["inference", "sequence_length"], [*label_names, "inference", "sequence_length", "l_train"]
+    alike = results.over_seeds(results.of_common_seeds(cells, label_names), keys)
+    lowest = alike[alike["mean"] == alike.groupby(column)["mean"].transform("min")]
+    bold = set(lowest[[*label_names, *column]].itertuples(index=False, name=None))
+    numbers = results.over_seeds(cells, keys)
     for number in numbers.to_dict("records"):
         labels = tuple(number[label] for label in label_names)
         inference, length = number["inference"], number["sequence_length"]
@@ -136,7 +137,8 @@ def make_table(
         words = _words(seeds[(*labels, inference, length)])
         beside_it = beside.get(_key(number, label_names), math.nan)
         of_press = press.get((number.get("method"), *_key(number, [])), math.nan)
-        row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, of_press, words)
+        is_lowest = (*labels, inference, length) in bold
+        row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, of_press, words, is_lowest)
     by_label = {tuple(label.partition(" seed ")[::2]): run for label, run in manifest.get("rows", {}).items()}
     first_seed = next((seed for _, seed in by_label), "")
     runs = {name: run for (name, seed), run in by_label.items() if seed == first_seed}

@@ -198,9 +198,18 @@ def labels_of(cells: "pd.DataFrame") -> List[str]:
     return [column for column in cells if column not in (*CELL, *NUMBERS, "seed", "bits_per_character")]
 
 
-def over_seeds(cells: "pd.DataFrame", keys: Sequence[str], column: str = "perplexity") -> "pd.DataFrame":
-    """A line for each value of the keys, in order of appearance: mean, std (NaN for one seed) and count of the rest."""
-    return cells.groupby(list(keys), sort=False)[column].agg(["mean", "std", "count"]).reset_index()
+def over_seeds(cells: "pd.DataFrame", keys: Sequence[str]) -> "pd.DataFrame":
+    """A line for each value of the keys, in order of appearance: perplexity's mean, std (NaN for one seed), count."""
+    return cells.groupby(list(keys), sort=False).perplexity.agg(["mean", "std", "count"]).reset_index()
+
+
+def of_common_seeds(cells: "pd.DataFrame", keys: Sequence[str]) -> "pd.DataFrame":
+    """The cells of those seeds that all values of the keys have; all cells, if there is no such seed."""
+    if "seed" not in cells:
+        return cells
+    seeds = [set(of) for of in cells.dropna(subset=["perplexity"]).groupby(list(keys)).seed.unique()]
+    common = set.intersection(*seeds) if seeds else set()
+    return cells[cells.seed.isin(common)] if common else cells
 
 
 def read_sheet(folder: Path, sheet: str, columns: Sequence[str] = ()) -> "Optional[pd.DataFrame]":

@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -185,11 +186,14 @@ class Run:
         """What the evaluation reads: the data and the trained checkpoint."""
         return [shown_path(self.data), "--path", shown_path(self.checkpoint)]
 
-    def evaluation_command(self, with_options: bool = True) -> List[str]:
+    def evaluation_command(self) -> List[str]:
+        return ["python", "-m", "wavepos_fairseq.evaluation", *self.evaluation_arguments()]
+
+    def evaluation_arguments(self, with_options: bool = True) -> List[str]:
         """The evaluation at the preset's lengths, in both inferences unless the preset's options say otherwise."""
         lengths = ",".join(map(str, self.preset.lengths))
         return [
-            *("python", "-m", "wavepos_fairseq.evaluation", *self.evaluated()),
+            *self.evaluated(),
             *("--lengths", lengths, "--output", shown_path(self.folder / "evaluation.json")),
             *(as_arguments(self.evaluated_with()) if with_options else []),
             *([] if self.gpus else ["--cpu"]),
@@ -382,8 +386,19 @@ class Run:
             error.filename = error.filename or shown_path(self.folder)
             raise
 
+    def refuse_unfinished_begin(self) -> None:
+        """Raises ValueError if the training begins at the checkpoint of another run, which is not finished."""
+        begin = _by_option(shlex.join(self.training_command())).get("--finetune-from-model", "")
+        source = Path(begin).parent
+        if (source / "training.json").is_file() and not read_result(source):
+            raise ValueError(f"--finetune-from-model {begin}: this run is not finished; train and evaluate it first")
+
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
-        """Starts fairseq-train, which continues from its last checkpoint if there is one."""
+        """Starts fairseq-train, which continues from its last checkpoint if there is one.
+
+        Raises ValueError like `refuse_unfinished_begin`.
+        """
+        self.refuse_unfinished_begin()
         command, threads = self.training_command(), self._threads(environment)
         started = {"command": shlex.join(command), "version": DIGITS, "threads": threads}
         write_json(self.folder / "training.json", started)
@@ -433,6 +448,28 @@ _EVALUATED_AGAIN = "remove the file to evaluate the run again"
 def read_result(folder: Path) -> Optional[Dict[str, Any]]:
     """The content of a run's result.json, None if it does not exist. Raises Broken if it is invalid."""
     return _read(folder / "result.json", _RESULT, _EVALUATED_AGAIN)
+
+
+def shown_perplexity(cell: Dict[str, Any]) -> float:
+    """A cell's perplexity as tables show it: per word where its tokens are characters."""
+    return cell.get("word_perplexity", cell["perplexity"])
+
+
+def runs_of(runs: Path, name: str) -> List[Tuple[str, int, Path]]:
+    """Row, seed and folder of each run in RUNS/NAME and, of other seeds, in RUNS/NAME-seedN."""
+    of_seeds = re.compile(re.escape(name) + r"(-seed\d+)?")
+    folders = [run for of in sorted(runs.glob("*")) if of_seeds.fullmatch(of.name) for run in sorted(of.glob("*"))]
+    seeds = [re.search(r"-seed(\d+)$", run.parent.name) for run in folders]
+    return [(run.name, int(seed[1]) if seed else 1, run) for run, seed in zip(folders, seeds) if run.is_dir()]
+
+
+def finished_checkpoint(run: Path, checkpoint: str) -> Optional[Path]:
+    """The checkpoint in a run's folder, None if the run is not finished, or broken, which is said."""
+    try:
+        return run / checkpoint if read_result(run) and (run / checkpoint).is_file() else None
+    except Broken as error:
+        print(f"{shown_path(run)} is broken, {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _read(path: Path, accepted: Dict[str, Accepted], remedy: str) -> Optional[Dict[str, Any]]:

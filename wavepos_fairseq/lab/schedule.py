@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
-from .runs import Broken, InUse, Run, RunFailed, execute, threads_of
+from .runs import Broken, InUse, Run, RunFailed, execute, shown_perplexity, threads_of
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -148,7 +148,7 @@ def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: 
 
 def _print_success(label: str, result: Dict[str, Any]) -> None:
     at_l_train = next(cell for cell in result["cells"] if cell["sequence_length"] == cell["l_train"])
-    print(f"{label}: {at_l_train['perplexity']:.2f} perplexity at L_train {at_l_train['l_train']}", flush=True)
+    print(f"{label}: {shown_perplexity(at_l_train):.2f} perplexity at L_train {at_l_train['l_train']}", flush=True)
 
 
 def _print_failure(label: str, why: Any) -> None:

@@ -12,7 +12,7 @@ import functools
 import re
 import sys
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy
 import torch
@@ -30,17 +30,20 @@ from torch import Tensor, nn
 
 from ..attention import IMPLEMENTATIONS, causal_attention
 from ..positions import Position, build_position, position_names, position_options
-from ..positions.interpolation import INTERPOLATIONS, interpolated
+from ..positions.interpolation import INTERPOLATIONS, interpolated, stretchable
 from ..positions.temperature import TemperedPosition
 
 if not hasattr(numpy, "compat"):  # NumPy 2 removed it, but fairseq cuts prompts into batches with numpy.compat.long
     numpy.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
 
 
+def _field(default, text):
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
 def _option_field(option):
     default = "" if option.default is None else f" (default: {option.default})"
-    text = f"{option.help}{default}; read by --position-encoding {', '.join(option.readers)}"
-    return dataclasses.field(default=None, metadata={"help": text})
+    return _field(None, f"{option.help}{default}; read by --position-encoding {', '.join(option.readers)}")
 
 
 # fairseq reads its command line off a dataclass; this one grows with the registry of representations.
@@ -50,71 +53,50 @@ WaveletLanguageModelConfig = dataclasses.make_dataclass(
         (
             "position_encoding",
             str,
-            dataclasses.field(
-                default="wavelet",
-                metadata={
-                    "help": f"position representation: {', '.join(position_names())}; or several, as wavelet+alibi"
-                },
-            ),
+            _field("wavelet", f"position representation: {', '.join(position_names())}; or several, as wavelet+alibi"),
         ),
         *((name, Optional[option.type], _option_field(option)) for name, option in position_options().items()),
         (
             "attention_implementation",
             str,
-            dataclasses.field(
-                default="auto", metadata={"help": "how attention is computed: " + ", ".join(IMPLEMENTATIONS)}
-            ),
+            _field("auto", f"how attention is computed: {', '.join(IMPLEMENTATIONS)}"),
         ),
         (
             "attention_recompute",
             bool,
-            dataclasses.field(
-                default=False,
-                metadata={"help": "compute the attention weights again in the backward pass instead of keeping them"},
-            ),
+            _field(False, "compute the attention weights again in the backward pass instead of keeping them"),
         ),
         (
             "attention_temperature",
             str,
-            dataclasses.field(
-                default="none",
-                metadata={
-                    "help": "what scores of S > --tokens-per-sample keys are multiplied by: none, or yarn for "
-                    "(0.1 ln(S / --tokens-per-sample) + 1)^2; made for --model-overrides of an evaluation"
-                },
+            _field(
+                "none",
+                "what scores of S > --tokens-per-sample keys are multiplied by: none, or yarn for "
+                "(0.1 ln(S / --tokens-per-sample) + 1)^2; made for --model-overrides of an evaluation",
             ),
         ),
         (
             "position_interpolation",
             str,
-            dataclasses.field(
-                default="none",
-                metadata={
-                    "help": "how the wavelengths of rope, rope-wavelet, trans-xl and wavelet are stretched beyond "
-                    f"--tokens-per-sample: none, {', '.join(INTERPOLATIONS)}; yarn sets --attention-temperature yarn, "
-                    "too; made for --model-overrides of an evaluation, or for fine-tuning"
-                },
+            _field(
+                "none",
+                f"how the wavelengths of {', '.join(stretchable())} are stretched beyond --tokens-per-sample: none, "
+                f"{', '.join(INTERPOLATIONS)}; yarn sets --attention-temperature yarn, too; made for --model-overrides "
+                "of an evaluation, or for fine-tuning",
             ),
         ),
         (
             "position_interpolation_factor",
             Optional[float],
-            dataclasses.field(
-                default=None,
-                metadata={
-                    "help": "factor of the stretch (default: S / --tokens-per-sample for S keys, and 1 up to it)"
-                },
-            ),
+            _field(None, "factor of the stretch (default: S / --tokens-per-sample for S keys, and 1 up to it)"),
         ),
         (
             "position_interpolation_from",
             Optional[int],
-            dataclasses.field(
-                default=None,
-                metadata={
-                    "help": "the length whose wavelengths are stretched, for fine-tuning at a greater one "
-                    "(default: --tokens-per-sample)"
-                },
+            _field(
+                None,
+                "the length whose wavelengths are stretched, for fine-tuning at a greater one "
+                "(default: --tokens-per-sample)",
             ),
         ),
     ],
@@ -189,7 +171,11 @@ class PositionalDecoderLayer(TransformerDecoderLayerBase):
             embed_dim,
             cfg.decoder.attention_heads,
             _position_of(self.args),
-            _attend(self.args),
+            functools.partial(
+                causal_attention,
+                implementation=_option(self.args, "attention_implementation"),
+                recompute=_option(self.args, "attention_recompute"),
+            ),
             functools.partial(_extended, self.args),
             dropout=cfg.attention_dropout,
             q_noise=self.quant_noise,
@@ -212,10 +198,8 @@ class PositionalDecoder(TransformerDecoder):
         return None
 
 
-_FLAGS = {
-    name: f"--{name.replace('_', '-')}" for name in ("position_encoding", "position_interpolation", *position_options())
-}
-_FLAGS.update({f"position_interpolation_{of}": f"--position-interpolation-{of}" for of in ("factor", "from")})
+_INTERPOLATION = [f"position_interpolation{end}" for end in ("", "_factor", "_from")]
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("position_encoding", *_INTERPOLATION, *position_options())}
 _FLAGS["implementation"] = "--attention-implementation"
 _PARAMETER = re.compile(rf"\b({'|'.join(_FLAGS)})=")
 
@@ -281,15 +265,6 @@ def _extended(args: Any, position: Position) -> Position:
     if "yarn" in (method, option("attention_temperature")):
         position = TemperedPosition(position, trained, factor)
     return position
-
-
-def _attend(args: Any) -> Callable[..., Tensor]:
-    """`causal_attention` with the model's options."""
-    return functools.partial(
-        causal_attention,
-        implementation=_option(args, "attention_implementation"),
-        recompute=_option(args, "attention_recompute"),
-    )
 
 
 _TIED = [  # with --tie-adaptive-weights, one value for both

@@ -8,13 +8,14 @@ A representation that has wavelengths overrides `Position.stretched`. Nothing is
 """
 
 import math
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .base import Position
 from .combined import CombinedPosition
+from .registry import position_class, position_names
 
 INTERPOLATIONS = ("linear", "ntk", "yarn")
 _TURNS = (32, 1)  # YaRN's beta and alpha: waves with more turns in L_train stay, those with fewer are stretched
@@ -40,6 +41,11 @@ def stretches(wavelengths: Tensor, method: str, factor: float, l_train: int) -> 
     return 1 / (ramp / factor + 1 - ramp)
 
 
+def stretchable() -> List[str]:
+    """The representations that have wavelengths."""
+    return [name for name in position_names() if position_class(name).overrides("stretched")]
+
+
 def interpolated(position: Position, method: str, l_train: int, factor: Optional[float] = None) -> Position:
     """`position` by one of INTERPOLATIONS, or those parts of a combination that have wavelengths.
 
@@ -57,8 +63,8 @@ def interpolated(position: Position, method: str, l_train: int, factor: Optional
     parts = list(position.parts) if isinstance(position, CombinedPosition) else [position]
     if not any(part.overrides("stretched") for part in parts):
         raise ValueError(
-            f"position_interpolation={method!r} stretches wavelengths, and this representation has none; accepted is "
-            "one with rope, rope-wavelet, trans-xl, wavelet or xpos"
+            f"position_interpolation={method!r} stretches wavelengths, and this representation has none; accepted are "
+            f"those with {', '.join(stretchable())}"
         )
     made = [
         _InterpolatedPosition(part, method, l_train, factor) if part.overrides("stretched") else part for part in parts

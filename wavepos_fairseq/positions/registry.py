@@ -1,7 +1,7 @@
 """The representations by name, and the options that their constructors take.
 
 Constructor arguments beyond `head_dim` and `num_heads` are options; declare them as ``Annotated[type, "help"] =
-default``. Front-ends read them from here: each becomes an option of the fairseq model.
+default``. Front-ends read them from here: each is an option of the fairseq model and of the Llama.
 
 Names joined by + are a combination of representations (see `combined`). Installed packages add representations through
 the entry-point group ``wavepos_fairseq.positions``, which is read when a name or an option is first asked for.

@@ -63,7 +63,7 @@ class RotaryPosition(Position):
     ):
         super().__init__(head_dim, num_heads)
         if head_dim % 2:
-            raise ValueError(f"head_dim={head_dim}: must be even; rope and rope-wavelet turn pairs of dimensions")
+            raise ValueError(f"head_dim={head_dim}: must be even, because pairs of dimensions turn")
         if not 0 < rope_theta < float("inf"):
             raise ValueError(f"rope_theta={rope_theta}: must be > 0 and finite")
         if rope_pairs not in ROPE_PAIRS:

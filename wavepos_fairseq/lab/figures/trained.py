@@ -45,8 +45,8 @@ from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
 from .. import growth, learned, recall, results
 from ..configs import LONGBENCH, load_table, preset_of
-from ..palette import COLOURS, looks, looks_of_methods, methods
-from ..runs import Broken, read_result
+from ..palette import COLOURS, looks, looks_of_methods, methods, names_of_rows
+from ..runs import finished_checkpoint
 from .command import GROWTH, MAP, RECALL, WAVELETS
 from .style import WIDTH, in_style, line_of, new_figure
 
@@ -98,6 +98,7 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     alike = cells[cells.duplicated([panel, curve, "l_train", "sequence_length", *cells.columns.intersection(["seed"])])]
     if len(alike):
         raise ValueError(f"two rows have the {panel} {alike[panel].iloc[0]} and the {curve} {alike[curve].iloc[0]}")
+    cells = results.of_common_seeds(cells, [panel, curve])
     panels = list(cells.groupby([panel, "l_train"], sort=False))
     shown = (looks_of_methods if curve == "method" else looks)(cells[curve])
     rows = -(-len(panels) // 2)
@@ -232,7 +233,8 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
     lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
     lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length[0])
     _mark_l_train(lags, l_train)
-    lags.set_yticks(list(rows.values()), [methods().get(row, row) for row in rows])
+    names = names_of_rows()
+    lags.set_yticks(list(rows.values()), [names.get(row, row) for row in rows])
     lags.set_ylim(len(rows) - 0.5, -0.5)
     shares.set(xlabel=f"share of the attention beyond\n{L_TRAIN} = {l_train} tokens", xlim=(-0.03, 1))
     figure.suptitle(f"queries beyond {L_TRAIN}: heads by number, layers 1 to {num_layers} from above", fontsize=12)
@@ -395,13 +397,8 @@ def encode(text: str, dictionary, data: Path) -> torch.Tensor:
 
 def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
     """The checkpoints of the rows, by name, with a finished run in `folder`; raises ValueError if there is none."""
-    found = {}
-    for row in rows:
-        try:
-            if read_result(folder / row) and (folder / row / checkpoint).is_file():
-                found[row] = folder / row / checkpoint
-        except Broken as error:
-            print(f"{row} is broken, {error}", file=sys.stderr, flush=True)
+    of_rows = {row: finished_checkpoint(folder / row, checkpoint) for row in rows}
+    found = {row: path for row, path in of_rows.items() if path}
     missing = ", ".join(row for row in rows if row not in found)
     if not found:
         raise ValueError(f"{folder} has no finished run of {missing}; run scripts/reproduce.sh first")
@@ -512,7 +509,12 @@ def draw_checkpoints(
     for name in [name for name in MEASURED if name in names]:
         sheet, table, measure, draw_lines = MEASURED[name]
         refuse_unwritable(results.sheet_file(args.folder, sheet))
-        lines = probes.table(measure, runs([row.name for row in load_table(table)[1]]), opened)
+        rows = [row.name for row in load_table(table)[1]]
+        lines, known = probes.table(measure, runs(rows), opened), results.read_sheet(args.folder, sheet)
+        if known is not None:  # a run that is gone keeps its lines
+            places = {row: place for place, row in enumerate(rows)}
+            lines = pd.concat([lines, known[~known.row.isin(lines.row)]])
+            lines = lines.sort_values("row", key=lambda of: of.map(places), kind="stable", ignore_index=True)
         results.write_sheet(args.folder, sheet, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
