@@ -13,14 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import by_turns, machine, peak_bytes, ratios, report, write
+from measure import RESULTS, by_turns, machine, peak_bytes, ratios, report, write
 
 from wavepos_fairseq.attention import causal_attention, reference_attention, score_mod
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import build_position, position_names
 
 BASELINE = "no position (SDPA)"
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 SIZES = "128x32,256x4,512x2,1024x1,2512x1,5024x1,8192x1"
 TIP_2, DEFINITION = "Ricker, tip 2 (scatter)", "Ricker, the definition"
 LARGEST = 4 * 2**30  # bytes allowed for the definition's tensor (L, S, d), and for four of tip 2's (B, H, L, S)

@@ -12,11 +12,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from measure import by_turns, machine, ratios, report
-from training import BASELINE, RESULTS, SIZES, Trainee
+from measure import RESULTS, as_speed, by_turns, machine, ratios, report
+from training import ARCHS, BASELINE, SIZES, Trainee
 
 from wavepos_fairseq.common import commands
-from wavepos_fairseq.positions import position_names
 
 NEW_TOKENS, TURN = 1000, 100
 TURNS = NEW_TOKENS // TURN
@@ -57,25 +56,14 @@ def main():
     warnings.simplefilter("ignore")  # fairseq makes hydra warn
     rows = []
     for size in args.sizes.split(",")[: 1 if args.quick else None]:
-        archs = {BASELINE: "--arch transformer_lm"}
-        for name in position_names():
-            shown = "wavelet (Ricker)" if name == "wavelet" else name
-            archs[shown] = f"--arch transformer_lm_wavelet --position-encoding {name}"
-        writers = {name: Writer(Trainee(arch, size, args.device, args.fp16).model) for name, arch in archs.items()}
+        writers = {name: Writer(Trainee(arch, size, args.device, args.fp16).model) for name, arch in ARCHS.items()}
         runs = {name: writer.turn for name, writer in writers.items()}
         seconds = by_turns(runs, TURNS * (1 if args.quick else args.rounds), args.device)
         # `by_turns` leaves out the first turn, a warm-up.
         for part, start in (("first", TURNS - 1), ("last", TURNS - 2)):
             found = ratios({name: times[start::TURNS] for name, times in seconds.items()}, BASELINE)
             for name, row in found.items():
-                speed = {"tokens_per_second": round(1000 * TURN / row["milliseconds"])}
-                fraction = {
-                    "ratio": round(1 / row["ratio"], 3),
-                    "ratio_first_quartile": round(1 / row["ratio_third_quartile"], 3),
-                    "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
-                }
-                rows.append({"size": size, "tokens": f"{part} {TURN}", "model": name, **speed, **fraction})
-                rows[-1]["rounds"] = row["rounds"]
+                rows.append({"size": size, "tokens": f"{part} {TURN}", "model": name, **as_speed(row, TURN)})
     title = f"Tokens per second of {NEW_TOKENS} generated; {machine(args.device)}"
     report(title, rows, args.output or RESULTS / f"generation-{args.device}.csv")
 

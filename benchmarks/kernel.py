@@ -22,8 +22,8 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from attention import RESULTS, alibi_mask, flex_attention_of, masked_attention, scatter_attention, with_position
-from measure import by_turns, line_by_line, machine, ratios
+from attention import alibi_mask, flex_attention_of, masked_attention, scatter_attention, with_position
+from measure import LEFT_OUT, RESULTS, by_turns, line_by_line, machine, ratios
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.attention import triton as kernel
@@ -36,7 +36,6 @@ ERRORS = (*SHAPE, "position", "tensor", "error", "largest_error", "flash_error",
 SPEED = (*SHAPE, "batch", "position", "mode", "attention", "tiles", "milliseconds", "ratio", "ratio_first_quartile")
 SPEED += ("ratio_third_quartile", "rounds", "note")
 FLASH, AS_CHOSEN = "flash", "PyTorch's choice"
-LEFT_OUT = "left out, because no time is left"
 MODES = ("forward", "forward + backward")
 LENGTHS = [4096, 512, 16384, 1024, 32768, 2048, 8192]  # the most telling first
 ALIKE = {

@@ -12,6 +12,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 import torch
 
 Row = Dict[str, Any]
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+LEFT_OUT = "left out, because no time is left"
 
 
 def by_turns(contestants: Dict[str, Callable[[], Any]], rounds: int, device: str) -> Dict[str, List[float]]:
@@ -57,6 +59,17 @@ def ratios(seconds: Dict[str, List[float]], baseline: str) -> Dict[str, Row]:
             "rounds": len(times),
         }
     return rows
+
+
+def as_speed(row: Row, tokens: int) -> Row:
+    """A row of `ratios` with tokens per second in place of the time of so many, and ratios of these."""
+    return {
+        "tokens_per_second": round(1000 * tokens / row["milliseconds"]),
+        "ratio": round(1 / row["ratio"], 3),
+        "ratio_first_quartile": round(1 / row["ratio_third_quartile"], 3),
+        "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
+        "rounds": row["rounds"],
+    }
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:

@@ -12,8 +12,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from measure import machine, peak_bytes, report
-from training import BASELINE, RESULTS, VOCABULARY, Trainee
+from measure import RESULTS, machine, peak_bytes, report
+from training import BASELINE, VOCABULARY, Trainee
 
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.positions import position_names

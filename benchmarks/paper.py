@@ -24,7 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from measure import line_by_line, machine
+from measure import LEFT_OUT, RESULTS, line_by_line, machine
 
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.common.files import ROOT
@@ -40,7 +40,6 @@ from wavepos_fairseq.lab import experiments
 from wavepos_fairseq.lab.configs import find_row, load_preset, load_table
 from wavepos_fairseq.lab.runs import Run
 
-RESULTS = ROOT / "results" / "benchmarks"
 UPDATES, PRESET, JOBS = 100, "wikitext2-chars-gpu", 6
 TRAINED = [("ricker", "auto"), ("nope", "auto"), ("alibi", "auto"), ("trans-xl", "auto"), ("ricker", "blockwise")]
 COLUMNS = ("card", "row", "implementation", "updates", "tokens_per_second", "first_quartile", "third_quartile")
@@ -120,7 +119,7 @@ def measure(words, args):
             command, cwd=str(ROOT), env=environment, stdout=-1, stderr=subprocess.STDOUT, timeout=left, text=True
         )
     except subprocess.TimeoutExpired:
-        return {"note": "left out, because no time is left"}
+        return {"note": LEFT_OUT}
     logged = [json.loads(line[line.index("{") :]) for line in done.stdout.splitlines() if '"num_updates"' in line]
     steady = [line for line in logged if "wps" in line][len(logged) // 2 :]
     if done.returncode or not steady:

@@ -22,7 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from measure import machine, report
+from measure import RESULTS, machine, report
 
 from wavepos_fairseq.common import commands
 from wavepos_fairseq.common.files import ROOT, write_json
@@ -42,7 +42,6 @@ import wavepos_fairseq.models  # noqa: F401  (registers the architectures and th
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint
 from wavepos_fairseq.plugin.streams import load_stream
 
-RESULTS = ROOT / "results" / "benchmarks"
 PRECISIONS = ("fp32", "fp16", "bf16")
 PRESET = dataclasses.replace(load_preset("demo"), tokens_per_update=256)
 

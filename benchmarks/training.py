@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from measure import by_turns, machine, ratios, report
+from measure import RESULTS, as_speed, by_turns, machine, ratios, report
 
 from wavepos_fairseq.common import commands
 
@@ -29,7 +29,10 @@ from wavepos_fairseq.plugin.checkpoint import token_nll
 from wavepos_fairseq.positions import position_names
 
 BASELINE = "fairseq transformer_lm"
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+ARCHS = {BASELINE: "--arch transformer_lm"}
+for _name in position_names():
+    _shown = "wavelet (Ricker)" if _name == "wavelet" else _name
+    ARCHS[_shown] = f"--arch transformer_lm_wavelet --position-encoding {_name}"
 VOCABULARY = 33278  # WikiText-2's
 _WIDTH = "--decoder-embed-dim {0} --decoder-input-dim {0} --decoder-output-dim {0}"
 _SMALL = _WIDTH.format(128) + " --decoder-layers 2 --decoder-attention-heads 2 --decoder-ffn-embed-dim 512"
@@ -97,22 +100,13 @@ def main():
     warnings.simplefilter("ignore")  # fairseq makes hydra warn
     rows = []
     for size in args.sizes.split(",")[: 1 if args.quick else None]:
-        models = {BASELINE: Trainee("--arch transformer_lm", size, args.device, args.fp16)}
-        for name in position_names():
-            arch = f"--arch transformer_lm_wavelet --position-encoding {name}"
-            models["wavelet (Ricker)" if name == "wavelet" else name] = Trainee(arch, size, args.device, args.fp16)
+        models = {name: Trainee(arch, size, args.device, args.fp16) for name, arch in ARCHS.items()}
         tokens = models[BASELINE].sample["ntokens"]
         for mode in ("step", "evaluate"):
             runs = {name: getattr(model, mode) for name, model in models.items()}
             found = ratios(by_turns(runs, 3 if args.quick else args.rounds, args.device), BASELINE)
             for name, row in found.items():
-                speed = {"tokens_per_second": round(1000 * tokens / row["milliseconds"])}
-                fraction = {
-                    "ratio": round(1 / row["ratio"], 3),
-                    "ratio_first_quartile": round(1 / row["ratio_third_quartile"], 3),
-                    "ratio_third_quartile": round(1 / row["ratio_first_quartile"], 3),
-                }
-                rows.append({"size": size, "mode": mode, "model": name, **speed, **fraction, "rounds": row["rounds"]})
+                rows.append({"size": size, "mode": mode, "model": name, **as_speed(row, tokens)})
     report(f"Tokens per second; {machine(args.device)}", rows, args.output or RESULTS / f"training-{args.device}.csv")
 
 
