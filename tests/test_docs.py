@@ -349,7 +349,7 @@ def test_the_readme_judges_as_the_claims_do_and_its_numbers_are_those_of_the_tab
     tables = ("table1", "combinations-seeds")
     rows = [row for table in tables for row in csv_of("wikitext2-chars-cpu", table)]
     numbers = {cell.split(" ")[0] for row in rows for cell in row.values()}
-    for statement, (shown, verdict) in table_of(README, "the paper's statement")[1].items():
+    for statement, (shown, verdict) in table_of(README, "statement")[1].items():
         assert verdict == verdicts[statement]
         named = re.findall(r"\d+\.\d+", shown)
         assert named and set(named) <= numbers

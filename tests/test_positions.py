@@ -923,7 +923,7 @@ def test_a_head_that_the_default_scales_do_not_divide_is_told_them(wavelet, scal
 
 
 def test_rope_refuses_an_odd_head_width():
-    with pytest.raises(ValueError, match="^head_dim=15: must be even; rope and rope-wavelet"):
+    with pytest.raises(ValueError, match="^head_dim=15: must be even, because pairs of dimensions turn$"):
         build_position("rope", head_dim=15, num_heads=2)
 
 
