@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -631,12 +632,82 @@ def test_keys_that_no_sum_sees_are_left_out(
     assert left_out < none_left_out == seen(1)
 
 
-@pytest.mark.parametrize("num_heads, num_queries, num_keys", [(6, 20, 1500), (8, 1040, 1040)])
-def test_keys_are_left_out_of_each_sequence_of_a_batch(num_heads, num_queries, num_keys):
-    position = build_position("alibi", head_dim=16, num_heads=num_heads)
-    query, key, value = (of.float() for of in draw(num_queries, num_keys, 16, num_heads=num_heads))
-    found = causal_attention(query, key, value, position)
-    torch.testing.assert_close(found, reference_attention(query, key, value, position), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "variant, batch, heads, key_heads, num_queries, num_keys, parts",
+    [
+        ("alibi", 2, 6, 6, 20, 1500, None),
+        ("alibi+wavelet", 3, 6, 2, 140, 1300, 2),
+        ("alibi learned", 2, 12, 1, 129, 1100, None),
+        ("ricker past", 2, 10, 5, 520, 520, 3),
+        ("transformer-xl", 3, 6, 3, 130, 520, None),
+    ],
+)
+def test_many_keys_of_a_batch_have_the_definitions_values_and_gradients(
+    variant, batch, heads, key_heads, num_queries, num_keys, parts, recompute
+):
+    """Without a threshold moved: blocks of 128 queries, more heads than a group has, keys beyond the reach of some."""
+    query, key, value = draw(num_queries, num_keys, 8, num_heads=heads, batch=batch, num_key_heads=key_heads)
+    inputs, position = (query / 4, key / 4, value), build(variant, 8, heads)
+    segments = parts and torch.arange(num_keys).expand(batch, -1) * parts // num_keys
+    if num_keys > blockwise._MANY_KEYS:
+        flat = [tensor.flatten(0, 1) for tensor in inputs[:2]]
+        bias = position.bias(num_keys, like=query).flip(-1)
+        assert min(blockwise._reach(*flat, None, None, bias, None)) < num_keys
+    attend = functools.partial(causal_attention, recompute=recompute, segments=segments)
+    exact = functools.partial(reference_attention, segments=segments)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*inputs, position), exact(*inputs, position), rtol=0, atol=1e-10)
+    found, expected = (value_and_gradients(of, inputs, position, torch.float64) for of in (attend, exact))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("by", ["keys", "wavelets"])
+def test_a_far_key_that_one_head_of_one_sequence_asks_for_is_seen_whatever_the_bias(by):
+    """Beyond 1024 keys some are left out, by a bound that the scores here reach: 300 below and above 0, or 600."""
+    options = {"alibi_slope_factor": 7.2}  # the second of four heads: -585 at the first keys, 1299 tokens back
+    if by == "wavelets":
+        options.update(wavelet="gaussian", wavelet_scales="4", wavelet_shifts="1283..1290")
+    position = build_position("alibi" if by == "keys" else "alibi+wavelet", head_dim=8, num_heads=4, **options).double()
+    query, key = torch.full((2, 4, 130, 8), 0.01).double(), torch.full((2, 2, 1300, 8), 0.01).double()
+    value = torch.randn(2, 2, 1300, 8, dtype=torch.float64)
+    if by == "keys":
+        query[1, 1], key[1, 0] = 10.4, -10.4  # 8 x 10.4^2 / sqrt(8) = 306
+        key[1, 0, :4] = 10.4
+    else:
+        query[1, 1] = 320.0
+    assert attention_weights(query, key, position)[1, 1, -1, :50].sum() > 0.9
+    bias = position.bias(1300, like=query).flip(-1)
+    assert blockwise._reach(query.flatten(0, 1) * 0, key.flatten(0, 1), None, None, bias, None)[1] < 600
+    attend = functools.partial(causal_attention, implementation="blockwise")
+    found, expected = (
+        value_and_gradients(of, (query, key, value), position, torch.float64) for of in (attend, reference_attention)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_bias_that_all_lags_have_leaves_no_key_out():
+    class Lower(position_class("alibi")):
+        def bias(self, num_lags, like):
+            return super().bias(num_lags, like) - 1000
+
+    query, key, value = torch.randn(3, 2, 2, 1100, 8)
+    found, expected = (of(query[:, :, -20:], key, value, Lower(8, 2)) for of in (causal_attention, reference_attention))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_gpu_auto_is_the_kernel_or_blockwise_where_that_cannot_run():
+    def on_gpu(head_dim, dtype=torch.float32):
+        like = torch.empty(1, 2, 3, head_dim, dtype=dtype, device="meta")
+        return SimpleNamespace(is_cuda=True, dtype=dtype, size=like.size, device=torch.device("cuda"))
+
+    kernel = pytest.importorskip("wavepos_fairseq.attention.triton")
+    if not kernel._INTERPRETED:
+        pytest.skip("asks the GPU")
+    chosen = [attention._choose("auto", of) for of in (on_gpu(256), on_gpu(257), on_gpu(64, torch.float64))]
+    assert chosen == ["triton", "blockwise", "blockwise"]
+    with pytest.raises(ValueError, match="triton': a head has 257"):
+        attention._choose("triton", on_gpu(257))
 
 
 def test_blocks_cover_all_scores_in_reach_and_are_whole_sequences_or_lie_in_one():
@@ -1029,8 +1100,6 @@ def test_onnx_computes_the_same_at_other_lengths(variant):
 def test_a_representation_can_be_built_on_the_meta_device_and_used_there_and_filled_later(variant):
     with torch.device("meta"):
         position = build(variant, 24, 5)
-        if isinstance(position, EverySlot):
-            return
         meta = torch.empty(2, 5, 7, 24, requires_grad=True)
         for dropout_p in (0.0, 0.1):
             with torch.no_grad():

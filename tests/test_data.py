@@ -386,6 +386,20 @@ def test_the_words_and_the_characters_of_wikitext_are_downloaded_by_one_process_
     assert server.requests and (tmp_path / "text" / "train.tokens").is_file()
 
 
+@pytest.mark.long
+def test_a_large_train_is_preprocessed_by_several_workers_into_the_same_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    text = "".join(f"The heron {n % 7} eats frogs,\u2028 {n % 11} of them é.\n" + "\n" * (n % 3) for n in range(90))
+    write_files(tmp_path / "own", dict.fromkeys(streams.SPLITS, text), "{}.txt")
+    made = []
+    for size in (64 << 20, 1000):
+        monkeypatch.setattr(data.data_bin, "BYTES_PER_WORKER", size)
+        made.append(data.prepare("text", tmp_path / "own", tmp_path / str(size)))
+    said = capsys.readouterr().out
+    assert "workers: 1\n" in said and "workers: 3\n" in said
+    assert all((made[0] / name).read_bytes() == (made[1] / name).read_bytes() for name in data.data_bin.DATA_BIN_FILES)
+
+
 def test_many_take_turns_though_each_takes_its_lock_away(tmp_path):
     lock, inside, most = tmp_path / "lock", [], []
 
@@ -605,6 +619,12 @@ def test_other_text_on_the_hub_is_refused_with_all_reasons_and_not_kept(
     server.parquet = parquet_files(CORPUS, SYNTHETIC.train_files)
     shutil.rmtree(tmp_path / "text")
     assert written_from_hub(server, monkeypatch, tmp_path) == CORPUS
+
+
+def test_parquet_of_more_rows_than_are_read_at_once_gives_all_lines(tmp_path):
+    lines = [f" line {number} \n" if number % 5 else " \n" for number in range(2 * data.archives.ROWS_AT_ONCE + 500)]
+    (tmp_path / "x.parquet").write_bytes(parquet("".join(lines), row_group_size=10_000))
+    assert [line.decode() for line in data.archives.parquet_lines(tmp_path / "x.parquet")] == lines
 
 
 PARQUET = parquet(CORPUS["test"])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import L_TRAIN, LargestTensor
+from conftest import L_TRAIN, LargestTensor, gates_of
 from fairseq.modules import MultiheadAttention
 
 from wavepos_fairseq.attention import attention_weights, causal_attention
@@ -13,7 +13,9 @@ from wavepos_fairseq.evaluation import probes
 from wavepos_fairseq.evaluation.perplexity import evaluate
 from wavepos_fairseq.plugin.checkpoint import FairseqScorer, load_checkpoint, open_checkpoint, token_nll
 from wavepos_fairseq.plugin.streams import load_stream
-from wavepos_fairseq.positions import build_position
+from wavepos_fairseq.positions import build_position, position_names
+from wavepos_fairseq.positions.interpolation import interpolated
+from wavepos_fairseq.positions.temperature import TemperedPosition
 
 LENGTH = 5 * L_TRAIN
 ENCODINGS = ["nope", "rope", "alibi", "wavelet", "transformer-xl"]
@@ -41,6 +43,30 @@ def nothing_asked(position, length):
 
 
 # Attention maps
+
+
+@pytest.mark.parametrize(
+    "name, extend",
+    [
+        *((name, lambda position: position) for name in position_names()),
+        ("wavelet+alibi", lambda position: interpolated(position, "linear", 32)),
+        ("rope", lambda position: interpolated(position, "yarn", 32)),
+        ("alibi", lambda position: TemperedPosition(position, 32)),
+        ("alibi", lambda position: TemperedPosition(position, 32, 3.0)),
+    ],
+)
+def test_blocks_of_a_map_are_the_weights_of_the_whole(name, extend):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 2, 150, 16, dtype=torch.float64)  # more than two of probes.BLOCK
+    plain = build_position(name, head_dim=16, num_heads=2).double()
+    position, gates = extend(plain), gates_of(plain, query, key)
+    with torch.no_grad():
+        whole = attention_weights(query, key, position, gates=gates)[0]
+        torch.testing.assert_close(probes.attention_map(query, key, position, gates), whole, rtol=0, atol=1e-12)
+        by_lag = probes.weight_by_lag(query, key, position, gates, first=40)
+    for lag in (0, 3, 100, 149):
+        of_lag = whole.diagonal(-lag, 1, 2)[:, max(0, 40 - lag) :].sum(1) / 110
+        torch.testing.assert_close(by_lag[:, lag], of_lag, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()

@@ -283,7 +283,17 @@ def test_a_failure_that_cannot_be_written_down_leaves_no_empty_file(run, monkeyp
     assert [path.name for path in run.folder.iterdir()] == ["lock"]
 
 
-def test_an_error_while_it_is_followed_ends_the_process_that_it_started(run):
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """In the place of fairseq-train: a process that logs an update every 0.1 s, and writes nothing."""
+    logged = '"train_inner |", json.dumps({"epoch": 1, "loss": "9.1", "wall": "2", "num_updates": str(update)})'
+    program = f"import json, time\nfor update in range(1, 100):\n    print({logged}, flush=True)\n    time.sleep(0.1)\n"
+    (tmp_path / "stub_of_fairseq.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(runs._MODULES, "fairseq-train", ["stub_of_fairseq"])
+
+
+def test_an_error_while_it_is_followed_ends_the_process_that_it_started(run, stub):
     class Stop(Exception):
         pass
 
@@ -455,7 +465,7 @@ def test_a_process_has_the_threads_it_is_given_whatever_the_machine_and_its_vari
         assert log.read() == f"{threads} --a b c\n"
 
 
-def test_stopped_it_ends_its_processes_at_once(run):
+def test_stopped_it_ends_its_processes_at_once(run, stub):
     stop = threading.Event()
     with pytest.raises(KeyboardInterrupt):
         runs.execute(run, ONE_THREAD, progress=lambda update, loss: stop.set(), stop=stop)

@@ -228,14 +228,14 @@ def test_dropout_drops_a_weight_or_scales_it_and_the_gradients_are_of_the_same_w
 
 def test_dropout_keeps_the_mean():
     query, key, _, projected_query, basis, bias, _ = draw(16, 16, 16, r=16, biased=True)
-    query, key, projected_query = (tensor.repeat(50, 1, 1) for tensor in (query, key, projected_query))
+    query, key, projected_query = (tensor.repeat(30, 1, 1) for tensor in (query, key, projected_query))
     value = torch.eye(16, device=DEVICE).expand_as(key)
     kept = triton_attention(query[:2], key[:2], value[:2], projected_query[:2], basis, bias)
     mean = (
-        triton_attention(query, key, value, projected_query, basis, bias, None, None, 0.5).view(50, 2, 16, 16).mean(0)
+        triton_attention(query, key, value, projected_query, basis, bias, None, None, 0.5).view(30, 2, 16, 16).mean(0)
     )
-    # 50 draws of a weight w have a mean with a standard deviation of w / sqrt(50); 5 of them
-    assert ((mean - kept).abs() <= kept * 5 / math.sqrt(50) + 1e-7).all()
+    # 30 draws of a weight w have a mean with a standard deviation of w / sqrt(30); 5 of them
+    assert ((mean - kept).abs() <= kept * 5 / math.sqrt(30) + 1e-7).all()
 
 
 def test_the_seed_decides_what_is_dropped():

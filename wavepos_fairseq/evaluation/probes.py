@@ -43,6 +43,7 @@ def _rows(
     query: Tensor, key: Tensor, position: Position, gates: Optional[Tensor], first: int = 0
 ) -> Iterator[Tuple[int, Tensor]]:
     """The start and the weights (H, queries, keys up to its end) of each block, from the query `first` on."""
+    position = position.of_length(query.size(2))
     for start in range(first, query.size(2), BLOCK):
         stop = min(start + BLOCK, query.size(2))
         seen = None if gates is None else gates[..., :stop]
@@ -109,12 +110,12 @@ def receptive_field(scorer: AttentionScorer, stream: Tensor) -> List[Dict[str, A
 
 def loss_by_position(scorer: Scorer, stream: Tensor) -> List[Dict[str, Any]]:
     """A line for each L_train / 8 positions of a sequence, from start to stop - 1: nll, the mean there in nats."""
-    length, width = REACH * scorer.l_train, scorer.l_train // 8
+    length, width = REACH * scorer.l_train, max(1, scorer.l_train // 8)
     nll = stream_nll(scorer, inputs_of(stream, scorer.bos), stream, pieces(len(stream), length, length), length)
     bins = torch.arange(len(stream)) % length // width
     means = torch.bincount(bins, nll.double()) / torch.bincount(bins)
     return [
-        {"start": start, "stop": start + width, "nll": mean}
+        {"start": start, "stop": min(start + width, length), "nll": mean}
         for start, mean in zip(range(0, length, width), means.tolist())
     ]
 

@@ -107,6 +107,10 @@ class Position(nn.Module):
         """
         return None
 
+    def of_length(self, num_keys: int) -> "Position":
+        """What it is where there are so many keys, for fewer of these too; itself, unless its slots depend on S."""
+        return self
+
     def stretched(self, by: Callable[[Tensor], Tensor]) -> "Position":
         """The same, each of its wavelengths x (fp64, in tokens) multiplied by by(x); for `interpolation`.
 

@@ -37,6 +37,9 @@ class CombinedPosition(Position):
         own = [[part] for part in fill_p if part.overrides("relative_query")]
         self._products = [_with_one_table(shared), *own] if shared else own  # the parts of each query's product with p
 
+    def of_length(self, num_keys: int) -> Position:
+        return CombinedPosition([part.of_length(num_keys) for part in self.parts])
+
     def rotate_query(self, query: Tensor, first: int) -> Tensor:
         for part in self.parts:
             query = part.rotate_query(query, first)

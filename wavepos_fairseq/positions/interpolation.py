@@ -90,6 +90,9 @@ class _InterpolatedPosition(Position):
             return self.position
         return self.position.stretched(lambda wavelengths: stretches(wavelengths, self.method, factor, self.l_train))
 
+    def of_length(self, num_keys: int) -> Position:
+        return self._at(num_keys)
+
     def rotate_query(self, query: Tensor, first: int) -> Tensor:
         return self._at(first + query.size(-2)).rotate_query(query, first)
 

@@ -27,6 +27,10 @@ class TemperedPosition(Position):
         self.position = position
         self.given = l_train, factor
 
+    def of_length(self, num_keys: int) -> Position:
+        l_train, factor = self.given
+        return TemperedPosition(self.position.of_length(num_keys), l_train, factor or num_keys / l_train)
+
     def rotate_query(self, query: Tensor, first: int) -> Tensor:
         num_keys = first + query.size(-2)
         return self.position.rotate_query(query, first) * yarn_factor(num_keys, *self.given)
