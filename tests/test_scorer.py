@@ -95,3 +95,14 @@ def test_importing_a_module_imports_nothing_above_it_and_nothing_slow(module, un
     program = f"import sys, wavepos_fairseq.{module}; print(sorted({unwanted} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=str(ROOT), capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("l_train, stops", [(3, [*range(1, 16)]), (23, [*range(2, 116, 2), 115])])
+def test_a_length_that_the_bins_do_not_divide_ends_in_a_shorter_one(scorer, stream, l_train, stops):
+    scorer.l_train = l_train
+    assert [line["stop"] for line in probes.loss_by_position(scorer, stream.repeat(2))] == stops
+
+
+def test_the_receptive_field_is_of_the_first_eight_sequences(scorer, stream):
+    of, text = probes.receptive_field, stream.repeat(5)[:407]
+    assert of(scorer, text) == of(scorer, text[:320]) != of(scorer, text[:280])
