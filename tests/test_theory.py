@@ -269,3 +269,29 @@ def test_columns_of_scale_2_39_and_more_are_1_and_cancel_in_the_softmax(name):
     queries, columns = torch.from_numpy(random_queries(128)[0][:10]), torch.from_numpy(columns)
     scores, without = (queries[:, :n] @ columns[:, :n].T for n in (128, 39))
     torch.testing.assert_close(scores.softmax(dim=-1), without.softmax(dim=-1), rtol=1e-9, atol=0)
+
+
+# Section 5
+
+
+def peak_of_the_spectrum(wavelet, scale):
+    """The frequency, times the scale, at which the Fourier transform of psi(t / a) is largest."""
+    times = torch.arange(-(2**17), 2**17, dtype=torch.float64) / 256
+    wave = MOTHER_WAVELETS[wavelet](times, torch.tensor(scale, dtype=torch.float64)).numpy()
+    return 2 * np.pi * np.abs(np.fft.rfft(wave)).argmax() * 256 / 2**18
+
+
+def test_wavelengths_are_those_of_the_peaks_of_the_spectra_and_yarn_stretches_them_as_the_table_says():
+    ricker, haar = (peak_of_the_spectrum(name, 1.0) for name in ("ricker", "haar"))
+    assert ricker == pytest.approx(2**0.5, rel=0.01) and f"\\lambda = {2 * np.pi / 2**0.5:.2f}\\,a" in TEXT
+    assert f"{haar:.2f} for Haar, $\\lambda = {2 * np.pi / haar:.2f}\\,a" in TEXT
+    assert peak_of_the_spectrum("gaussian", 1.0) == 0
+    assert peak_of_the_spectrum("morlet", 8.0) / 8 == pytest.approx(1, rel=0.01)  # cos(t)
+    rows = [row[1:] for row in table(5) if len(row) == 9 and row[0] != "$\\lambda$"]
+    for shown, peak in zip(rows, (1.0, 2**0.5, haar)):
+        for exponent, stretch in enumerate(shown):
+            wavelength = 2 * np.pi * 2**exponent / peak
+            begin = max(128 / 32, 2 * np.pi / peak)
+            ramp = min(max(np.log(wavelength / begin) / np.log(128 / begin), 0), 1)
+            assert float(stretch) == pytest.approx(1 / (ramp / 5 + 1 - ramp), abs=0.006)
+    assert len(rows) == 3

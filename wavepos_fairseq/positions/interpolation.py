@@ -1,8 +1,9 @@
 """Positions beyond L_train by stretching what they are made of: position interpolation, NTK-aware, YaRN.
 
 RoPE is made of waves of the lengths 2 pi / theta_i. The paper takes them for the scales of a wavelet transform (section
-3.2) and expects that these methods carry over (section 7.2). Here a scale a counts as the wavelength 2 pi a, that of
-cos(t / a), and a wavelet is stretched around the lag 0: psi((t - b) / a) becomes psi((t / s - b) / a).
+3.2) and expects that these methods carry over (section 7.2). A wavelet's wavelength is in proportion to its scale. Here
+a scale a counts as 2 pi a, that of cos(t / a), and a wavelet is stretched around the lag 0: psi((t - b) / a) becomes
+psi((t / s - b) / a). docs/theory.md, section 5, has the derivation.
 
 A representation that has wavelengths overrides `Position.stretched`. Nothing is trained.
 """
