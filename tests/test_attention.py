@@ -146,6 +146,8 @@ PUBLISHED = {
     "haar 2^0*8 future": {"p": lambda t: [haar(-t - b) for b in range(2) for _ in range(8)]},
 }
 PUBLISHED["wavelet"] = PUBLISHED["ricker past"]
+# Chi et al. 2023, the products of sinusoids of 128 dimensions, less that at lag 0, over 8 h / H with h = 1 .. H
+PUBLISHED["sandwich"] = {"b": lambda h, t: sum(math.cos(t / 10000 ** (i / 64)) - 1 for i in range(64)) / (h + 1)}
 
 
 def published_attention(query, key, value, R=lambda m, i: 1, p=None, b=lambda h, t: 0):
@@ -209,7 +211,38 @@ PUBLISHED_SCORES = {
         )
         / 4
     ),
+    # Chi et al. 2022, section 3: -r1 log(1 + r2 t) and -r1 t^r2, here with r1 = exp(.), r2 = exp(.) or r2 in (0, 2)
+    "kerple-log": lambda learned, h, q, k, m, n: (
+        q @ k / 4 - math.exp(learned["log_first"][h]) * math.log(1 + math.exp(learned["raw_second"][h]) * (m - n))
+    ),
+    "kerple-power": lambda learned, h, q, k, m, n: (
+        q @ k / 4 - math.exp(learned["log_first"][h]) * (m - n) ** (2 / (1 + math.exp(-learned["raw_second"][h])))
+    ),
+    # Sun et al., section 3, with gamma = 0.4 and a scale of 512 tokens
+    "xpos": lambda learned, h, q, k, m, n: xpos(q, k, m - n) / 4,
+    # Lin et al., and Veisi et al.: the gates of the tokens after the key, up to the query
+    "fox": lambda learned, h, q, k, m, n: (
+        q @ k / 4 + sum(math.log(1 / (1 + math.exp(-gate))) for gate in learned["gates"][h, n + 1 : m + 1])
+    ),
+    "cable": lambda learned, h, q, k, m, n: (
+        q @ k / 4 - sum(math.log(1 + math.exp(gate)) for gate in learned["gates"][h, n + 1 : m + 1])
+    ),
 }
+
+
+def numbers_of(position, query, key):
+    """What the representation has learned, by name, and the gates (H, S) that it makes of one sequence's tokens."""
+    learned = {name: parameter.detach().numpy() for name, parameter in position.named_parameters()}
+    gates = gates_of(position, query, key)
+    return learned if gates is None else {**learned, "gates": gates[0].detach().numpy()}
+
+
+def xpos(q, k, t):
+    total = 0
+    for i in range(len(q) // 2):
+        wave = cmath.exp(1j * t * 10000 ** (-2 * i / len(q))) * ((2 * i / len(q) + 0.4) / 1.4) ** (t / 512)
+        total += (complex(*q[2 * i : 2 * i + 2]) * complex(*k[2 * i : 2 * i + 2]).conjugate() * wave).real
+    return total
 
 
 def learned_ricker(learned, t):
@@ -227,7 +260,7 @@ def sinusoid(t, width):
 @pytest.mark.parametrize("name", PUBLISHED_SCORES)
 def test_attention_is_the_softmax_of_the_published_scores(name, attend, num_queries):
     inputs, position = draw(num_queries, 12, head_dim=16, num_heads=8, batch=1), build(name, 16, 8)
-    learned = {name: parameter.detach().numpy() for name, parameter in position.named_parameters()}
+    learned = numbers_of(position, *inputs[:2])
     output = attend(*inputs, position).detach().numpy()
     query, key, value = (tensor.numpy() for tensor in inputs)
     for h, i in itertools.product(range(8), range(num_queries)):
@@ -238,8 +271,8 @@ def test_attention_is_the_softmax_of_the_published_scores(name, attend, num_quer
 
 
 def test_every_representation_is_compared_with_its_publication():
-    project = "alibi nope rope rope-wavelet rpe sinusoidal t5 trans-xl transformer-xl wavelet"
-    assert set(project.split()) <= {*PUBLISHED, *PUBLISHED_SCORES}
+    names = [name for name in position_names() if position_class(name).__module__.startswith("wavepos_fairseq.")]
+    assert len(names) >= 16 and {*names} <= {*PUBLISHED, *PUBLISHED_SCORES}
 
 
 # Segments, and fewer key heads than heads

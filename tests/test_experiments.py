@@ -194,6 +194,11 @@ def test_options_that_fairseq_would_refuse_stop_before_anything_is_written(tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("preset", ["wikitext103-512", "wikitext103-1024"])
+def test_the_best_combination_is_a_row_at_the_papers_size(preset, capsys):
+    assert dry_run(capsys, preset, "haar+alibi")[-4:] == ["--position-encoding", "wavelet+alibi", "--wavelet", "haar"]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_the_papers_preset_takes_every_row_of_every_table(table):
     preset, rows = configs.load_preset("wikitext103-512"), configs.load_table(table)[1]

@@ -177,13 +177,27 @@ def test_a_stretched_representation_of_ones_own_keeps_its_other_slots():
 
 
 @pytest.mark.parametrize("name", position_names())
-def test_what_has_no_wavelengths_is_refused(name):
+def test_what_has_no_wavelengths_is_refused_and_so_is_what_is_stretched_already(name):
     position = build_position(name, head_dim=16, num_heads=2)
     if position.overrides("stretched"):
         assert name in ("rope", "rope-wavelet", "trans-xl", "wavelet", "xpos")
-        return
+        position = interpolated(position, "linear", 64)
     with pytest.raises(ValueError, match=r"^position_interpolation='ntk' stretches wavelengths, and this .* has none"):
         interpolated(position, "ntk", 128)
+
+
+@pytest.mark.parametrize(
+    "l_train, factor, message",
+    [
+        ("a", None, "^position_interpolation_from='a': must be a whole number > 0$"),
+        (1.5, None, "^position_interpolation_from=1.5: must be a whole number > 0$"),
+        (64, "2", "^position_interpolation_factor='2': must be > 0 and finite$"),
+        (64, math.nan, "^position_interpolation_factor=nan: must be > 0 and finite$"),
+    ],
+)
+def test_lengths_and_factors_that_are_none_are_refused(l_train, factor, message):
+    with pytest.raises(ValueError, match=message):
+        interpolated(build_position("rope", head_dim=16, num_heads=2), "linear", l_train, factor)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +214,10 @@ def test_what_has_no_wavelengths_is_refused(name):
         ({"--position-interpolation": "ntk", "--position-interpolation-factor": "0"}, "-factor 0.0: must be > 0"),
         ({"--position-interpolation": "ntk", "--position-interpolation-factor": "inf"}, "-factor inf: must be > 0"),
         ({"--position-interpolation-factor": "2"}, "--position-interpolation-factor needs --position-interpolation"),
-        ({"--position-interpolation": "ntk", "--position-interpolation-from": "0"}, "-from 0: must be > 0"),
+        (
+            {"--position-interpolation": "ntk", "--position-interpolation-from": "0"},
+            "-from 0: must be a whole number > 0",
+        ),
         ({"--position-interpolation-from": "64"}, "--position-interpolation-from needs --position-interpolation"),
     ],
 )

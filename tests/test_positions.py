@@ -360,6 +360,14 @@ def test_xpos_is_a_rotation_that_decays_with_the_lag_alone(scale):
         assert turned_query[m] @ turned_key[n] == pytest.approx(expected, abs=1e-12)
 
 
+def test_xpos_beyond_what_fp32_holds_is_refused():
+    position = build_position("xpos", head_dim=16, num_heads=1)
+    assert position.rotate_key(torch.ones(1, 1, 1, 16), 36_000).isfinite().all()
+    with pytest.raises(ValueError, match="^xpos_scale=512.0: at 37000 tokens .* beyond torch.float32; accepted is a"):
+        position.rotate_key(torch.ones(1, 1, 1, 16), 36_999)
+    assert position.rotate_key(torch.ones(1, 1, 1, 16).double(), 36_999).isfinite().all()
+
+
 @pytest.mark.parametrize("head_dim", [16, 64, 7])
 def test_trans_xl_is_the_sinusoid_of_the_lag(head_dim):
     position = build_position("trans-xl", head_dim=head_dim, num_heads=2)
@@ -872,6 +880,7 @@ def test_a_representation_without_initial_values_for_what_it_learns_says_so_when
             "^wavelet_learn='scales' needs .*wavelet='db4' is a",
         ),
         ("wavelet", {"wavelet_learn": "both", "wavelet_scales": "0.5^500*8"}, "'0.5.500.8': too extreme for double"),
+        ("wavelet", {"wavelet_learn": "both", "wavelet_scales": "2^1020*8"}, "'2.1020.8': too extreme for double"),
         ("wavelet", {"wavelet_scales": "0..127"}, "^wavelet_scales='0..127': a scale must be > 0"),
         ("wavelet", {"wavelet_scales": "big"}, "^wavelet_scales='big'.*accepted are numbers"),
         ("wavelet", {"wavelet_shifts": "-1"}, "^wavelet_shifts='-1'.*accepted are numbers"),

@@ -34,9 +34,8 @@ class ForgettingPosition(Position):
                 f"gates read the input of the layer, which has {hidden.size(-1)} dimensions; accepted are num_heads x "
                 f"head_dim = {self.weight.size(1)}"
             )
-        return F.linear(hidden, self.weight.to(hidden), self.offset.to(hidden)).transpose(
-            1, 2
-        )  # (B, L, H d) -> (B, H, L)
+        gates = F.linear(hidden, self.weight.to(hidden), self.offset.to(hidden))
+        return gates.transpose(1, 2)  # (B, L, H d) -> (B, L, H) -> (B, H, L)
 
     def key_bias(self, gates: Optional[Tensor]) -> Tensor:
         if gates is None:

@@ -9,6 +9,7 @@ A representation that has wavelengths overrides `Position.stretched`. Nothing is
 """
 
 import math
+import numbers
 from typing import List, Optional, Tuple
 
 import torch
@@ -57,10 +58,10 @@ def interpolated(position: Position, method: str, l_train: int, factor: Optional
         raise ValueError(
             f"position_interpolation={method!r} is unknown; accepted are none, {', '.join(INTERPOLATIONS)}"
         )
-    if l_train < 1:
-        raise ValueError(f"position_interpolation_from={l_train}: must be > 0")
-    if factor is not None and not 0 < factor < math.inf:
-        raise ValueError(f"position_interpolation_factor={factor}: must be > 0 and finite")
+    if not isinstance(l_train, numbers.Integral) or l_train < 1:
+        raise ValueError(f"position_interpolation_from={l_train!r}: must be a whole number > 0")
+    if factor is not None and not (isinstance(factor, numbers.Real) and 0 < factor < math.inf):
+        raise ValueError(f"position_interpolation_factor={factor!r}: must be > 0 and finite")
     parts = list(position.parts) if isinstance(position, CombinedPosition) else [position]
     if not any(part.overrides("stretched") for part in parts):
         raise ValueError(
@@ -82,8 +83,8 @@ class _InterpolatedPosition(Position):
         self.method, self.l_train, self.factor = method, l_train, factor
 
     def overrides(self, *methods: str) -> bool:  # type: ignore[override]
-        """Whether `position` does, whose slots these are."""
-        return self.position.overrides(*methods)
+        """Whether `position` does, whose slots these are; it is not stretched again."""
+        return methods != ("stretched",) and self.position.overrides(*methods)
 
     def _at(self, num_keys: int) -> Position:
         factor = max(1.0, num_keys / self.l_train) if self.factor is None else self.factor

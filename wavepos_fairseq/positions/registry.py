@@ -100,7 +100,7 @@ def position_parts(name: str) -> Dict[str, Type[Position]]:
 
     Raises ValueError for an unknown, empty or repeated name and for two that fill slot R or slot c.
     """
-    if "+" not in name:
+    if not isinstance(name, str) or "+" not in name:
         return {name: position_class(name)}
     registered, names = _registered(), sorted(name.split("+"))
     for part in names:

@@ -136,8 +136,9 @@ class WaveletPosition(FixedRelativePosition):
         return made
 
     def _is_finite(self) -> bool:
-        lags = torch.tensor(_FARTHEST_LAGS, device="cpu")
-        return all(bool(wavelets_at(lags, *head).isfinite().all()) for head in self._extremes())
+        lags, heads = torch.tensor(_FARTHEST_LAGS, device="cpu"), self._extremes()
+        finite = all(math.isfinite(scale) for _, scales, *_ in heads for scale in scales)
+        return finite and all(bool(wavelets_at(lags, *head).isfinite().all()) for head in heads)
 
     def _extremes(self) -> List[Head]:
         return [self.head]

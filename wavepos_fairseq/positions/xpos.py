@@ -1,5 +1,6 @@
 """xPos: RoPE whose pairs of dimensions also decay over the lag (Sun et al., 2023, section 3)."""
 
+import math
 from typing import Any, Dict, Tuple
 
 import torch
@@ -29,8 +30,8 @@ class DecayingRotaryPosition(RotaryPosition):
     """Slot R: as `rope`; pair i of a query at m is also multiplied by zeta_i^(m / scale), a key's at n divided by it.
 
     So their product decays as zeta_i^((m - n) / scale). Each factor alone grows with the position: 512 tokens multiply
-    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens, fp32 at 36,000. A pair that is
-    stretched decays as slowly as it turns.
+    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens. fp32 ends at 36,000, beyond which
+    ValueError is raised. A pair that is stretched decays as slowly as it turns.
     """
 
     def __init__(
@@ -54,5 +55,11 @@ class DecayingRotaryPosition(RotaryPosition):
     def _decay(self, like: Tensor, first: int) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)
         scales = tuple(self.xpos_scale * stretch for stretch in self.stretches)
-        decays = _decays(first + like.size(-2), self.head_dim, scales, dtype, like.device)[first:]
+        length = first + like.size(-2)
+        if length * math.log((1 + GAMMA) / GAMMA) / min(scales) > math.log(torch.finfo(dtype).max):
+            raise ValueError(
+                f"xpos_scale={self.xpos_scale}: at {length} tokens its factors, which grow with the position, are "
+                f"beyond {dtype}; accepted is a greater one"
+            )
+        decays = _decays(length, self.head_dim, scales, dtype, like.device)[first:]
         return decays[..., None].expand(-1, -1, 2).flatten(1)  # (S, d / 2) -> (S, d), both of a pair
