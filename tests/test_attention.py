@@ -996,6 +996,9 @@ def test_autocast_changes_no_dtype_inside(variant):
 
     cast = value_and_gradients(attend, inputs, position, torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(cast, plain))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # backward, too, where q C is PyTorch's own product
+        cast = value_and_gradients(causal_attention, inputs, position, torch.float32)
+    torch.testing.assert_close(cast, plain, rtol=0.02, atol=0.02)
 
 
 COMPILED = """

@@ -326,6 +326,16 @@ def test_what_would_copy_or_make_more_than_there_is_is_not_called(tmp_path, call
     assert why in refusal(save(calls, tmp_path / "state.pt"))
 
 
+def list_of_lists(depth):
+    """2^depth lists in as many bytes as there are levels."""
+    return functools.reduce(lambda inner, _: [inner, inner], range(depth), [])
+
+
+@pytest.mark.parametrize("calls", [Calls(np.dtype, {0: list_of_lists(40)}), Calls(list, list_of_lists(40))])
+def test_what_is_refused_is_not_spelled_out(tmp_path, calls):
+    assert len(refusal(save(calls, tmp_path / "state.pt"))) < 500
+
+
 NAMESPACE = _global("argparse", "Namespace")
 
 

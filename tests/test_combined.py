@@ -181,6 +181,22 @@ def test_a_sum_reaches_as_far_as_the_part_that_reaches_furthest():
     assert len(rows) == 20
 
 
+def test_a_replica_for_several_gpus_reads_what_it_has_learned_itself():
+    """As torch.nn.parallel.replicate makes one, of copies of parts and parameters."""
+    position = drawn("rpe+wavelet")
+    replica = position._replicate_for_data_parallel()
+    replica.parts = position.parts._replicate_for_data_parallel()
+    for place, part in enumerate(position.parts):
+        copied = part._replicate_for_data_parallel()
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(copied, name, 2 * parameter)
+        replica.parts._modules[str(place)] = copied
+    like = torch.empty(0, dtype=torch.float64)
+    rpe, waves = (part.relative(9, like) for part in position.parts)
+    torch.testing.assert_close(replica.relative(9, like), 2 * rpe + waves)
+    torch.testing.assert_close(position.relative(9, like), rpe + waves)
+
+
 # Options and names
 
 

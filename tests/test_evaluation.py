@@ -186,6 +186,20 @@ def test_a_stride_that_no_window_can_take_is_one_line(trained, data_bin, capsys,
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        *(({"stride": stride}, f"--stride {stride}: accepted are 1 to 20") for stride in (0, -3, 2.5, True, 21)),
+        ({"stride": 5, "sliding_tokens": -5}, "--sliding-tokens -5: accepted is a whole number > 0"),
+        ({"stride": 5, "sequences": 0}, "--sequences 0: accepted is a whole number > 0"),
+        ({"inferences": ["slidng"]}, "--inference slidng: accepted are full, non-overlapping, sliding"),
+    ],
+)
+def test_what_no_evaluation_can_take_is_refused_in_python_too(load, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        evaluate(*load("nope"), [72, 20], **{"inferences": ["sliding"], **options})
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_result_does_not_depend_on_max_tokens(load, encoding):
     checkpoint, stream = load(encoding)

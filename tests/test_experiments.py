@@ -627,6 +627,9 @@ def test_data_of_another_corpus_makes_no_table(small_data, capsys):
     (small_data / "provenance.json").write_text('{"name": "demo"}')
     assert experiments.main(arguments) == 2
     assert "holds demo, but preset wikitext2-cpu is for wikitext-2" in capsys.readouterr().err
+    (small_data / "provenance.json").write_text('{"name": "wikitext-2-characters", "unit": "character"}')
+    assert experiments.main(["train", "wikitext2-cpu", "alibi", *arguments[4:]]) == 2
+    assert "holds wikitext-2-characters, but preset wikitext2-cpu is for wikitext-2" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

@@ -188,6 +188,26 @@ def test_gradient_checkpointing_changes_no_gradient(encoding, use_reentrant):
     torch.testing.assert_close(loss_and_gradients(model, input_ids=text), expected, atol=0, rtol=0)
 
 
+@torch.no_grad()
+def test_packing_is_seen_beside_a_mask_without_padding_and_arguments_may_have_no_names():
+    model, text, restart = built("wavelet"), tokens(2, 24), torch.arange(24).remainder(9)[None]
+    expected = model(text, position_ids=restart).logits
+    close(model(text, attention_mask=torch.ones_like(text), position_ids=restart).logits, expected)
+    close(model(text[:, 9:18]).logits, expected[:, 9:18])
+    cache = DynamicCache()
+    first = model.model(text[:, :9], None, None, cache).last_hidden_state
+    close(first, model.model(text[:, :9]).last_hidden_state)
+    assert cache.get_seq_length() == 9
+
+
+@pytest.mark.long
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["rope", "fox"])
+def test_a_compiled_model_with_a_cache_has_the_logits_of_the_model(encoding):
+    model, text = built(encoding, num_hidden_layers=1), tokens(2, 12)
+    close(torch.compile(model, backend="eager")(text).logits, model(text).logits)
+
+
 @pytest.mark.long
 def test_a_compiled_model_has_the_loss_and_the_gradients_of_the_model():
     model, text = built("rope+rpe+t5", num_hidden_layers=1).train(), tokens(2, 24)

@@ -328,6 +328,15 @@ def lacking(part):
     return drop
 
 
+def encoded(name):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config.update(position_encoding=name, position_options={})
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
 def without(*names):
     def drop(folder):
         for file in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -350,6 +359,7 @@ def without(*names):
         ),
         ("llama", remove("tokenizer*"), "it has no tokenizer that can be read"),
         ("llama", lacking("lm_head"), "its weights lack lm_head.weight, 1 parameters in all"),
+        ("rpe", encoded("alibi"), "its weights have no place for model.layers.0.self_attn.position.embedding, "),
         ("llama", without("bos_token", "eos_token"), "its tokenizer has neither bos nor eos"),
         (
             "rpe",
@@ -360,7 +370,9 @@ def without(*names):
     ],
 )
 def test_a_folder_that_lacks_something_is_one_line(copied, text, capsys, kind, change, said):
-    assert main(["--model", str(copied(kind, change)), "--text", str(text), "--lengths", "8", "--cpu"]) == 2
+    folder = copied(kind, change)
+    capsys.readouterr()  # what was said as it was made
+    assert main(["--model", str(folder), "--text", str(text), "--lengths", "8", "--cpu"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --model ") and said in error and error.count("\n") == 1
 

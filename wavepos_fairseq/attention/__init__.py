@@ -14,7 +14,6 @@ and padding on the left is a segment of its own. Padding on the right needs none
 query. Lags are those of the whole sequence; no slot knows where a segment begins.
 """
 
-import contextlib
 import math
 from typing import Optional, Tuple
 
@@ -26,7 +25,7 @@ from ..positions import Position
 from ..positions.tracing import is_traced
 from .blockwise import blockwise_attention
 from .flex import score_mod
-from .reference import attention_weights, bias_of_keys, check_tensors, reference_attention
+from .reference import attention_weights, bias_of_keys, check_tensors, reference_attention, without_autocast
 
 __all__ = ["IMPLEMENTATIONS", "attention_weights", "causal_attention", "reference_attention", "score_mod"]
 
@@ -65,8 +64,7 @@ def causal_attention(
     chosen = _choose(implementation, query)
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p={dropout_p}: must be a probability >= 0 and < 1")
-    no_autocast = contextlib.nullcontext() if query.is_meta else torch.autocast(query.device.type, enabled=False)
-    with no_autocast:
+    with without_autocast(query):
         if chosen == "reference" or query.numel() == 0:  # the fast ones need a query
             return reference_attention(query, key, value, position, dropout_p, segments, rotated_keys, gates)
         allow_sdpa = implementation == "auto"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..positions.tracing import compiler_says
-from .reference import refuse_second_derivatives
+from .reference import refuse_second_derivatives, without_autocast
 
 _SCORES_PER_BLOCK = 2**19  # if 8 heads, or 4 in inference, have fewer; all three were measured
 _UNSEEN_PER_BLOCK, _MANY_KEYS = 2**16, 1024  # these two as well: see `_alike` and `_reach`
@@ -92,6 +92,11 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_output):
         refuse_second_derivatives()
+        with without_autocast(d_output):
+            return _Blockwise.gradients(ctx, d_output)
+
+    @staticmethod
+    def gradients(ctx, d_output):
         query, key, value, projected_query, basis, bias, key_bias, segments, output, *saved_weights = ctx.saved_tensors
         dropout_p, seed = ctx.dropout
         scale, bias_rows = _scale(query), _repeat_bias(bias, query, key) if ctx.needs_input_grad[5] else None

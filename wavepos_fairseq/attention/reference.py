@@ -5,8 +5,9 @@
 The package's docstring explains the letters, `positions.Position` the slots R, p, b and c.
 """
 
+import contextlib
 import math
-from typing import Optional, Tuple
+from typing import ContextManager, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,11 @@ def bias_of_keys(position: Position, gates: Optional[Tensor], query: Tensor, num
     if gates is not None and key_bias is None:
         raise ValueError(f"gates are given, but {type(position).__name__} has no slot c that reads them")
     return key_bias
+
+
+def without_autocast(like: Tensor) -> ContextManager:
+    """No product within is rounded to half precision by torch.autocast, which knows no meta device."""
+    return contextlib.nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 def refuse_second_derivatives() -> None:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..common.errors import prefixing_errors
-from .inferences import PAPERS_INFERENCES
+from ..common.schema import is_count
+from .inferences import INFERENCES, PAPERS_INFERENCES
 from .statistics import STRETCH, bootstrap_interval, perplexity_of
 
 
@@ -94,13 +95,14 @@ def refuse_stride(stride: Optional[int], lengths: Sequence[int]) -> None:
     """ValueError unless windows of each length can move on by `stride`."""
     if stride is None:
         raise ValueError("sliding needs --stride, the tokens that a window scores")
-    if stride > min(lengths):
+    if not is_count(stride) or stride > min(lengths):
         raise ValueError(f"--stride {stride}: accepted are 1 to {min(lengths)}, the shortest length")
 
 
 def _cuts(inference: str, num_tokens: int, length: int, l_train: int, stride: Optional[int]) -> List[Piece]:
     if inference == "sliding":
-        return windows(num_tokens, length, stride or length)
+        assert stride  # by `refuse_stride`
+        return windows(num_tokens, length, stride)
     return pieces(num_tokens, length, length if inference == "full" else min(length, l_train))
 
 
@@ -126,6 +128,12 @@ def evaluate(
     """
     if "sliding" in inferences:
         refuse_stride(stride, lengths)
+    unknown = sorted({*inferences} - {*INFERENCES})
+    if unknown:
+        raise ValueError(f"--inference {unknown[0]}: accepted are {', '.join(INFERENCES)}")
+    for name, given in (("sliding-tokens", sliding_tokens), ("sequences", sequences)):
+        if given is not None and not is_count(given):
+            raise ValueError(f"--{name} {given}: accepted is a whole number > 0")
     longest = max(lengths, default=0)
     if {*inferences} - {"sliding"} and len(stream) < (sequences or 0) * longest:
         needed = f"{sequences} x {longest}"

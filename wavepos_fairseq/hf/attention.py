@@ -121,6 +121,7 @@ class _CacheOfKeys:
     def __init__(self, cache: Cache, position: Position, gates: Optional[Tensor]):
         self.cache, self.position, self.gates = cache, position, gates
 
+    @torch.compiler.disable  # R looks at pairs of numbers as complex ones
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Tuple[Tensor, Tensor]:
         first = int(self.cache.get_seq_length(layer_idx))  # a static cache gives a tensor
         key = self.position.rotate_key(key, first)

@@ -106,9 +106,9 @@ def load_folder(
             output_loading_info=True,
         )
         model, about = loaded
-        if about["missing_keys"]:
-            count = len(about["missing_keys"])
-            raise ValueError(f"its weights lack {min(about['missing_keys'])}, {count} parameters in all")
+        for keys, what in ((about["missing_keys"], "lack"), (about["unexpected_keys"], "have no place for")):
+            if keys:
+                raise ValueError(f"its weights {what} {min(keys)}, {len(keys)} parameters in all")
         types = model.get_input_embeddings().num_embeddings
         if len(tokenizer) > types:
             raise ValueError(f"its tokenizer has {len(tokenizer)} types, its model {types}")

@@ -145,18 +145,22 @@ class WaveletLlamaModel(_Positional, LlamaModel):
             if attention.position.overrides("rotate_key", "gates"):
                 attention.register_forward_pre_hook(before_attention, with_kwargs=True)
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, *args, **kwargs):
         """As the base class. Where position_ids restart, the sequences are packed, and there is no cache.
 
-        With one, transformers overlooks the packing. ValueError if one is given.
+        With one, or with an attention_mask, transformers overlooks the packing. A mask without padding says nothing.
+        ValueError if a cache is given.
         """
-        if attention_mask is None and position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
-            if any(isinstance(given, Cache) for given in kwargs.values()):
-                raise ValueError(
-                    "position_ids restart, but packed sequences have no cache; accepted is use_cache=False"
-                )
-            kwargs["use_cache"] = False
-        return super().forward(input_ids, attention_mask, position_ids, **kwargs)
+        if position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
+            if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.all():
+                attention_mask = None
+            if attention_mask is None:
+                if any(isinstance(given, Cache) for given in (*args, *kwargs.values())):
+                    raise ValueError(
+                        "position_ids restart, but packed sequences have no cache; accepted is use_cache=False"
+                    )
+                kwargs["use_cache"] = False
+        return super().forward(input_ids, attention_mask, position_ids, *args, **kwargs)
 
 
 class WaveletLlamaForCausalLM(_Positional, LlamaForCausalLM):

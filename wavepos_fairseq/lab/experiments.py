@@ -30,7 +30,8 @@ from ..common.commands import parse_count
 from ..common.errors import prefixing_errors
 from ..common.files import PAPER, ROOT, read_json, refuse_unwritable, shown_path
 from ..data import WIKITEXT, check_counts, prepare, prepare_tokens
-from ..plugin.streams import count
+from ..data.characters import ENDING as CHARACTERS
+from ..plugin.streams import count, unit_of
 from . import evaluate, results
 from .configs import Preset, Row, find_row, load_preset, load_table, names, refuse_alike, refuse_path
 from .llama_runs import run_of
@@ -360,6 +361,9 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
     if not args.dry_run:
         refuse_unwritable(run.folder / "training.json")
         run = replace(run, data=_prepared(args.data, preset))
+        if (unit_of(str(run.data)) == "character") != preset.corpus.endswith(CHARACTERS):
+            held = read_json(run.data / "provenance.json", "name") or {"name": "words"}
+            raise ValueError(f"--data {run.data} holds {held['name']}, but preset {preset.name} is for {preset.corpus}")
         if args.command == "train":
             run.refuse_data()
         else:

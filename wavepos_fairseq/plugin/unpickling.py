@@ -52,10 +52,21 @@ class _NumpyType(str):
     """The name of a NumPy type in its place: what a pickle sets in a type itself can make it read foreign memory."""
 
     def __new__(cls, name, *_):
+        if type(name) is not str:  # a list of itself, spelled out, would fill the memory
+            raise pickle.UnpicklingError(f"a {type(name).__name__} in the place of a NumPy type's name")
         return super().__new__(cls, name)
 
     def __setstate__(self, state):
         pass
+
+
+def _name(thing) -> str:
+    """A class's or function's name, or that of the thing's class; spelled out, a thing may be longer than its file."""
+    return (
+        thing.__name__
+        if isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType))
+        else type(thing).__name__
+    )
 
 
 def _within_its_storage(rebuild):
@@ -63,7 +74,7 @@ def _within_its_storage(rebuild):
 
     def checked(storage, offset, size, stride, *rest):
         if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in (offset, *size)):
-            raise pickle.UnpicklingError(f"a tensor of the size {size}, with strides {stride} from {offset} on")
+            raise pickle.UnpicklingError("a tensor of the size, strides or offset that are no whole numbers")
         held = storage._untyped_storage.nbytes() // torch._utils._element_size(storage.dtype)
         reach = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride))
         if 0 not in size and (min(stride, default=0) < 0 or max(reach, math.prod(size)) > held):
@@ -136,7 +147,7 @@ class Unpickler(_PythonsOwn):
     def load_reduce(self):
         function, arguments = self.stack[-2:]
         if not any(function is one for one in _CALLED) and (function, arguments) != (bytes, ()):
-            raise Refused(f"a call of {getattr(function, '__name__', function)}")
+            raise Refused(f"a call of {_name(function)}")
         for argument in arguments:
             if isinstance(argument, (list, tuple, dict)):
                 self._refuse_hashing(argument)  # a set's items
@@ -146,7 +157,7 @@ class Unpickler(_PythonsOwn):
 
     def load_newobj(self):
         if self.stack[-1] != ():
-            raise Refused(f"a {getattr(self.stack[-2], '__name__', self.stack[-2])} of something")
+            raise Refused(f"a {_name(self.stack[-2])} of something")
         super().load_newobj()
 
     def load_build(self):
@@ -189,7 +200,7 @@ class Unpickler(_PythonsOwn):
         if view not in ([], [None]):  # of the old format: the storage may move before it is read
             raise Refused("a view of a storage")
         if (what, type(key), type(numel)) != ("storage", str, int) or numel < 0:
-            raise pickle.UnpicklingError(f"{what!r} of {numel!r} in the place of a storage")
+            raise pickle.UnpicklingError(f"a {_name(what)} of a {_name(numel)} in the place of a storage")
         size = numel * torch._utils._element_size(getattr(kind, "dtype", torch.uint8))
         record = f"data/{key}"
         if self.record_sizes and size > self.record_sizes.get(record, -1):  # PyTorch before 2.1 would read on in memory

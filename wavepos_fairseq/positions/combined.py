@@ -35,7 +35,15 @@ class CombinedPosition(Position):
         fill_p = [part for part in parts if part.overrides("relative")]
         shared = [part for part in fill_p if not part.overrides("relative_query")]
         own = [[part] for part in fill_p if part.overrides("relative_query")]
-        self._products = [_with_one_table(shared), *own] if shared else own  # the parts of each query's product with p
+        products = [_with_one_table(shared), *own] if shared else own
+        places = {id(part): place for place, part in enumerate(parts)}  # nn.DataParallel's replicas have other parts
+        self._placed = [[places.get(id(part), part) for part in product] for product in products]
+
+    @property
+    def _products(self) -> List[List[Position]]:
+        """The parts of each query's product with p."""
+        parts = list(self.parts)
+        return [[parts[part] if isinstance(part, int) else part for part in product] for product in self._placed]
 
     def of_length(self, num_keys: int) -> Position:
         return CombinedPosition([part.of_length(num_keys) for part in self.parts])
