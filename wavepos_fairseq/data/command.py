@@ -6,6 +6,7 @@ from typing import Optional, Sequence
 
 from ..common import commands
 from ..common.files import ROOT
+from ..plugin.streams import BLANK
 from .characters import ENDING
 from .corpus import DataError
 from .data_bin import CHARACTERS, TEXTS, WORDS, prepare
@@ -28,7 +29,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--characters",
         action="store_true",
-        help=f"one token a character; the data-bin is NAME{ENDING} (not for demo and recall)",
+        help=f"wikitext-*, text: one token a character, a blank as {BLANK}, rare ones <unk>; it goes to NAME{ENDING}",
     )
     args = parser.parse_args(arguments)
     name = args.name + ENDING if args.characters else args.name
