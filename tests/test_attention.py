@@ -1009,9 +1009,6 @@ from wavepos_fairseq.positions import build_position
 packed = torch.arange(100)[None] // 70
 for name, key_heads, segments in (
     ("nope", 2, None),
-    ("alibi", 2, None),
-    ("wavelet", 2, None),
-    ("transformer-xl", 2, None),
     ("alibi+rpe+transformer-xl+wavelet", 2, None),
     ("nope", 1, packed),
     ("wavelet", 1, packed),

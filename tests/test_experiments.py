@@ -180,8 +180,9 @@ def test_a_row_that_evaluates_another_is_the_same_in_every_table():
 
 
 @pytest.mark.parametrize("preset", sorted({*PRESETS} - LLAMAS))
-def test_fairseq_accepts_every_row_of_table1_under_every_preset(preset, capsys):
-    for row in configs.load_table("table1")[1]:
+def test_fairseq_accepts_the_rows_of_table1_whose_options_depend_on_the_heads_under_every_preset(preset, capsys):
+    rows = [row for row in configs.load_table("table1")[1] if preset == "demo" or row.position["name"] == "wavelet"]
+    for row in rows:
         arguments = position_arguments(row.position)
         assert dry_run(capsys, preset, row.name)[-len(arguments) :] == arguments
 

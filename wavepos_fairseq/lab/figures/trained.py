@@ -462,11 +462,12 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
         if lines is not None and (name == LONGBENCH or (lines.table == "table1").any()):
             yield name, draw(lines)
         elif name in args.names:
-            made = (
-                f"{name}.csv; run scripts/longbench.sh --compare"
-                if name == LONGBENCH
-                else (f"{name}.csv of Table 1; run scripts/claims.sh")
-            )
+            made = f"{name}.csv of Table 1; run scripts/claims.sh"
+            losses = results.table_files(args.folder, "table1")[4]
+            if name == LONGBENCH:
+                made = f"{name}.csv; run scripts/longbench.sh --compare"
+            elif not losses.is_file():
+                made = f"{losses.name}, which versions before 0.4 did not write; run scripts/reproduce.sh table1"
             raise ValueError(f"{args.folder} has no {made} first")
     if set(names) <= {*PERPLEXITY, *COMPARED}:
         return
