@@ -118,8 +118,9 @@ def print_status(runs: List[Run]) -> None:
         elif updates >= last:
             line["training"] = "fully trained, not yet evaluated"
         elif updates:
-            left = float(logged["wall"]) * (last / updates - 1)
-            line["training"] = f"loss {float(logged['loss']):.3f} bits, {left / 60:.0f} min left"
+            wall = float(logged["wall"])  # 0: fairseq lost it, as it may where it resumes
+            left = f", {wall * (last / updates - 1) / 60:.0f} min left" if wall else ""
+            line["training"] = f"loss {float(logged['loss']):.3f} bits{left}"
     print(tabulate(lines, headers="keys", tablefmt="pipe"))
 
 

@@ -413,7 +413,9 @@ class Run:
     def record(self) -> Dict[str, Any]:
         """Writes result.json, once training and evaluation have ended, and returns its content."""
         evaluated = read_json(self.folder / "evaluation.json", "cells")
-        wall = None if self.row.trained else self.last_logged().get("wall")
+        wall = (
+            0.0 if self.row.trained else float(self.last_logged().get("wall") or 0)
+        )  # 0: resumed, fairseq may lose it
         started = self.trained.started()
         result = {
             "row": self.row.name,
@@ -421,7 +423,7 @@ class Run:
             "commit": _commit(),
             "training_command": started["command"] if started else shlex.join(self.trained.training_command()),
             "evaluation_command": shlex.join(self.evaluation_command()),
-            "training_seconds": wall and float(wall),  # over all attempts; None after train.sh, or of another row
+            "training_seconds": wall or None,  # over all attempts; None after train.sh, or of another row
             "threads": started and started.get("threads"),
             **(evaluated or {}),
         }
