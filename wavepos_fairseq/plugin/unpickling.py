@@ -62,11 +62,8 @@ class _NumpyType(str):
 
 def _name(thing) -> str:
     """A class's or function's name, or that of the thing's class; spelled out, a thing may be longer than its file."""
-    return (
-        thing.__name__
-        if isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType))
-        else type(thing).__name__
-    )
+    named = isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType))
+    return thing.__name__ if named else type(thing).__name__
 
 
 def _within_its_storage(rebuild):
