@@ -413,9 +413,8 @@ class Run:
     def record(self) -> Dict[str, Any]:
         """Writes result.json, once training and evaluation have ended, and returns its content."""
         evaluated = read_json(self.folder / "evaluation.json", "cells")
-        wall = (
-            0.0 if self.row.trained else float(self.last_logged().get("wall") or 0)
-        )  # 0: resumed, fairseq may lose it
+        logged = {} if self.row.trained else self.last_logged()
+        wall = float(logged.get("wall") or 0)  # 0 where fairseq lost it
         started = self.trained.started()
         result = {
             "row": self.row.name,

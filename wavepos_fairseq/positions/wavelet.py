@@ -190,10 +190,8 @@ class LearnedWaveletPosition(WaveletPosition):
         """p up to its reach. Without gradients, those of the fixed wavelets that it is now, which are kept."""
         if like.is_meta:  # no value is known
             return None, self.relative(num_lags, like)
-        learned = [
-            of for of in (self.scale_octaves, self.shift_tokens) if of is not None
-        ]  # replicas have no parameters()
-        if not (torch.is_grad_enabled() and any(of.requires_grad for of in learned)):
+        learned = (self.scale_octaves, self.shift_tokens)  # nn.DataParallel's replicas have no parameters()
+        if not (torch.is_grad_enabled() and any(of is not None and of.requires_grad for of in learned)):
             return cached_factors(num_lags, *self._table_now(), like.dtype, like.device)
         rows, eps = self.relative(num_lags, like), torch.finfo(like.dtype).eps
         rows = rows[: max(1, reach(rows.detach(), eps / 100))]  # dp/du is up to x^2 times as long as p
