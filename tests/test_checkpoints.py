@@ -767,7 +767,7 @@ def test_the_release_is_downloaded_evaluated_and_printed_beside_both_papers(
     assert f"{size:,} bytes, SHA-256" in out
 
     cells = json.loads((tmp_path / "runs/alibi-release/512.json").read_text())["cells"]
-    table = alibi_release.beside_the_papers(cells)
+    table = alibi_release.beside_the_papers(cells, "valid")
     lengths = [128, 256, 512, 1012, 1024, 1512, 1536, 2048, 2512, 3072]
     assert table["sequence_length"].tolist() == [length for length in lengths for _ in PAPERS_INFERENCES]
     beside = {(line[0], line[2]): tuple(map(str, line[-2:])) for line in table.itertuples(index=False)}
@@ -788,12 +788,24 @@ def test_a_release_that_the_paper_has_not_is_printed_beside_press_et_al(
     served.ranges.append(None)  # no dropped connection
     assert alibi_release.main([str(l_train), "--data", str(data_bin), "--cpu"]) == 0
     assert served.ranges[1:] == [(f"/alibi_wt103_L{l_train}.pt", 0)]
-    table = alibi_release.beside_the_papers(
-        json.loads((tmp_path / f"runs/alibi-release/{l_train}.json").read_text())["cells"]
-    ).query("inference == 'full'")
+    cells = json.loads((tmp_path / f"runs/alibi-release/{l_train}.json").read_text())["cells"]
+    table = alibi_release.beside_the_papers(cells, "valid").query("inference == 'full'")
     assert table["sequence_length"].tolist() == [length for length in alibi_release.RELEASED if length >= l_train]
     assert table["perplexity of Press et al."].dropna().tolist() == press
     assert table["perplexity of the paper"].isna().all() and "–" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("subset, of_press, of_paper", [("valid", 18.3, 19.69), ("test", 19.01, None)])
+def test_a_release_s_numbers_are_printed_beside_those_of_the_same_split_and_stride(subset, of_press, of_paper):
+    """Table 7 of Press et al., and the paper's Table 1, which is of the validation set."""
+    of = {"l_train": 512, "perplexity": 1.0}
+    sliding = [{**of, "inference": "sliding", "sequence_length": 3072, "stride": stride} for stride in (512, 256)]
+    cells = [*sliding, {**of, "inference": "full", "sequence_length": 512, "stride": None}]
+    table = alibi_release.beside_the_papers(cells, subset)
+    assert table["perplexity of Press et al."].astype(object).where(lambda numbers: numbers.notna(), None).tolist() == [
+        *(of_press, None, 19.73 if of_paper else None)
+    ]
+    assert table["perplexity of the paper"].dropna().tolist() == [number for number in [of_paper] if number]
 
 
 @pytest.mark.parametrize("l_train", [64, 128, 256, 512, 1024, 1536, 2048, 3072])

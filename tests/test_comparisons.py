@@ -9,7 +9,7 @@ import torch
 
 from wavepos_fairseq.evaluation.perplexity import evaluate
 from wavepos_fairseq.evaluation.statistics import STRETCH, paired_difference
-from wavepos_fairseq.lab import comparisons, results, tables
+from wavepos_fairseq.lab import claims, comparisons, results, tables
 from wavepos_fairseq.lab.comparisons import Cell, Losses, compare
 from wavepos_fairseq.lab.configs import load_table
 from wavepos_fairseq.lab.figures import command as figures
@@ -181,8 +181,6 @@ def test_the_gain_of_longer_windows_is_positive_where_they_lower_the_loss(tmp_pa
 
 
 def test_claims_are_judged_by_the_paired_interval_and_both_sheets_are_written(tmp_path, capsys):
-    from wavepos_fairseq.lab import claims
-
     folder = tmp_path / "made-up"
     write(folder, {"ricker": [0.1, 0.11], "alibi": [0.1, 0.1], "nope": [0.1, 0.1]}, sliding=True)
     assert claims.main(["--preset", "made-up", "--results", str(tmp_path)]) == 0
@@ -192,8 +190,6 @@ def test_claims_are_judged_by_the_paired_interval_and_both_sheets_are_written(tm
 
 
 def test_a_folder_without_stretches_is_read_and_says_so(tmp_path, capsys):
-    from wavepos_fairseq.lab import claims
-
     folder = tmp_path / "made-up"
     write(folder, {"ricker": [0.1, 0.2], "alibi": [0.1, 0.1]})
     (folder / "table1.stretches.npz").unlink()
@@ -224,6 +220,21 @@ def test_of_characters_the_table_and_its_stretches_count_words(tmp_path):
     (at,) = comparisons.load_cells(tmp_path, "table1").values()
     assert at[1].value == pytest.approx(624.99, rel=1e-3) and at[1].losses.units == 1000
     assert math.exp(at[1].losses.nll.sum() / 1000) == pytest.approx(at[1].value)
+
+
+def test_of_characters_a_claim_has_bits_beside_the_perplexity_per_word():
+    cells = {}
+    for row, nats in (("alibi", 1.25), ("nope", 1.5)):
+        cells[128, "full", row, 128] = {1: cell_of(np.array([nats * 5150]), np.array([5150]), units=1000)}
+    of = {"table": "table1", "rows": ["alibi"], "at": "l_train", "over": {"rows": ["nope"]}, "at_most": 1}
+    claim = claims.Claim("name", "One is ahead", "Table 1", **of)
+    judged = claims.judge(claim, cells, 128)
+    (number,) = judged["numbers"]
+    assert number["bits_per_character"] == pytest.approx(1.25 / math.log(2))
+    assert number["over_bits_per_character"] == pytest.approx(1.5 / math.log(2))
+    about = {"statement": claim.statement, "source": claim.source, "l_train": 128, "bounds": claim.bounds}
+    text = claims.markdown([{**about, **judged}], "Of characters", [])
+    assert "alibi 624.84 (1.803 bits) at 128, nope 2264.25 (2.164 bits) at 128: 0.2760" in text
 
 
 def test_stretches_of_other_cells_are_refused(tmp_path):

@@ -20,7 +20,7 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 
 from wavepos_fairseq.attention.blockwise import _block_size
 from wavepos_fairseq.data import WIKITEXT
-from wavepos_fairseq.evaluation.perplexity import pieces
+from wavepos_fairseq.evaluation.perplexity import pieces, windows
 from wavepos_fairseq.lab.configs import load_preset, load_table
 from wavepos_fairseq.plugin.checkpoint import token_nll
 from wavepos_fairseq.positions import build_position
@@ -258,8 +258,11 @@ def evaluation():
     lines = []
     for preset in PRESETS:
         further = [length for length in preset.lengths if length > preset.l_train]
-        cuts = [[pieces(tokens, length, length) for length in preset.lengths]]  # full, then non-overlapping
-        cuts.append([pieces(tokens, length, preset.l_train) for length in further])
+        cuts = [
+            [pieces(tokens, length, length) for length in preset.lengths],  # full
+            [pieces(tokens, length, preset.l_train) for length in further],  # non-overlapping
+            [windows(tokens, length, preset.evaluate["stride"]) for length in preset.lengths],  # sliding
+        ]
         lengths = [Counter(stop - start for cut in passes for start, _, stop in cut) for passes in cuts]
         operations = [
             sum(number * length * sum(count(paper(), position, length, SINGLE)) for length, number in found.items())
@@ -273,7 +276,14 @@ def evaluation():
         line = [f"{len(passes)} × {number / len(passes) / 1e15:.3f}" for passes, number in zip(cuts, operations)]
         line += [f"{sum(operations) / 1e13 / 60:.1f}", f"{validations} × {validation / validations / 1e15:.3f}"]
         lines.append([preset.name, *line, f"{share:.2%}"])
-    header = ["10¹⁵ operations", "full", "non-overlapping", "minutes at 10¹³ a second", "validation in training"]
+    header = [
+        "10¹⁵ operations",
+        "full",
+        "non-overlapping",
+        "sliding",
+        "minutes at 10¹³ a second",
+        "validation in training",
+    ]
     return markdown([*header, "all, of a row's"], *lines)
 
 

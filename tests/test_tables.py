@@ -93,30 +93,41 @@ PRESS_BY_POSITION = {  # Press et al.'s name of the representation, by ours
 
 
 @pytest.mark.parametrize("l_train, lengths", [(512, LENGTHS), (512, [1024, 3512]), (1024, [1024, 1524, 3024, 5024])])
-def test_press_et_als_number_is_beside_the_same_representation_and_length_in_whole_sequences(l_train, lengths):
-    press = pd.read_csv(PAPER / "press2022.csv").query(f"l_train == {l_train} and inference == 'full'")
+def test_press_et_als_number_is_beside_the_same_representation_length_and_stride(l_train, lengths):
+    press = pd.read_csv(PAPER / "press2022.csv").query(f"l_train == {l_train} and split == 'valid'")
     expected, rows, paper = {}, [], read_cells(PAPER, "table1")
-    for row in load_table("table1")[1]:
+    for row in [*load_table("table1")[1], *(row for row in load_table("beyond")[1] if row.name == "t5")]:
+        of = {"l_train": l_train, "perplexity": 1.0, "tokens": 9}
         cells = [
-            {"inference": inference, "l_train": l_train, "sequence_length": length, "perplexity": 1.0}
-            for inference in ("non-overlapping", "full")
+            {**of, "inference": inference, "stride": stride, "sequence_length": length}
+            for inference, stride in (("non-overlapping", None), ("full", None), ("sliding", 1))
             for length in lengths
         ]
-        rows.append(tables.RowResult(row.labels, 1, cells))
+        rows.append(
+            tables.RowResult({"method": row.labels["method"], "position": row.labels.get("position", "rel")}, 1, cells)
+        )
         name = PRESS_BY_POSITION.get((row.position["name"], row.position.get("rope_theta")), "")
         for line in press[(press.method == name) & press.sequence_length.isin(lengths)].itertuples():
-            expected["full", row.labels["method"], line.sequence_length] = f"{line.perplexity:.2f}†"
-            if line.sequence_length == l_train:  # in one piece
+            if line.inference == "full" or line.stride == 1:
+                expected[line.inference, row.labels["method"], line.sequence_length] = f"{line.perplexity:.2f}†"
+            if line.inference == "full" and line.sequence_length == l_train:  # in one piece
                 expected["non-overlapping", row.labels["method"], l_train] = f"{line.perplexity:.2f}†"
     text = tables.markdown(rows, l_train, lengths, "Table 1", "wikitext-103", paper)
     found = {}
-    for inference, block in zip(("non-overlapping", "full"), text.split("## ")[1:]):
+    for inference, block in zip(("non-overlapping", "full", "sliding"), text.split("## ")[1:]):
         for line in filter(lambda line: line.startswith("| "), block.splitlines()):
             method, _, *shown = (cell.strip() for cell in line.strip("|").split("|"))
             numbers = {length: re.search(r"[\d.]+†", cell) for length, cell in zip(lengths, shown)}
             found.update({(inference, method, length): number[0] for length, number in numbers.items() if number})
-    assert found == expected and {method for _, method, _ in found} == {"Sinusoidal", "RoPE theta=10000", "ALiBi"}
-    assert "†: that of Press et al." in text
+    assert found == expected
+    assert {method for _, method, _ in found} == {"Sinusoidal", "RoPE theta=10000", "ALiBi", "T5 bias"}
+    assert ("sliding", "ALiBi", 1024) in found or 1024 not in lengths  # Table 15
+    assert "†: of Press et al." in text
+    other_stride = [
+        row._replace(cells=[{**cell, "stride": cell["stride"] and 2} for cell in row.cells]) for row in rows
+    ]
+    others = tables.markdown(other_stride, l_train, lengths, "Table 1", "wikitext-103", paper).split("## ")
+    assert "†" in others[2] and "†" not in others[3]
     for other in "wikitext-2", "wikitext-103-characters":
         assert "†" not in tables.markdown(rows, l_train, lengths, "Table 1", other, paper)
 
@@ -155,7 +166,7 @@ def test_several_seeds_give_mean_and_standard_deviation_and_each_its_own_tidy_li
     assert list(wide.method) == 2 * METHODS
     ricker = wide[(wide.method == "Wavelet Ricker") & (wide.inference == "full")].iloc[0]
     assert ricker["2512"] == "18.49" and ricker["2512 std"] == "0.71"  # 17.99 and 18.99: 1 / sqrt(2)
-    assert "| 18.49 ± 0.71 |" in text and "over the seeds 1, 2" in text
+    assert "| 18.49 ± 0.71 |" in " ".join(text.split()) and "over the seeds 1, 2" in text
     tidy = pd.read_csv(tmp_path / "table1.tidy.csv")
     ends = tidy[(tidy.method == "Wavelet Ricker") & (tidy.inference == "full") & (tidy.sequence_length == 2512)]
     assert list(zip(ends.seed, ends.perplexity)) == [(1, 17.99), (2, 18.99)]
@@ -165,12 +176,31 @@ def test_a_seed_that_failed_is_left_out_of_the_mean_and_missed_in_words(rows):
     several = [*rows, *(row._replace(seed=2) for row in one_higher(rows))]
     several += [row._replace(seed=3, cells="failed") for row in rows]
     text = tables.markdown(several, 512, LENGTHS, "Table 1", "wikitext-103", None)
-    assert "| 18.49 ± 0.71 (2 of 3 seeds) |" in text
+    assert "| 18.49 ± 0.71 (2 of 3 seeds) |" in " ".join(text.split())
     assert tables.wide(several, 512, LENGTHS)["2512"].tolist()[-1] == "18.49"
     one = [*rows, *(row._replace(seed=2, cells="failed" if row == rows[-1] else row.cells) for row in rows)]
-    assert "| 17.99 (1 of 2 seeds) |" in tables.markdown(one, 512, LENGTHS, "Table 1", "wikitext-103", None)
+    text = tables.markdown(one, 512, LENGTHS, "Table 1", "wikitext-103", None)
+    assert "| 17.99 (1 of 2 seeds) |" in " ".join(text.split())
     none = [row._replace(seed=seed, cells="failed") for seed in (1, 2) for row in rows]
     assert (tables.wide(none, 512, LENGTHS)["2512"] == "failed").all()
+
+
+def test_of_characters_bits_stand_in_brackets_and_sliding_windows_have_their_stride(rows):
+    of = {"l_train": 128, "sequence_length": 128, "perplexity": 4.0, "tokens": 9, "stride": None}
+    bits = {"word_perplexity": 680.0, "bits_per_character": 1.8276}
+    cells = [{**of, **bits, "inference": "full"}, {**of, **bits, "inference": "sliding", "stride": 32}]
+    made = [rows[0]._replace(cells=cells), rows[0]._replace(seed=2, cells=[{**cells[0], "bits_per_character": 1.8376}])]
+    text = tables.markdown(made, 128, [128], "Table 1", "wikitext-2-characters", None)
+    assert "| 680.00 ± 0.00 (1.833) |" in text and "| 680.00 (1.828) (1 of 2 seeds) |" in text
+    assert "Perplexity per word, and in brackets bits per character." in text
+    tidy = tables.tidy(made, 128, [128])
+    assert list(zip(tidy.inference, tidy.stride.fillna(0))) == [
+        ("full", 0),
+        ("full", 0),
+        ("sliding", 32),
+        ("sliding", 0),
+    ]
+    assert "stride" not in tables.tidy([made[1]], 128, [128])
 
 
 def test_the_interval_of_a_cell_goes_into_the_tidy_table(rows):

@@ -75,12 +75,17 @@ def evaluated_lengths(l_train: int) -> List[int]:
     return sorted({*of_paper, *(length for length in RELEASED if length >= l_train)})
 
 
-def beside_the_papers(cells: List[Dict[str, Any]]) -> pd.DataFrame:
-    """The evaluation's perplexities beside published ones at the same L_train, length and inference, NaN if none."""
-    measured, press = pd.DataFrame(cells)[[*CELL, "perplexity"]], read_press()
-    table = measured.merge(papers_row(), "left", on=CELL, suffixes=("", " of the paper"))
-    of_press = [press.get(("ALiBi", *cell), math.nan) for cell in table[CELL].itertuples(index=False, name=None)]
-    return table.assign(**{"perplexity of Press et al.": of_press})
+def beside_the_papers(cells: List[Dict[str, Any]], subset: str) -> pd.DataFrame:
+    """The evaluation's perplexities beside published ones of the same split, L_train, length and inference.
+
+    Where there is none it is NaN; the paper has the split valid only.
+    """
+    measured, press = pd.DataFrame(cells)[[*CELL, "stride", "perplexity"]].fillna({"stride": 0}), read_press(subset)
+    paper = papers_row() if subset == "valid" else papers_row().head(0)
+    table = measured.merge(paper, "left", on=CELL, suffixes=("", " of the paper"))
+    where = table[[*CELL, "stride"]].itertuples(index=False, name=None)
+    of_press = [press.get(("ALiBi", *cell), math.nan) for cell in where]
+    return table.drop(columns="stride").assign(**{"perplexity of Press et al.": of_press})
 
 
 def main(arguments=None) -> int:
@@ -109,8 +114,8 @@ def main(arguments=None) -> int:
         return 2
     status = evaluate.main([str(data), "--path", str(checkpoint), "--position-encoding", "alibi", *options])
     if status == 0 and output.is_file():  # not a pipe or device
-        cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
-        table = beside_the_papers(cells).astype(object)
+        evaluated = json.loads(output.read_text(encoding="utf-8"))
+        table = beside_the_papers(evaluated["cells"], evaluated["subset"]).astype(object)
         print(table.where(table.notna(), None).to_markdown(index=False, floatfmt=".2f", missingval="–"))
     return status
 

@@ -152,9 +152,15 @@ def _compare(claim: Claim, of: Dict[int, Cell], over: Dict[int, Cell]) -> Dict[s
     else:
         outside = told.high < claim.at_least or told.low > claim.at_most
         verdict = "does not hold" if outside else "within the spread"
+    values = {}
+    for prefix, cells in (("", of), ("over_", over)):
+        if cells:
+            losses = [cells[seed].losses for seed in told.seeds]
+            bits = [found.bits_per_character for found in losses if found and found.bits_per_character]
+            values[f"{prefix}value"] = mean(cells[seed].value for seed in told.seeds)
+            values.update({f"{prefix}bits_per_character": statistics.mean(bits)} if bits else {})
     return {
-        "value": mean(of[seed].value for seed in told.seeds),
-        **({"over_value": mean(over[seed].value for seed in told.seeds)} if over else {}),
+        **values,
         **told._asdict(),
         "margin": min(claim.at_most - told.ratio, told.ratio - claim.at_least),
         "verdict": verdict,
@@ -210,10 +216,11 @@ def markdown(judged: List[Dict[str, Any]], title: str, without: List[str]) -> st
         ", ".join(shown) + ".",
         "A line has the numbers of the comparison that decides: the one nearest to the bound or, if the claim does not",
         "hold, farthest on the wrong side of it; of several seeds the geometric means and their ratio. It ends with",
-        "how many of the comparisons agree (claims.json lists all). In brackets is the 95% interval of the ratio, and",
-        "what it is of: the text and the seeds, paired; the text alone, with one seed; the seeds alone, or the two",
-        "texts as if they were different ones, where the losses of stretches are not kept. If none is known, the two",
-        "numbers decide, however close they are.",
+        "how many of the comparisons agree (claims.json lists all). Of characters, perplexity is per word, with bits",
+        "per character beside it. In square brackets is the 95% interval of the ratio, and after it what it is of: the",
+        "text and the seeds, paired; the text alone, with one seed; the seeds alone, or the two texts as if they were",
+        "different ones, where the losses of stretches are not kept. If none is known, the two numbers decide, however",
+        "close they are.",
         *(f"{table} has no stretches.npz: it is published, or was made before 0.4." for table in without),
         "",
         "| claim | L_train | verdict | numbers |",
@@ -234,8 +241,12 @@ def _deciding(numbers: List[Dict[str, Any]], bounds: str) -> str:
     )
     text = f"{number['row']} at {number['sequence_length']}: "
     if "over_row" in number:
-        text = f"{number['row']} {number['value']:.2f} at {number['sequence_length']}, "
-        text += f"{number['over_row']} {number['over_value']:.2f} at {number['over_length']}: "
+        shown = [
+            f"{number[f'{of}value']:.2f}" + (f" ({number[bits]:.3f} bits)" if bits in number else "")
+            for of, bits in (("", "bits_per_character"), ("over_", "over_bits_per_character"))
+        ]
+        text = f"{number['row']} {shown[0]} at {number['sequence_length']}, "
+        text += f"{number['over_row']} {shown[1]} at {number['over_length']}: "
     text += f"{number['ratio']:.4f} {interval}, claimed {bounds}"
     return f"{text}; {agree} of {len(numbers)}"
 

@@ -28,6 +28,12 @@ class Losses(NamedTuple):
     tokens: np.ndarray
     units: int
 
+    @property
+    def bits_per_character(self) -> Optional[float]:
+        """None unless tokens are characters, of which perplexity counts the words."""
+        tokens = int(self.tokens.sum())
+        return None if self.units == tokens else float(self.nll.sum()) / tokens / math.log(2)
+
 
 class Cell(NamedTuple):
     """A number of one seed, its 95% bootstrap interval, NaN if unknown, and the losses behind it, None if unknown."""

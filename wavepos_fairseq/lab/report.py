@@ -95,11 +95,18 @@ def _key(cell: Dict[Hashable, Any], label_names: List[str]) -> Tuple[Any, ...]:
     return (*shared, cell["inference"], cell["sequence_length"] / cell["l_train"])
 
 
-def _press(paper: Optional[pd.DataFrame]) -> Dict[Tuple[Any, ...], float]:
-    """Press et al.'s numbers (see `results.read_press`) at the L_train of the paper's cells, by method and `_key`."""
-    here = set() if paper is None else set(paper.l_train)
-    cells = results.read_press().items()
-    return {(name, of, length / l_train): number for (name, of, l_train, length), number in cells if l_train in here}
+def _press(multiples: Set[float]) -> Dict[Tuple[Any, ...], float]:
+    """Press et al.'s numbers (see `results.read_press`) at the L_train of `_paper`'s Table 1.
+
+    They are by method, inference and multiples of L_train: the length and the stride.
+    """
+    table1 = _paper("table1", multiples)
+    here = set() if table1 is None else set(table1.l_train)
+    return {
+        (name, inference, length / l_train, stride / l_train): perplexity
+        for (name, inference, l_train, length, stride), perplexity in results.read_press().items()
+        if l_train in here
+    }
 
 
 def _words(seeds: pd.DataFrame) -> str:
@@ -120,12 +127,13 @@ def make_table(
     label_names = results.labels_of(cells)
     published = [] if paper is None else paper.to_dict("records")
     beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
-    press = _press(paper)
+    cells = cells.fillna({"stride": 0})
+    press = _press(_multiples(cells))
     seeds = dict(list(cells.groupby([*label_names, "inference", "sequence_length"], sort=False)))
     blocks: Dict[str, Dict[Labels, List[Cell]]] = {}
     lengths = sorted(int(length) for length in cells.sequence_length.unique())
     rows = list(dict.fromkeys(cells[label_names].itertuples(index=False, name=None)))
-    column, keys = ["inference", "sequence_length"], [*label_names, "inference", "sequence_length", "l_train"]
+    column, keys = ["inference", "sequence_length"], [*label_names, "inference", "sequence_length", "l_train", "stride"]
     alike = results.over_seeds(results.of_common_seeds(cells, label_names), keys)
     lowest = alike[alike["mean"] == alike.groupby(column)["mean"].transform("min")]
     bold = set(lowest[[*label_names, *column]].itertuples(index=False, name=None))
@@ -136,7 +144,7 @@ def make_table(
         row = blocks.setdefault(inference, {}).setdefault(labels, len(lengths) * [_NO_CELL])
         words = _words(seeds[(*labels, inference, length)])
         beside_it = beside.get(_key(number, label_names), math.nan)
-        of_press = press.get((number.get("method"), *_key(number, [])), math.nan)
+        of_press = press.get((number.get("method"), *_key(number, []), number["stride"] / number["l_train"]), math.nan)
         is_lowest = (*labels, inference, length) in bold
         row[lengths.index(length)] = Cell(number["mean"], number["std"], beside_it, of_press, words, is_lowest)
     by_label = {tuple(label.partition(" seed ")[::2]): run for label, run in manifest.get("rows", {}).items()}

@@ -47,8 +47,8 @@ SHEETS = {
 }
 """Files beside the tables, and their columns."""
 _TEXT = ("inference", "table", "row", "other", "known_by", "ahead", "task", "metric", "kind")
-_NUMERIC = {"seed", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
-_WHILE_MADE = ["seed", "bits_per_character", "value", "mean", "std", "count", "shown"]
+_NUMERIC = {"seed", "stride", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
+_WHILE_MADE = ["seed", "stride", "bits_per_character", "value", "mean", "std", "count", "shown"]
 RESERVED_COLUMN = re.compile(r"\d+( std)?|" + "|".join({*CELL, *NUMBERS, *_WHILE_MADE}.union(*SHEETS.values())))
 """Names that no label may have: the columns beside the labels."""
 PAPER_ONLY = ("press2022",)
@@ -149,10 +149,11 @@ def read_manifest(folder: Path, table: str) -> Dict[str, Any]:
 
 
 def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optional[pd.DataFrame]":
-    """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high.
+    """A table's cells: its labels, seed, inference, l_train, sequence_length, perplexity, low, high, stride.
 
-    labels: further required columns. Older tables lack the seed, which is 1, or the 95% interval, which is NaN. Returns
-    None if there is no such table. Raises ValueError if a column is missing or a cell appears twice.
+    labels: further required columns. Older tables lack the seed, which is 1, or the 95% interval or the stride of
+    sliding windows, which are NaN. Returns None if there is no such table. Raises ValueError if a column is missing or
+    a cell appears twice.
     """
     folders = [folder, PAPER] if folder.name == PAPER.name else [folder]
     paths = [place / f"{table}{ending}" for place in folders for ending in (".tidy.csv", ".csv")]
@@ -161,7 +162,7 @@ def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optiona
         return None
     cells = _read_csv(path, [*labels, "l_train", "inference", "sequence_length", "perplexity"])
     labels = labels_of(cells)
-    cells = cells.assign(**{name: float("nan") for name in ("seed", "low", "high") if name not in cells})
+    cells = cells.assign(**{name: float("nan") for name in ("seed", "low", "high", "stride") if name not in cells})
     cells = cells.fillna({"seed": 1}).astype({"seed": int})
     cells.loc[cells.low == cells.high, ["low", "high"]] = float("nan")  # up to 0.2.3: of one sequence
     keys = [*labels, "seed", *CELL]
@@ -172,30 +173,29 @@ def read_cells(folder: Path, table: str, labels: Sequence[str] = ()) -> "Optiona
             f"{shown_path(path)} has two numbers of {', '.join(cell[labels])}, seed {cell.seed}, at "
             f"{cell.sequence_length}"
         )
-    return cells[[*keys, *NUMBERS]]
+    return cells[[*keys, *NUMBERS, "stride"]]
 
 
-def read_press() -> Dict[Tuple[str, str, int, int], float]:
-    """Perplexities that other papers have of the paper's model, by method and `CELL`, on WikiText-103's validation set.
+def read_press(split: str = "valid") -> Dict[Tuple[str, str, int, int, int], float]:
+    """Perplexities that other papers have of the paper's model on WikiText-103, by method, `CELL` and stride (or 0).
 
     Those of Press et al. (2022), whose settings Table 1 took over, and of Chi et al. (2022, KERPLE). Methods are called
-    as in Table 1. Up to L_train both of the paper's inferences have a number. Sliding windows are left out: a tidy
-    table does not say their stride.
+    as in Table 1. Up to L_train both of the paper's inferences have a number.
     """
-    cells = _read_csv(PAPER / "press2022.csv", ["method", *CELL, "split", "perplexity"])
-    cells = cells[(cells.split == "valid") & (cells.inference != "sliding")].replace({"method": _TABLE1_METHODS})
-    full = dict(zip(cells[["method", *CELL]].itertuples(index=False, name=None), cells.perplexity))
+    cells = _read_csv(PAPER / "press2022.csv", ["method", *CELL, "stride", "split", "perplexity"])
+    cells = cells[cells.split == split].replace({"method": _TABLE1_METHODS}).fillna({"stride": 0})
+    found = dict(zip(cells[["method", *CELL, "stride"]].itertuples(index=False, name=None), cells.perplexity))
     alike = {
-        (name, "non-overlapping", l_train, n): full[name, of, l_train, n]
-        for name, of, l_train, n in full
-        if n <= l_train
+        (name, "non-overlapping", l_train, n, stride): perplexity
+        for (name, inference, l_train, n, stride), perplexity in found.items()
+        if inference == "full" and n <= l_train
     }
-    return {**full, **alike}
+    return {**found, **alike}
 
 
 def labels_of(cells: "pd.DataFrame") -> List[str]:
     """The columns of a table of cells that are labels."""
-    return [column for column in cells if column not in (*CELL, *NUMBERS, "seed", "bits_per_character")]
+    return [column for column in cells if column not in (*CELL, *NUMBERS, "seed", "stride", "bits_per_character")]
 
 
 def over_seeds(cells: "pd.DataFrame", keys: Sequence[str]) -> "pd.DataFrame":

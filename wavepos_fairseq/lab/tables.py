@@ -34,8 +34,8 @@ class RowResult(NamedTuple):
 def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
     """A line per seed and cell: the columns of the paper's CSV and the 95% interval. Missing numbers are NaN.
 
-    Of characters it is the perplexity per word, the paper's unit, with bits_per_character beside it. See
-    `evaluation.statistics.bootstrap_interval`.
+    Of characters it is the perplexity per word, the paper's unit, with bits_per_character beside it; sliding windows
+    add their stride. See `evaluation.statistics.bootstrap_interval`.
     """
     lines = list(_lines(rows, lengths))
     characters = any(_is_of_characters(cell) for *_, cell in lines)
@@ -45,7 +45,10 @@ def tidy(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFram
         for inference, row, length, cell in lines
     ]
     names = [*NUMBERS, *(["bits_per_character"] if characters else [])]
-    return pd.DataFrame(numbers, columns=[*rows[0].labels, "seed", *CELL, *names])
+    made = pd.DataFrame(numbers, columns=[*rows[0].labels, "seed", *CELL, *names])
+    if any(cell.get("stride") for *_, cell in lines):
+        made["stride"] = pd.array([cell.get("stride") for *_, cell in lines], dtype="Int64")
+    return made
 
 
 def stretches(rows: List[RowResult], lengths: List[int]) -> Optional[Stretches]:
@@ -86,11 +89,16 @@ def _lines(rows: List[RowResult], lengths: List[int]) -> Iterator[Tuple[str, Row
 def _over_seeds(rows: List[RowResult], l_train: int, lengths: List[int]) -> pd.DataFrame:
     """A line per cell: mean and std of the perplexity, as text, and the number of seeds that have one.
 
-    If no seed has one, the mean is the row's word, if any. If only one seed was asked for, std is None.
+    If no seed has one, the mean is the row's word, if any. If only one seed was asked for, std is None. Of characters
+    there are the mean bits_per_character, too.
     """
     labels = list(rows[0].labels)
     words = {tuple(row.labels.values()): row.cells for row in rows if isinstance(row.cells, str)}
-    cells = over_seeds(tidy(rows, l_train, lengths), [*labels, *CELL])
+    lines = tidy(rows, l_train, lengths)
+    cells = over_seeds(lines, [*labels, *CELL])
+    if "bits_per_character" in lines:
+        by_cell = lines.groupby([*labels, *CELL], sort=False)
+        cells["bits_per_character"] = by_cell.bits_per_character.mean().to_numpy()
     several = len({row.seed for row in rows}) > 1
     cells["std"] = [f"{std:.2f}" if several and not math.isnan(std) else None for std in cells["std"]]
     cells["mean"] = [
@@ -133,23 +141,28 @@ def markdown(
     """The wide table as Markdown, a block per inference. In brackets are published numbers of the same cell.
 
     paper: the paper's cells (see `results.read_cells`). Cells are the same if their corpus, its split `subset` and all
-    columns are. Beside them are those of Press et al. (see `results.read_press`), with a dagger.
+    columns are. Beside them are those of Press et al. (see `results.read_press`), with a dagger. Of characters, the
+    brackets hold bits per character.
     """
     cells = _over_seeds(rows, l_train, lengths)
     keys = [*rows[0].labels, *CELL]
     seeds = sorted({row.seed for row in rows})
     shown = [mean if pd.isna(std) else f"{mean} ± {std}" for mean, std in zip(cells["mean"], cells["std"])]
+    if "bits_per_character" in cells:
+        bits = cells.bits_per_character
+        shown = [text if math.isnan(number) else f"{text} ({number:.3f})" for text, number in zip(shown, bits)]
     shown = [
         text if count in (0, len(seeds)) else f"{text} ({count} of {len(seeds)} seeds)"
         for text, count in zip(shown, cells["count"])
     ]
     lines = [f"# {title}", "", f"{corpus}, {_SPLITS.get(subset, subset)} set, L_train = {l_train}."]
     if corpus.endswith("-characters"):
-        lines[-1] += " Perplexity per word."
+        lines[-1] += " Perplexity per word, and in brackets bits per character."
     if len(seeds) > 1:
         lines[-1] += f" Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
-    if paper is not None and (corpus, subset) == (PAPER_CORPUS, "valid"):
-        beside, explained = _published(cells, paper, keys)
+    if corpus == PAPER_CORPUS:
+        stride = next((int(cell["stride"]) for cell in _cells(rows) if cell.get("stride")), 0)
+        beside, explained = _published(cells, paper if subset == "valid" else None, subset, keys, stride)
         shown = [f"{text} ({numbers})" if numbers else text for text, numbers in zip(shown, beside)]
         lines[-1] += explained
     table = _side_by_side(cells, pd.Series(shown), rows)
@@ -160,11 +173,14 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def _published(cells: pd.DataFrame, paper: pd.DataFrame, keys: List[str]) -> Tuple[List[str], str]:
+def _published(
+    cells: pd.DataFrame, paper: Optional[pd.DataFrame], subset: str, keys: List[str], stride: int
+) -> Tuple[List[str], str]:
     """The published numbers of each cell, as text, and what explains them, for those of which there are any."""
-    papers, press = paper.set_index(keys).perplexity, read_press()
+    papers, press = {} if paper is None else paper.set_index(keys).perplexity, read_press(subset)
     of_paper = [papers.get(key) for key in cells[keys].itertuples(index=False, name=None)]
-    of_press = [press.get(key) for key in cells.reindex(columns=["method", *CELL]).itertuples(index=False, name=None)]
+    beside = cells.reindex(columns=["method", *CELL]).assign(stride=cells.inference.eq("sliding") * stride)
+    of_press = [press.get(key) for key in beside.itertuples(index=False, name=None)]
     texts = [
         ", ".join(form.format(number) for form, number in (("{:.2f}", one), ("{:.2f}†", other)) if number is not None)
         for one, other in zip(of_paper, of_press)
@@ -173,13 +189,17 @@ def _published(cells: pd.DataFrame, paper: pd.DataFrame, keys: List[str]) -> Tup
     if any(number is not None for number in of_paper):
         explained += " The paper's number stands in brackets."
     if any(number is not None for number in of_press):
-        explained += " †: that of Press et al. (2022), of the same model and settings."
+        explained += " †: of Press et al. (2022) or, KERPLE, of Chi et al. (2022), of the same model and settings."
     return texts, explained
+
+
+def _cells(rows: List[RowResult]) -> List[Dict[str, Any]]:
+    return [cell for row in rows if not isinstance(row.cells, str) for cell in row.cells]
 
 
 def _scored(rows: List[RowResult], inference: str) -> str:
     """What the caption says of the text that is scored, which may be a part of it."""
-    cells = [cell for row in rows if not isinstance(row.cells, str) for cell in row.cells]
+    cells = _cells(rows)
     windows = [cell for cell in cells if cell["inference"] == inference]
     if inference != "sliding":
         several = len({cell.get("tokens") for cell in windows}) > 1
