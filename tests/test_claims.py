@@ -94,6 +94,19 @@ def test_the_claim_on_alibis_sliding_windows_holds_of_the_table_that_it_cites(l_
     assert judged["verdict"] == "holds" and len(judged["numbers"]) == sum(press.l_train == l_train) - 1 > 2
 
 
+def test_the_claim_on_kerple_holds_of_the_table_that_it_cites():
+    """Its Table 10 has KERPLE log beside what Press et al.'s Table 5 has of ALiBi."""
+    press = pd.read_csv(PAPER / "press2022.csv").query("inference == 'full' and l_train == 512")
+    cells = {
+        (512, "full", row, line.sequence_length): {1: Cell(line.perplexity, math.nan, math.nan)}
+        for row, method, source in (("kerple-log", "KERPLE log", "Table 10"), ("alibi", "ALiBi", "Table 5"))
+        for line in press[(press.method == method) & press.source.str.endswith(source)].itertuples()
+    }
+    judged = claims.judge(CLAIMS["kerple-log-below-alibi"], cells, 512)
+    assert judged["verdict"] == "holds"
+    assert sorted(number["sequence_length"] for number in judged["numbers"]) == [1024, 1536, 2048, 3072]
+
+
 @pytest.mark.parametrize("shifts, judged_on", [((8, 4, 2, 1), "e0-15 e0-31"), ((4, 2, 1), "e0-15"), ((2, 1), "")])
 def test_a_claim_on_a_number_of_shifts_takes_the_rows_that_have_it_in_heads_of_any_width(tmp_path, shifts, judged_on):
     scales = (15, 31, 63, 127)

@@ -157,15 +157,29 @@ def test_pairs_say_who_is_ahead_and_only_where_that_is_told_apart(tmp_path):
     assert longest["ratio"] == pytest.approx(ratio, rel=1e-3) and longest["low"] < ratio < longest["high"]
 
 
-def test_a_pair_is_listed_once_where_no_length_is_beyond_l_train_and_not_at_all_without_whole_sequences(
-    tmp_path, monkeypatch
-):
-    write(tmp_path, {"ricker": [0.1], "alibi": [0.1]})
-    (line,) = comparisons.pairs(tmp_path).to_dict("records")
-    assert line["sequence_length"] == L_TRAIN
-    cells = {(100, "sliding", row, 100): {1: cell_of(np.ones(9), np.ones(9))} for row in ("ricker", "alibi")}
+@pytest.mark.parametrize("inference, listed", [("full", 1), ("sliding", 1), ("non-overlapping", 0)])
+def test_a_pair_is_listed_once_where_no_length_is_beyond_l_train(tmp_path, monkeypatch, inference, listed):
+    """In pieces of L_train nothing is longer, and at L_train it is full."""
+    cells = {(100, inference, row, 100): {1: cell_of(np.ones(9), np.ones(9))} for row in ("ricker", "alibi")}
     monkeypatch.setattr(comparisons, "_tables", lambda folder: [("table1", cells)])
-    assert comparisons.pairs(tmp_path).empty
+    assert comparisons.pairs(tmp_path)[["inference", "sequence_length"]].values.tolist() == listed * [[inference, 100]]
+
+
+def test_pairs_are_of_sliding_windows_too_and_the_figure_is_of_whole_sequences(tmp_path):
+    write(tmp_path, {"ricker": [0.1, 0.2], "alibi": [0.1, 0.1]}, sliding=True)
+    made = comparisons.pairs(tmp_path)
+    where = [(inference, length) for inference in ("full", "sliding") for length in LENGTHS]
+    assert list(zip(made.inference, made.sequence_length)) == where
+    assert made.ahead.tolist() == ["", "ricker", "", "ricker"]
+    results.write_sheet(tmp_path, "pairs", made)
+    pd.testing.assert_frame_equal(results.read_sheet(tmp_path, "pairs"), made, check_dtype=False)
+    older = made[made.inference == "full"].drop(columns="inference")
+    older.to_csv(tmp_path / "pairs.csv", index=False)  # as up to 0.4
+    squares = [
+        figure.axes[1].get_images()[0].get_array()
+        for figure in map(trained.draw_pairs, (made, results.read_sheet(tmp_path, "pairs")))
+    ]
+    assert (squares[0] == squares[1]).any() and np.array_equal(*squares, equal_nan=True)
 
 
 def test_the_gain_of_longer_windows_is_positive_where_they_lower_the_loss(tmp_path):

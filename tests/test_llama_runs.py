@@ -272,6 +272,14 @@ def test_a_training_that_was_stopped_and_resumed_has_the_weights_of_one_that_was
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     start = load_file(whole / "checkpoint-2" / "model.safetensors")
     assert not torch.equal(one["lm_head.weight"], start["lm_head.weight"])
+    shutil.rmtree(resumed / "model")  # killed between the last checkpoint and the model
+    assert train.main([*options, "--output_dir", str(resumed)]) == 0
+    assert not any(map(runs._logged, capsys.readouterr().out.splitlines()))
+    again = load_file(resumed / "model" / "model.safetensors")
+    assert one.keys() == again.keys() and all(torch.equal(one[name], again[name]) for name in one)
+    assert (resumed / "model" / "tokenizer.json").is_file()
+    assert train.main([*options, "--output_dir", str(resumed)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {resumed / 'model'} is there: the training is complete; ")
 
 
 def reproduce(folders, *words):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import LargestTensor, gated
+from test_combined import PAIRS, THREE
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.positions import build_position, position_names
@@ -327,9 +328,10 @@ def test_a_basis_that_is_zero_over_all_lags_in_view_adds_nothing():
 
 
 COMBINED = ["alibi+wavelet", "rope+rpe+t5", "rpe+transformer-xl+wavelet"]
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in PAIRS + THREE if name not in COMBINED]
 
 
-@pytest.mark.parametrize("name", position_names() + COMBINED + ["wavelet learned"])
+@pytest.mark.parametrize("name", position_names() + COMBINED + ["wavelet learned"] + OTHERS)
 def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
     name, _, learned = name.partition(" ")
     options = {"wavelet_learn": "both"} if learned else {}

@@ -147,6 +147,14 @@ def last_complete(folder: Path) -> Tuple[int, Optional[Path]]:
     return max(found, default=(0, None))
 
 
+def is_the_last_step(checkpoint: Path, training: TrainingArguments) -> bool:
+    """Whether nothing is left to do after a complete checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    if training.max_steps > 0:
+        return bool(state["global_step"] >= training.max_steps)
+    return bool(state["global_step"] >= state["max_steps"] and state["num_train_epochs"] >= training.num_train_epochs)
+
+
 class _Log(TrainerCallback):
     """Prints what Trainer logs as fairseq does, so that runs are followed alike: bits, and seconds of all attempts."""
 
@@ -164,10 +172,14 @@ class _Log(TrainerCallback):
 
 
 def train(args: argparse.Namespace, training: TrainingArguments) -> None:
-    """Trains, or continues, and writes the model. ValueError if the data do not suffice or nothing fits."""
+    """Trains, or continues, and writes the model. ValueError if it is there, or if data or options do not fit."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     data, folder = Path(args.data), Path(str(training.output_dir))
+    if (folder / MODEL).exists():
+        raise ValueError(
+            f"{folder / MODEL} is there: the training is complete; remove it, or give another --output_dir"
+        )
     stream, tokenizer = read_tokens(data)
     dataset = Sequences(stream, args.l_train)
     if not len(dataset):
@@ -176,10 +188,14 @@ def train(args: argparse.Namespace, training: TrainingArguments) -> None:
     training.ddp_find_unused_parameters = False  # there are none, and to look for them takes time
     set_seed(training.seed)
     model = model_of(config_of(position_of(args), args.shape, args.l_train, len(tokenizer), tokenizer.eos_token_id))
+    last = last_complete(folder)[1]
+    trained = last is not None and is_the_last_step(last, training)
+    if trained:  # Trainer would take one step more
+        model = type(model).from_pretrained(str(last), dtype="auto")
     trainer = Trainer(model, training, train_dataset=dataset, callbacks=[_Log()])
     trainer.remove_callback(PrinterCallback)
-    last = last_complete(folder)[1]
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if not trained:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     unfinished = folder / f"{MODEL}.partial"
     trainer.save_model(str(unfinished))
     if trainer.is_world_process_zero():

@@ -150,24 +150,24 @@ def compare(of: Mapping[int, Cell], over: Mapping[int, Cell]) -> Comparison:
 
 
 def pairs(folder: Path) -> pd.DataFrame:
-    """The sheet ``pairs``: each two rows of a table at L_train and at the longest length.
+    """The sheet ``pairs``: each two rows of a table at L_train and at the longest length, whole and in sliding windows.
 
     ratio is the row's perplexity over the other's. ahead is the one with the lower perplexity, empty if the interval of
     the ratio holds 1. Tables without stretches are left out.
     """
     lines: List[Dict[str, Any]] = []
     for table, cells in _tables(folder):
-        for l_train in sorted({where[0] for where in cells}):
-            full = {where: seeds for where, seeds in cells.items() if where[:2] == (l_train, "full")}
-            for length in sorted({l_train, max((length for *_, length in full), default=l_train)}):
-                rows = {row: seeds for (_, _, row, at), seeds in full.items() if at == length}
+        for inference, l_train in itertools.product(("full", "sliding"), sorted({where[0] for where in cells})):
+            found = {where: seeds for where, seeds in cells.items() if where[:2] == (l_train, inference)}
+            for length in sorted({l_train, max((length for *_, length in found), default=l_train)}):
+                rows = {row: seeds for (_, _, row, at), seeds in found.items() if at == length}
                 for row, other in itertools.combinations(rows, 2):
                     if rows[row].keys() & rows[other].keys():
                         told = compare(rows[row], rows[other])
                         ahead = row if told.high < 1 else other if told.low > 1 else ""
-                        line = {"table": table, "l_train": l_train, "sequence_length": length, "row": row}
+                        line = {"table": table, "inference": inference, "l_train": l_train, "sequence_length": length}
                         numbers = {**told._asdict(), "seeds": len(told.seeds)}
-                        lines.append({**line, "other": other, **numbers, "ahead": ahead})
+                        lines.append({**line, "row": row, "other": other, **numbers, "ahead": ahead})
     return pd.DataFrame(lines, columns=results.PAIRS)
 
 

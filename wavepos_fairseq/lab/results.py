@@ -28,7 +28,7 @@ CELL = ["inference", "l_train", "sequence_length"]
 NUMBERS = ["perplexity", "low", "high"]
 ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
 POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
-PAIRS = ["table", "l_train", "sequence_length", "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
+PAIRS = ["table", *CELL, "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
 CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
 GROWTH = ["row", "seed", "updates", "trained_tokens", *CELL[1:], "perplexity", "ratio", "low", "high", "known_by"]
 RECALL = ["row", "seed", *CELL[1:], "start", "stop", "accuracy", "low", "high", "count"]
@@ -218,7 +218,11 @@ def read_sheet(folder: Path, sheet: str, columns: Sequence[str] = ()) -> "Option
     columns: the required ones (default: all of the sheet's). Raises ValueError if one is missing.
     """
     path = sheet_file(folder, sheet)
-    return _read_csv(path, columns or SHEETS[sheet]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    added = {"inference": "full"} if sheet == "pairs" else {}  # up to 0.4 pairs were of no other inference
+    lines = _read_csv(path, [column for column in columns or SHEETS[sheet] if column not in added])
+    return lines.assign(**{name: value for name, value in added.items() if name not in lines})
 
 
 def write_sheet(folder: Path, sheet: str, lines: "pd.DataFrame") -> None:

@@ -131,11 +131,11 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
 
 @in_style
 def draw_pairs(pairs: pd.DataFrame) -> Figure:
-    """Who is ahead, from Table 1's lines of pairs.csv: a panel for L_train and for the longest length.
+    """Who is ahead, from Table 1's lines of pairs.csv, whole sequences: a panel for L_train and for the longest length.
 
     A square is the perplexity of its row over that of its column; a dot in it says that the two are not told apart.
     """
-    pairs = pairs[pairs.table == "table1"]
+    pairs = pairs[(pairs.table == "table1") & (pairs.inference == "full")]
     rows = list(dict.fromkeys([*pairs.row, *pairs.other]))
     lengths = sorted(pairs.sequence_length.unique())
     figure = new_figure(1.6 + 0.28 * len(rows) * len(lengths), width=1.02 * WIDTH)
