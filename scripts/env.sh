@@ -71,11 +71,13 @@ make_venv() {
         echo "error: $ROOT/.venv has no working pip; remove it, and this script makes a new one" >&2
         return 1
     fi
-    "$PYTHON" -m pip install -c "$ROOT/constraints.txt" -e "${ROOT}[test]" >"$ROOT/.venv/install.log" 2>&1 || {
+    "$PYTHON" -m pip install --no-compile -c "$ROOT/constraints.txt" -e "${ROOT}[test]" \
+        >"$ROOT/.venv/install.log" 2>&1 || {
         tail -n 20 "$ROOT/.venv/install.log" >&2
         echo "error: pip install failed" >&2
         return 1
     }
+    "$PYTHON" -m compileall -qq -j 0 "$ROOT/.venv/lib" || true # on all cores, where pip compiles on one; templates fail
     remove_broken_torchaudio >>"$ROOT/.venv/install.log" 2>&1 || return
     touch "$ROOT/.venv/installed" && rm -f "$ROOT/.venv/unfinished"
 }

@@ -164,7 +164,7 @@ class _Log(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **unused):
         if logs and "loss" in logs and state.is_world_process_zero:
-            wall = round(time.monotonic() - self.started, 1)
+            wall = round(time.monotonic() - self.started, 3)
             state.log_history[-1]["wall"] = wall
             bits = f"{logs['loss'] / math.log(2):.4f}"
             line = {"epoch": logs["epoch"], "loss": bits, "num_updates": str(state.global_step), "wall": str(wall)}
