@@ -26,6 +26,16 @@ def tests(session):
     session.run("pytest", "-m", "", "-n", "auto", "--dist", "loadfile", *session.posargs, env=install(session))
 
 
+@nox.session(python="3.12")
+@nox.parametrize("pytorch", ["2.7.0", "2.13.0"])  # the oldest whose Triton the kernel takes, and the newest
+def gpu(session, pytorch):
+    """What benchmarks/gpu.sh does on a machine with a GPU, small and on the CPU, and the kernel's tests."""
+    environment = install(session)
+    session.install(f"torch=={pytorch}")
+    tests = ["tests/test_benchmarks.py", "tests/test_triton.py"]
+    session.run("pytest", "-m", "", *tests, *session.posargs, env=environment)
+
+
 @nox.session(python=PYTHONS)
 def exchange(session):
     """Trains two checkpoints, then evaluates them and those of the sessions before, which must give what they gave."""
