@@ -60,7 +60,7 @@ class WaveletPosition(FixedRelativePosition):
             Optional[str],
             "scales a as a list (1,2,4), a range of powers (2^0..2^7) or a repetition (2^0*8); scales x shifts must be "
             "the width d of a head; the levels of a discrete wavelet (1..8) "
-            "(default: 2^0..2^7 or the levels 1..8, 8 of them, as the paper's)",
+            "(default: 2^0..2^7 or the levels 1..8, as the paper's; beside given shifts as many as fit)",
         ] = None,
         wavelet_shifts: Annotated[
             Optional[str],
