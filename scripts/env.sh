@@ -18,12 +18,14 @@ fi
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
 # The comment at the top of the calling script is its help.
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
-    exit 0
-    ;;
-esac
+for word in "$@"; do
+    case $word in
+    --help | -h)
+        sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p }' "$0"
+        exit 0
+        ;;
+    esac
+done
 
 # The first Python found that fairseq supports.
 supported_python() {

@@ -450,3 +450,16 @@ def test_rows_that_differ_in_a_part_of_the_heads_width_only_are_not_told_apart(t
     (tmp_path / "t.csv").write_text("wavelet,num_shifts\n")
     with pytest.raises(ValueError, match="table t: two rows differ only in a label d/N"):
         load_cells(tmp_path, "t")
+
+
+def test_seeds_alone_are_not_said_to_lack_stretches_and_older_pairs_go(tmp_path, capsys):
+    folder = tmp_path / "llama-cpu"
+    folder.mkdir()
+    for path in (PAPER.resolve().parent / "llama-cpu").glob("table2-seeds.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    words = ["--preset", "llama-cpu", "--results", str(tmp_path)]
+    assert claims.main(words) == 0 and "has no stretches.npz" not in capsys.readouterr().out
+    assert (folder / "pairs.csv").is_file()
+    (folder / "table2-seeds.stretches.npz").unlink()
+    assert claims.main(words) == 0 and "has no stretches.npz" in capsys.readouterr().out
+    assert not (folder / "pairs.csv").is_file()

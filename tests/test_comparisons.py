@@ -97,6 +97,12 @@ def test_of_one_stretch_there_is_no_interval():
     assert told.known_by == "unknown"
 
 
+def test_seeds_of_different_texts_are_not_pooled():
+    rows = [{seed: cell_of(np.full(n, gain), np.ones(n)) for seed, n in ((1, 9), (2, 8))} for gain in (1.0, 1.1)]
+    told = compare(*rows)
+    assert told.known_by == "seeds" and told.ratio == pytest.approx(math.exp(-0.1))
+
+
 def test_cells_of_different_texts_are_not_paired():
     rng = np.random.default_rng(5)
     (one, other), tokens = draws(rng)

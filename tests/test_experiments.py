@@ -813,3 +813,11 @@ def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
     preset.write_text(text.replace("lr: 0.006", "lr: 0.003"), encoding="utf-8")
     assert experiments.main(arguments) == 2
     assert "alibi was trained with other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "--lr", "0.5"], ["train", "--name", "mine"], ["evaluate", "--lr", "0.5"]])
+def test_a_row_with_anothers_training_takes_no_options_of_its_own(tmp_path, capsys, words):
+    name, *options = words
+    command = [name, "wikitext2-chars-cpu", "ricker-temperature", *options, "--runs", str(tmp_path), "--dry-run"]
+    assert experiments.main(command) == 2
+    assert "has the training of ricker" in capsys.readouterr().err

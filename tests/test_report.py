@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wavepos_fairseq.lab import report
+from wavepos_fairseq.lab import report, tables
+from wavepos_fairseq.lab import results as files
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -451,3 +452,15 @@ def test_browser_draws_all_plots_without_an_error_or_sideways_scroll_on_a_phone(
     assert found["boxes"] == 2 * len(TABLES)  # the tables scroll, each in its box
     assert found["ink"] == [ink, ink]
     assert found["after"] == found["before"] - 2  # the method is gone from both panels
+
+
+@pytest.mark.parametrize("failed", [1, 2])
+def test_a_seed_that_failed_hides_no_number_of_sliding_windows(tmp_path, failed):
+    of = {"l_train": 128, "sequence_length": 128, "tokens": 9}
+    cells = [{**of, "inference": "full", "perplexity": 10.0}]
+    cells += [{**of, "inference": "sliding", "stride": 32, "perplexity": 9.0}]
+    rows = [tables.RowResult({"method": "A"}, seed, "failed" if seed == failed else cells) for seed in (1, 2)]
+    made = (tables.wide(rows, 128, [128]), tables.tidy(rows, 128, [128]))
+    files.write_table(tmp_path, "x", *made, "", {}, None)
+    table = report.make_table("x", "X", files.read_cells(tmp_path, "x"), None, {})
+    assert [table.blocks[inference][("A",)][0].printed for inference in ("full", "sliding")] == ["10.00", "9.00"]

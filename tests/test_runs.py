@@ -20,8 +20,9 @@ import yaml
 from conftest import preprocess, sound_result, synthetic_text
 
 from wavepos_fairseq import DIGITS
+from wavepos_fairseq.common import files
 from wavepos_fairseq.common.files import write_json
-from wavepos_fairseq.lab import configs, experiments, runs, schedule, slurm
+from wavepos_fairseq.lab import configs, experiments, runs, schedule, slurm, tables
 
 pytest.importorskip("fairseq")
 ROOT = Path(__file__).resolve().parents[1]
@@ -513,3 +514,76 @@ def test_ctrl_c_ends_everything_and_says_how_to_go_on(run, tmp_path):
     made = replace(run, folder=log.parent)
     with made.locked():
         pass
+
+
+def test_an_unfinished_begin_is_refused_from_any_folder(tmp_path, monkeypatch):
+    for module in (files, runs):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    source = tmp_path / "runs" / "wikitext2-chars-cpu" / "rope-10k"
+    folder = tmp_path / "runs" / "wikitext2-chars-cpu-8x" / "rope-10k-8x"
+    for made in (source, folder, tmp_path / "elsewhere"):
+        made.mkdir(parents=True)
+    (source / "training.json").write_text('{"command": "x", "version": null, "threads": 1}')
+    begun = runs.Run(
+        configs.load_preset("wikitext2-chars-cpu-8x"), configs.find_row(folder.name), tmp_path, folder, 0, 1
+    )
+    for place in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(place)
+        with pytest.raises(ValueError, match="this run is not finished"):
+            begun.refuse_unfinished_begin()
+
+
+@pytest.mark.parametrize(
+    "more, shown",
+    [
+        ({"words": 10, "word_perplexity": 1e6}, 10.0),  # a Llama, or subwords
+        ({"words": 10, "word_perplexity": None}, 10.0),  # a text almost without blanks
+        ({"words": 10, "word_perplexity": 680.0, "bits_per_character": 1.8}, 680.0),
+        ({}, 10.0),
+    ],
+)
+def test_the_perplexity_that_is_said_is_the_table_s(more, shown, capsys):
+    cell = {"inference": "full", "l_train": 128, "sequence_length": 128, "tokens": 9, "perplexity": 10.0, **more}
+    assert runs.shown_perplexity(cell) == shown
+    assert tables.tidy([tables.RowResult({"method": "A"}, 1, [cell])], 128, [128]).perplexity[0] == shown
+    schedule._print_success("a", {"cells": [cell]})
+    assert f"a: {shown:.2f} perplexity" in capsys.readouterr().out
+
+
+def of_words(table, folder):
+    """The run of ALiBi that a table of words asks for."""
+    row = next(row for row in configs.load_table(table)[1] if row.name == "alibi")
+    folder.mkdir(parents=True, exist_ok=True)
+    return runs.Run(configs.load_preset("wikitext2-cpu"), row, ROOT / "data", folder, 0, 1)
+
+
+def test_an_evaluation_with_sliding_windows_will_do_for_a_table_without_them(tmp_path):
+    more, fewer = (of_words(table, tmp_path / "alibi") for table in ("combinations-words", "table1"))
+    command = shlex.join(more.training_command())
+    write_json(more.folder / "training.json", {"command": command, "version": DIGITS, "threads": 1})
+    result = sound_result(more)
+    (cell, *_), lengths = result["cells"], more.preset.lengths
+    asked = ("full", "non-overlapping", "sliding")
+    cells = [{**cell, "inference": inference, "sequence_length": n} for inference in asked for n in lengths]
+    write_json(more.folder / "result.json", {**result, "cells": cells})
+    assert {cell["inference"] for cell in more.result()["cells"]} == {*asked}
+    assert {cell["inference"] for cell in fewer.result()["cells"]} == {"full", "non-overlapping"}
+
+
+def test_an_older_failure_is_not_told_of_a_new_job(tmp_path, monkeypatch, capsys):
+    failed = of_words("table1", tmp_path / "alibi")
+    (failed.folder / "failed").write_text("of yesterday")
+    monkeypatch.setattr(slurm, "submit", lambda tasks, *_: dict.fromkeys(tasks))
+    monkeypatch.setattr(slurm, "ended", lambda jobs, name: ((label, "by scancel") for label in jobs))
+    schedule.make_on_slurm([failed], {}, tmp_path, "n")
+    assert "FAILED with by scancel" in capsys.readouterr().err
+
+
+def test_the_last_line_of_a_failure_needs_no_end(tmp_path):
+    words = [sys.executable, "-c", r"import os; os.write(1, b'first\nlast'); os._exit(3)"]
+    with pytest.raises(runs.RunFailed, match="first\nlast$"):
+        runs._follow(functools.partial(start_with, words), tmp_path / "log", print, threading.Event())
+
+
+def start_with(words, output):
+    return subprocess.Popen(words, stdout=output)

@@ -90,6 +90,11 @@ def test_help_is_the_scripts_head_and_starts_nothing(stub, script):
         assert done.stdout.startswith(head[2:])
 
 
+def test_a_text_about_help_is_not_asking_for_it(stub):
+    done, calls = stub("scripts/figures.sh", "--text", "what does -h mean")
+    assert done.returncode == 0 and len(calls) == 1 and "what does -h mean" in calls[0]
+
+
 @pytest.mark.parametrize("script, steps", STEPS.items())
 def test_every_step_is_made_until_one_fails(stub, script, steps):
     done, calls = stub(script)

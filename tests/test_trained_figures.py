@@ -15,11 +15,11 @@ import torch
 from conftest import L_TRAIN, sound_result
 from matplotlib.text import Text
 
-from wavepos_fairseq.lab import configs, runs
+from wavepos_fairseq.lab import configs, runs, tables
 from wavepos_fairseq.lab.figures import command as figures
 from wavepos_fairseq.lab.figures import trained as curves
 from wavepos_fairseq.lab.palette import COLOURS, looks_of_methods
-from wavepos_fairseq.lab.results import read_sheet
+from wavepos_fairseq.lab.results import PAIRS, read_sheet, write_sheet, write_table
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint, open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -485,3 +485,60 @@ def test_any_checkpoint_is_a_row_named_after_its_folder(folders, data_bin, tmp_p
     with pytest.raises(SystemExit):
         figures.main(["--path", str(path)])
     assert "--path needs --data" in capsys.readouterr().err
+
+
+def test_a_text_for_characters_is_spelled_out(tmp_path):
+    from fairseq.data import Dictionary
+
+    (tmp_path / "provenance.json").write_text('{"unit": "character"}')
+    dictionary = Dictionary()
+    for symbol in "aelw▁":
+        dictionary.add_symbol(symbol)
+    found = [dictionary[token] for token in curves.encode("a well", dictionary, tmp_path)]
+    assert found == ["</s>", "a", "▁", "w", "e", "l", "l"]
+
+
+def written(folder, table, labels, cells):
+    """The table with one row."""
+    rows = [tables.RowResult(labels, 1, cells)]
+    of = (rows, 128, [128])
+    write_table(folder, table, tables.wide(*of), tables.tidy(*of), "", {}, None)
+
+
+def test_a_table_without_what_its_figure_shows_hinders_no_other_figure(tmp_path, capsys):
+    cells = [{"inference": "full", "l_train": 128, "sequence_length": 128, "tokens": 9, "perplexity": 10.0}]
+    written(tmp_path / "demo", "combinations", {"first": "A", "second": "-"}, cells)
+    written(tmp_path / "demo", "table1", {"method": "A", "position": "-"}, "failed")
+    written(tmp_path / "demo", "beyond", {"method": "A"}, cells)
+    words = ["--preset", "demo", "--results", str(tmp_path), "--runs", str(tmp_path)]
+    figures.main(words)
+    assert (tmp_path / "demo" / "figures" / "perplexity-beyond.svg").is_file()
+    for name, said in (("perplexity", "has no perplexity"), ("perplexity-combinations", "in sliding inference")):
+        capsys.readouterr()
+        assert figures.main([*words, name]) == 2 and said in capsys.readouterr().err
+
+
+def test_pairs_of_sliding_windows_alone_are_no_figure(tmp_path, capsys):
+    line = dict(zip(PAIRS, ["table1", "sliding", 128, 128, "nope", "alibi", 1.0, 0.9, 1.1, 1, "text", ""]))
+    write_sheet(tmp_path / "demo", "pairs", pd.DataFrame([line]))
+    assert figures.main(["--preset", "demo", "--results", str(tmp_path), "pairs"]) == 2
+    assert "run scripts/" in capsys.readouterr().err
+
+
+def test_what_is_drawn_of_fairseqs_checkpoints_is_refused_of_llamas(tmp_path, capsys):
+    words = ["--preset", "llama-cpu", "--results", str(tmp_path), "--runs", str(tmp_path)]
+    assert figures.main([*words, "positions"]) == 2
+    assert "preset llama-cpu trains a Llama" in capsys.readouterr().err
+    assert figures.main(words) == 0
+
+
+def test_a_map_of_a_text_shorter_than_l_train_fills_its_panel():
+    figure = curves.draw_attention_map({1: np.tril(np.ones((1, 100, 100))) / 100}, 0.005, 512, "a row")
+    assert figure.axes[0].get_xlim() == (-0.5, 100)
+
+
+def test_a_curve_runs_from_short_to_long():
+    of = {"inference": "full", "method": "ALiBi", "seed": 1, "l_train": 128}
+    cells = [{**of, "sequence_length": length, "perplexity": length / 9} for length in (128, 512, 256)]
+    figure = curves.draw_perplexity(pd.DataFrame(cells), "inference", "method")
+    assert list(figure.axes[0].lines[0].get_xdata()) == [128, 256, 512]

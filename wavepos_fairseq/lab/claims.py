@@ -265,12 +265,16 @@ def main(arguments=None) -> int:
         judged = judge_all(load_claims(CONFIGS / "claims.yaml"), folder)
         about = dict.fromkeys(judgement["table"] for judgement in judged if judgement["verdict"] != "not judged")
         tables = [table for table in about if table not in JUDGED_SHEETS]
-        without = [table for table in tables if not results.table_files(folder, table)[4].is_file()]
+        kept = {table for table in names("tables") if results.table_files(folder, table)[4].is_file()}
+        from_seeds = {table for table in tables if f"{table}-seeds" in kept} - {*results.table_names(folder)}
+        without = [table for table in tables if table not in kept | from_seeds]
         text = markdown(judged, f"The paper's statements, judged on {args.preset}", without)
         results.write_claims(folder, judged, text)
         for sheet, made in (("pairs", pairs(folder)), ("context", context(folder))):
             if len(made):
                 results.write_sheet(folder, sheet, made)
+            else:  # an older sheet would be of other tables
+                results.sheet_file(folder, sheet).unlink(missing_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

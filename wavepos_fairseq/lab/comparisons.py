@@ -134,9 +134,11 @@ def compare(of: Mapping[int, Cell], over: Mapping[int, Cell]) -> Comparison:
         mean, half = float(values.mean()), students_half_width(values)
         return Comparison(mean, mean - half, mean + half, SEEDS if len(seeds) > 1 else results.UNKNOWN, seeds)
     found = [(of[seed].losses, over[seed].losses) for seed in seeds]
-    both = [(one, other) for one, other in found if one and other and np.array_equal(one.tokens, other.tokens)]
-    if len(both) == len(seeds) and len(both[0][0].tokens) > 1:
-        tokens, units = both[0][0].tokens, both[0][0].units
+    both = [(one, other) for one, other in found if one and other]
+    tokens = both[0][0].tokens if both else np.zeros(0)
+    alike = all(np.array_equal(of.tokens, tokens) for pair in both for of in pair)
+    if alike and len(both) == len(seeds) and len(tokens) > 1:
+        units = both[0][0].units
         difference = paired_difference(np.array([one.nll - other.nll for one, other in both]), tokens)
         ratio, low, high = (float(bound) for bound in np.exp(np.array(difference) * (tokens.sum() / units)))
         return Comparison(ratio, low, high, TEXT_AND_SEEDS if len(seeds) > 1 else TEXT, seeds)

@@ -356,6 +356,9 @@ def _one_run(args: argparse.Namespace, options: List[str]) -> int:
     preset = load_preset(args.preset)
     run = _run(args, preset, _chosen_row(args.name, options), args.seed)
     if args.command == "train":
+        if run.row.trained and args.name is not None:
+            of_other = f"row {options[0]} has the training of {run.row.trained}"
+            raise ValueError(f"--name {args.name}: {of_other}; give that row")
         run = run.trained
         run.refuse_no_checkpoint()
     refuse_evaluation(run)
@@ -413,4 +416,6 @@ def _chosen_row(run_name: Optional[str], words: List[str]) -> Row:
     row, arguments = (Row("", {}, {}), words) if words[0].startswith("-") else (find_row(words[0]), words[1:])
     name = "_".join(word.lstrip("-").replace("/", "-") for word in words) if run_name is None else run_name
     refuse_path("--name", name)
+    if row.trained and arguments:
+        raise ValueError(f"row {words[0]} has the training of {row.trained}: give that row with {arguments[0]}")
     return replace(row, name=name, arguments=tuple(arguments))

@@ -127,7 +127,8 @@ def make_table(
     label_names = results.labels_of(cells)
     published = [] if paper is None else paper.to_dict("records")
     beside = {_key(cell, label_names): cell["perplexity"] for cell in published}
-    cells = cells.fillna({"stride": 0})
+    of_inference = cells.groupby("inference").stride.transform("max")  # a seed without numbers has no stride
+    cells = cells.assign(stride=cells.stride.fillna(of_inference).fillna(0))
     press = _press(_multiples(cells))
     seeds = dict(list(cells.groupby([*label_names, "inference", "sequence_length"], sort=False)))
     blocks: Dict[str, Dict[Labels, List[Cell]]] = {}

@@ -233,6 +233,9 @@ class Run:
         result = read_result(self.folder)
         asked, wanted = _evaluated_by(shlex.join(self.evaluation_command()))
         made, evaluated = _evaluated_by(result["evaluation_command"]) if result else ({}, set())
+        for option, inferences in _ONLY_OF.items():
+            for options in (made, asked) if not wanted & inferences else ():
+                options.pop(option, None)
         if result is None or made != asked or not wanted <= evaluated:
             return None
         expected = sorted(itertools.product(evaluated, self.preset.lengths))
@@ -389,8 +392,8 @@ class Run:
     def refuse_unfinished_begin(self) -> None:
         """Raises ValueError if the training begins at the checkpoint of another run, which is not finished."""
         begin = _by_option(shlex.join(self.training_command())).get("--finetune-from-model", "")
-        source = Path(begin).parent
-        if (source / "training.json").is_file() and not read_result(source):
+        source = (ROOT / begin).parent  # where the command runs
+        if begin and (source / "training.json").is_file() and not read_result(source):
             raise ValueError(f"--finetune-from-model {begin}: this run is not finished; train and evaluate it first")
 
     def train(self, lock: int, environment: Mapping[str, str] = {}, output=None) -> "subprocess.Popen[bytes]":
@@ -443,6 +446,8 @@ class Broken(ValueError):
     """A file of a run is invalid. The message names it and says what to remove."""
 
 
+_ONLY_OF = {"--stride": {"sliding"}, "--sliding-tokens": {"sliding"}, "--sequences": {*PAPERS_INFERENCES}}
+"""Options of the evaluation that other inferences than these do not read."""
 _EVALUATED_AGAIN = "remove the file to evaluate the run again"
 
 
@@ -453,7 +458,7 @@ def read_result(folder: Path) -> Optional[Dict[str, Any]]:
 
 def shown_perplexity(cell: Dict[str, Any]) -> float:
     """A cell's perplexity as tables show it: per word where its tokens are characters."""
-    return cell.get("word_perplexity", cell["perplexity"])
+    return cell["word_perplexity" if "bits_per_character" in cell else "perplexity"]
 
 
 def runs_of(runs: Path, name: str) -> List[Tuple[str, int, Path]]:
@@ -646,6 +651,7 @@ def _follow(
                     on_line(text)
                 if not ended and stop.wait(_SECONDS_BETWEEN_LOOKS):
                     raise KeyboardInterrupt
+            last += [line] if line else []
         finally:
             if not ended:
                 process.terminate()

@@ -129,6 +129,8 @@ def make_on_slurm(runs: List[Run], refused: Dict[str, str], folder: Path, name: 
     share = {"OMP_NUM_THREADS": str(threads_of(runs[0].processes, cpus))} if cpus else {}
     make_one = functools.partial(execute, environment=share, patience=math.inf)
     tasks = {label: functools.partial(make_one, runs[number]) for label, number in by_label.items()}
+    for number in by_label.values():
+        (runs[number].folder / "failed").unlink(missing_ok=True)  # of an earlier attempt
     for label, failure in slurm.ended(slurm.submit(tasks, folder, name, resources), name):
         run = runs[by_label[label]]
         failed = run.folder / "failed"

@@ -39,10 +39,12 @@ from torch import Tensor
 
 from ...common import commands
 from ...common.files import PAPER, ROOT, refuse_unwritable
+from ...data.characters import spelled_out
 from ...data.tokens import subword_segmenter, wikitext_tokenizer
 from ...evaluation import probes
 from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
+from ...plugin.streams import unit_of
 from .. import growth, learned, recall, results
 from ..configs import LONGBENCH, load_table, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods, names_of_rows
@@ -105,7 +107,8 @@ def draw_perplexity(cells: pd.DataFrame, panel: str, curve: str) -> Figure:
     figure = new_figure(3.6 * rows + 0.25 * -(-len(shown) // 3))
     grid = figure.subplots(rows, 2, squeeze=False).flat
     for axes, ((name, l_train), lines) in zip(grid, panels):
-        over_seeds = results.over_seeds(lines, [curve, "sequence_length"]).set_index([curve, "sequence_length"])
+        over_seeds = results.over_seeds(lines.sort_values("sequence_length"), [curve, "sequence_length"])
+        over_seeds = over_seeds.set_index([curve, "sequence_length"])
         mean, deviation = over_seeds["mean"], over_seeds["std"]
         best = mean.groupby("sequence_length").min()
         top = min(1.02 * mean.max(), BROKEN * best.max())
@@ -372,9 +375,10 @@ def draw_attention_map(
         axes.imshow(seen, cmap=colours, vmin=0, vmax=1, interpolation_stage="rgba")
         axes.set_title(f"layer {layer}, head {head + 1}")
         if tokens is None:
-            axes.set_xticks([0, l_train, length])
-            axes.set_yticks([0, l_train, length])
-            for line in (axes.axvline, axes.axhline):
+            ticks = sorted({0, min(l_train, length), length})
+            axes.set_xticks(ticks)
+            axes.set_yticks(ticks)
+            for line in (axes.axvline, axes.axhline) if l_train < length else ():
                 line(l_train - 0.5, color=COLOURS[0], linestyle="-", linewidth=0.8)
         else:
             axes.set_xticks(range(length), tokens, rotation=90)
@@ -392,6 +396,8 @@ def encode(text: str, dictionary, data: Path) -> torch.Tensor:
     if codes.is_file():
         with codes.open(encoding="utf-8") as learned:
             words = subword_segmenter(learned)(words)
+    if unit_of(str(data)) == "character":
+        words = spelled_out(words)
     return torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
 
 
@@ -452,13 +458,18 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     names = args.names or [*PERPLEXITY, *COMPARED, *from_runs, *sheets]
     for name, (table, inference, panel, curve) in PERPLEXITY.items():
         cells = results.read_cells(args.folder, table) if name in names else None
-        if cells is not None:
-            shown = cells if inference is None else cells[cells.inference == inference]
+        shown = cells if cells is None or inference is None else cells[cells.inference == inference]
+        if shown is not None and shown.perplexity.notna().any():
             yield name, draw_perplexity(shown, panel, curve)
+        elif name in args.names and cells is not None:
+            of = f" in {inference} inference" if inference else ""
+            raise ValueError(f"{args.folder}: {table}.tidy.csv has no perplexity{of}")
         elif name in args.names:
             raise ValueError(f"{args.folder} has no {table}.tidy.csv; run scripts/reproduce.sh {table} first")
     for name, draw in COMPARED.items():
         lines = results.read_sheet(args.folder, name) if name in names else None
+        if name == "pairs" and lines is not None:
+            lines = lines[lines.inference == "full"]
         if lines is not None and (name == LONGBENCH or (lines.table == "table1").any()):
             yield name, draw(lines)
         elif name in args.names:
@@ -472,6 +483,11 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     if set(names) <= {*PERPLEXITY, *COMPARED}:
         return
     preset = preset_of(args.preset)
+    if preset.framework == "transformers":
+        asked = [name for name in args.names if name not in (*PERPLEXITY, *COMPARED)]
+        if asked:
+            raise ValueError(f"{asked[0]} is drawn of fairseq's checkpoints, but preset {preset.name} trains a Llama")
+        return
     data = args.data or ROOT / "data" / preset.corpus
     if GROWTH in names:
         yield GROWTH, draw_growth(growth.measure(args.folder, preset, args.runs, data, _reading(args)))
