@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import HALVES, PYTORCH, LargestTensor, gated, gates_of, skip_where_plain_attention_is_old
+from torch.utils.checkpoint import checkpoint
 
 from wavepos_fairseq import attention
 from wavepos_fairseq.attention import attention_weights, blockwise, score_mod
@@ -1391,3 +1392,77 @@ def test_dtypes_and_devices_that_do_not_fit_are_refused(changed, message, attend
 def test_segments_that_do_not_fit_are_refused(segments, message, attend):
     with pytest.raises(ValueError, match=f"^segments must .*{message}|^{message}"):
         attend(*draw(3, 5, 16), build("alibi", 16, 2), segments=segments)
+
+
+@pytest.mark.parametrize("num_queries", [9, 1])
+def test_a_broken_scale_breaks_the_output_without_gradients_too(num_queries):
+    query, key, value = torch.randn(3, 1, 2, 9, 16)
+    position = build_position("wavelet", head_dim=16, num_heads=2, wavelet_learn="both")
+    with torch.no_grad():
+        position.scale_octaves[3] = math.nan
+        assert reference_attention(query, key, value, position).isnan().all()
+        assert causal_attention(query[:, :, -num_queries:], key, value, position).isnan().all()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_factors_of_a_broken_table_are_broken(broken):
+    table = torch.randn(16, 8).double()
+    table[3, 2] = broken
+    columns, rows = low_rank(table, 1e-7)
+    assert not (rows @ columns.T)[3].isfinite().all()
+
+
+def test_dropout_drops_the_same_weights_in_both_passes_where_a_slot_is_made_of_no_parameter():
+    class Made(Position):
+        def bias(self, num_lags, like):
+            return -self.made[:, None] * torch.arange(num_lags).to(like)
+
+    query, (key, value) = torch.randn(1, 8, 128, 16).double(), torch.randn(2, 1, 8, 640, 16).double()
+    position, slopes = Made(16, 8), torch.full((8,), 0.05).double().requires_grad_()
+
+    def loss(slopes):
+        torch.manual_seed(5)
+        position.made = slopes
+        return (causal_attention(query, key, value, position, dropout_p=0.3) * value[:, :, -128:]).sum()
+
+    (found,) = torch.autograd.grad(loss(slopes), slopes)
+    with torch.no_grad():
+        steps = 1e-6 * torch.eye(8).double()
+        expected = torch.stack([(loss(slopes + step) - loss(slopes - step)) / 2e-6 for step in steps])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, num_keys, num_heads", [("rope", 40, 2), ("nope", 40, 2), ("wavelet", 40, 2), ("alibi", 1024, 8)]
+)
+def test_a_reentrant_checkpoint_drops_the_same_weights_in_both_of_its_calls(name, num_keys, num_heads):
+    position = build_position(name, head_dim=16, num_heads=num_heads)
+    tensors = torch.randn(3, 1, num_heads, num_keys, 16)
+
+    def value_and_gradient(attend):
+        query, key, value = (tensor.clone().requires_grad_() for tensor in tensors)
+        torch.manual_seed(7)
+        output = attend(lambda *inputs: causal_attention(*inputs, position, dropout_p=0.3), query, key, value)
+        output.square().sum().backward()
+        return output, value.grad
+
+    checkpointed = value_and_gradient(functools.partial(checkpoint, use_reentrant=True))
+    for one, other in zip(checkpointed, value_and_gradient(lambda attend, *inputs: attend(*inputs))):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_are_functorch_transforms_active"), reason="PyTorch 2.0 does not say so")
+@pytest.mark.parametrize("name", ["nope", "alibi", "wavelet", "rpe"])
+def test_torch_func_gives_the_definitions_gradients_by_sample(name):
+    query, key, value = torch.randn(3, 4, 2, 9, 16)
+    position = build_position(name, head_dim=16, num_heads=2)
+
+    def loss(query, key, value):
+        return causal_attention(query[None], key[None], value[None], position).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss))(query, key, value)
+    query.requires_grad_()
+    (expected,) = torch.autograd.grad(causal_attention(query, key, value, position).square().sum(), query)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="torch.func; accepted are auto and reference"):
+        torch.func.vmap(lambda x: causal_attention(x, x, x, position, implementation="blockwise"))(query[:, None])

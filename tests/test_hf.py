@@ -491,3 +491,25 @@ def test_the_example_prints_what_it_learned_and_two_processes_learn_what_one_wit
     tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
     assert tokenizer.decode(tokenizer("Wavelets, ψ").input_ids) == "Wavelets, ψ"
     assert model.config.max_position_embeddings == 16 and model.config.vocab_size == len(tokenizer)
+
+
+def test_packing_beside_padding_and_ids_that_leave_out_positions_are_refused():
+    model, text = built("alibi"), tokens(1, 16)
+    restarting = torch.tensor([[*range(6), *range(6), 0, 0, 0, 0]])
+    mask = torch.tensor([12 * [1] + 4 * [0]])
+    with pytest.raises(ValueError, match="packed sequences have no padding"):
+        model(text, position_ids=restarting, attention_mask=mask)
+    for ones in (None, torch.ones_like(text)):
+        with pytest.raises(ValueError, match="leave out positions"):
+            model(text, position_ids=torch.tensor([[*range(8), *range(100, 108)]]), attention_mask=ones)
+    padded = mask.flip(1)  # on the left, with the ids that generate gives
+    model(text, position_ids=(padded.cumsum(1) - 1).masked_fill(padded == 0, 1), attention_mask=padded)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "fox"])
+def test_a_layers_attention_takes_its_input_without_a_name(encoding):
+    model = built(encoding)
+    attention, hidden = model.model.layers[0].self_attn, torch.randn(1, 4, model.config.hidden_size)
+    turn = (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
+    named = attention(hidden_states=hidden, position_embeddings=turn, attention_mask=None)[0]
+    assert torch.equal(attention(hidden, turn, None)[0], named)

@@ -268,3 +268,22 @@ def test_an_evaluation_interpolates_by_the_length_over_the_trainings(trained, da
         for scorer in (plain, by_option, by_hand)
     ]
     assert nll[1] == nll[2] and nll[0][0] == nll[1][0] and nll[0][1] != nll[1][1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stretches_are_of_the_exact_scales(dtype):
+    def stretched(method, scales):
+        position = build_position("wavelet", head_dim=16, num_heads=2, wavelet_scales=scales, wavelet_shifts="0..7")
+        return interpolated(position, method, 4096, 4.0)._at(4096).table[1][-1]
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert stretched("ntk", "2^0,2^200") == (1, 4)
+        low, high = math.log(128), math.log(4096)
+        ramp = (math.log(2 * math.pi * 301.7) - low) / (high - low)
+        low = max(low, math.log(2 * math.pi * 100.3))
+        ramp = (math.log(2 * math.pi * 301.7) - low) / (high - low)
+        assert stretched("yarn", "100.3,301.7")[1] == pytest.approx(1 / (ramp / 4 + 1 - ramp), rel=1e-12)
+    finally:
+        torch.set_default_dtype(before)

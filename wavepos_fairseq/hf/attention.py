@@ -108,7 +108,7 @@ def before_attention(module: Any, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[
     New keys go through slot R before they enter the cache. So a key is turned once and not for each token after it. The
     cache has another name in each version of transformers.
     """
-    gates = module.position.gates(kwargs["hidden_states"])
+    gates = module.position.gates(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
     caches = {
         name: _CacheOfKeys(given, module.position, gates) for name, given in kwargs.items() if isinstance(given, Cache)
     }

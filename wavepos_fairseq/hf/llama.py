@@ -152,8 +152,23 @@ class WaveletLlamaModel(_Positional, LlamaModel):
         ValueError if a cache is given.
         """
         if position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
-            if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.all():
-                attention_mask = None
+            steps = position_ids.diff(dim=-1)
+            if attention_mask is not None and attention_mask.dim() == 2:
+                if attention_mask.all():
+                    attention_mask = None
+                elif attention_mask.size(1) >= position_ids.size(1):
+                    real = attention_mask[:, attention_mask.size(1) - position_ids.size(1) :].bool()
+                    steps = steps.masked_fill(~(real[:, 1:] & real[:, :-1]), 1)  # padding has any position
+                    if (steps < 1).any():
+                        raise ValueError(
+                            "position_ids restart between tokens that attention_mask shows, but packed sequences have "
+                            "no padding; accepted is an attention_mask of ones or none"
+                        )
+            if (steps > 1).any():
+                raise ValueError(
+                    "position_ids leave out positions, but distances are counted in the row; accepted are ids that "
+                    "count by one, and that begin again where another packed sequence begins"
+                )
             if attention_mask is None:
                 if any(isinstance(given, Cache) for given in (*args, *kwargs.values())):
                     raise ValueError(

@@ -239,6 +239,8 @@ def _position_of(args: Any) -> Position:
     name = option("position_encoding")
     if option("decoder_learned_pos"):
         raise ValueError("--decoder-learned-pos: learned absolute positions are fairseq's own transformer_lm")
+    if getattr(args, "decoder_xformers_att_config", None):
+        raise ValueError("--decoder-xformers-att-config: xFormers' attentions know no position representation")
     width, num_heads = option("decoder_embed_dim"), option("decoder_attention_heads")
     if width % num_heads:
         raise ValueError(f"--decoder-embed-dim {width} is not a multiple of --decoder-attention-heads {num_heads}")

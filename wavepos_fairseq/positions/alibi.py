@@ -54,10 +54,10 @@ class LinearBias(Position):
             raise ValueError(f"alibi_slopes={alibi_slopes!r} is unknown; accepted are {', '.join(_KINDS)}")
         if not 0 < alibi_slope_factor < math.inf:
             raise ValueError(f"alibi_slope_factor={alibi_slope_factor}: must be > 0 and finite")
-        biased = alibi_share * num_heads
-        if not 0 < alibi_share <= 1 or biased != int(biased):
+        biased = round(alibi_share * num_heads) if 0 < alibi_share <= 1 else 0
+        if biased < 1 or not math.isclose(alibi_share * num_heads, biased):  # 0.28 x 25 is 7.000000000000001
             raise ValueError(f"alibi_share={alibi_share}: must be > 0, at most 1 and whole heads of {num_heads}")
-        slopes = [alibi_slope_factor * slope for slope in slopes_of(int(biased))]
+        slopes = [alibi_slope_factor * slope for slope in slopes_of(biased)]
         self.slopes = (*slopes, *[0.0] * (num_heads - len(slopes)))
         if alibi_slopes == "learned":
             self.log_slopes = nn.Parameter(torch.empty(len(slopes)))
@@ -71,7 +71,7 @@ class LinearBias(Position):
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
         if not hasattr(self, "log_slopes"):
-            return _biases(num_lags, self.slopes, like.dtype, like.device).T  # (num_lags, H) -> (H, num_lags)
+            return _biases(num_lags, self.slopes, like.dtype, like.device).T.clone()  # (num_lags, H) -> (H, num_lags)
         dtype = torch.promote_types(like.dtype, torch.float32)
         lag = torch.arange(num_lags, dtype=dtype, device=like.device)
         bias = -self.log_slopes.to(like.device, dtype).exp()[:, None] * lag  # (heads with a bias, num_lags)

@@ -71,7 +71,7 @@ class Position(nn.Module):
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         """p: vectors for the lags 0 .. num_lags - 1, dtype and device as `like`: (num_lags, d).
 
-        (H, num_lags, d) if the heads differ.
+        (H, num_lags, d) if the heads differ. It may be a table that is kept for all layers: write to a copy.
         """
         return None
 

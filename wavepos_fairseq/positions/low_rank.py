@@ -69,6 +69,8 @@ def low_rank(table: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
     the smallest that suffice, rounded up to multiples of 8 (faster products) where the table is that large. Both are 0
     for a table of zeros.
     """
+    if not table.isfinite().all():  # nothing is negligible beside what is broken, which has to be seen
+        return torch.eye(table.size(1), dtype=table.dtype, device=table.device), table
     rows = table[: reach(table, eps)]  # (T, d)
     if not len(rows):
         return table.new_zeros(table.size(1), 0), table.new_zeros(0, 0)

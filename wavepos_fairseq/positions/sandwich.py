@@ -39,4 +39,4 @@ class Sandwich(Position):
         self.num_dims = sandwich_dims
 
     def bias(self, num_lags: int, like: Tensor) -> Tensor:
-        return _products(num_lags, self.num_dims, self.num_heads, like.dtype, like.device).T  # -> (H, num_lags)
+        return _products(num_lags, self.num_dims, self.num_heads, like.dtype, like.device).T.clone()  # -> (H, num_lags)

@@ -20,6 +20,11 @@ def is_traced() -> bool:
     return torch.jit.is_tracing() or any(isinstance(mode, modes) for mode in _get_current_dispatch_mode_stack())
 
 
+def is_transformed() -> bool:
+    """Whether torch.func (vmap, grad, jvp ..) transforms a computation; False where PyTorch cannot say so."""
+    return not compiler_says("is_compiling") and getattr(torch._C, "_are_functorch_transforms_active", bool)()
+
+
 def compiler_says(question: str) -> bool:
     """The answer of the torch.compiler function `question`; False where PyTorch lacks it, as before 2.2."""
     return getattr(getattr(torch, "compiler", None), question, bool)()

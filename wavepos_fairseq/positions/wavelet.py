@@ -44,7 +44,8 @@ class WaveletPosition(FixedRelativePosition):
     """
 
     def __new__(cls, *_: Any, wavelet_learn: str = "none", **__: Any) -> "WaveletPosition":
-        return super().__new__(cls if wavelet_learn == "none" else LearnedWaveletPosition)
+        learns = cls is WaveletPosition and wavelet_learn != "none"
+        return super().__new__(LearnedWaveletPosition if learns else cls)
 
     def __init__(
         self,
@@ -95,6 +96,11 @@ class WaveletPosition(FixedRelativePosition):
             )
         if wavelet_learn not in _LEARNED:
             raise ValueError(f"wavelet_learn={wavelet_learn!r} is unknown; accepted are {', '.join(_LEARNED)}")
+        if wavelet_learn != "none" and not isinstance(self, LearnedWaveletPosition):
+            raise ValueError(
+                f"wavelet_learn={wavelet_learn!r}: {type(self).__name__} learns nothing; accepted is none, or a class "
+                "derived from LearnedWaveletPosition"
+            )
         if wavelet_learn != "none" and wavelet not in _SMOOTH:
             raise ValueError(
                 f"wavelet_learn={wavelet_learn!r} needs gradients, and wavelet={wavelet!r} is a function of steps, "
@@ -132,7 +138,8 @@ class WaveletPosition(FixedRelativePosition):
         wavelet, scales, _, _ = self.head
         tokens = [2.0**level for level in scales] if wavelet in DISCRETE_WAVELETS else scales
         made = copy.copy(self)
-        made.table = (stretched_basis, (*self.head, tuple(by(2 * math.pi * torch.tensor(tokens).double()).tolist())))
+        waves = 2 * math.pi * torch.tensor(tokens, dtype=torch.float64, device="cpu")  # whatever the default is
+        made.table = (stretched_basis, (*self.head, tuple(by(waves).tolist())))
         return made
 
     def _is_finite(self) -> bool:
