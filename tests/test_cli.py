@@ -160,6 +160,7 @@ def test_figures_of_formulas_and_of_what_was_trained_have_options_of_their_own(c
     assert stopped.value.code == 2 and "wavepos figures: error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_help_needs_no_docstrings_and_warns_of_nothing():
     """Under -OO, which drops docstrings; under -W error but for what others' modules set off, such as fairseq's own."""
     program = """

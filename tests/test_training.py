@@ -146,6 +146,7 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(
     assert_equal_parameters(parameters(tmp_path / "resumed"), parameters(tmp_path / "whole"))
 
 
+@pytest.mark.long
 def test_the_shell_trains_and_evaluates_through_user_dir(data_bin, tmp_path):
     plugin = ("--user-dir", PLUGIN)
     changes = {
