@@ -372,6 +372,16 @@ def test_attention_is_the_mean_over_layers_and_heads_and_has_a_bound_of_its_own(
     turned.to_csv(tmp_path / "attention.csv")
     judged = {judgement["id"]: judgement["verdict"] for judgement in claims.judge_all(list(CLAIMS.values()), tmp_path)}
     assert judged["alibi-attention-ends"] == "does not hold" and judged["ricker-lowest-beyond"] == "not judged"
+    seeds = pd.concat([turned.assign(seed=seed, beyond=turned.beyond * (1 + seed / 9)) for seed in (1, 2, 3)])
+    seeds.to_csv(tmp_path / "attention.csv")
+    (number,) = next(
+        judgement["numbers"]
+        for judgement in claims.judge_all(list(CLAIMS.values()), tmp_path)
+        if judgement["id"] == "wavelet-attention-reaches"
+    )
+    mean, half = 0.2 * 11 / 9, 4.302653 * 0.2 / 9 / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert (number["ratio"], number["low"], number["high"]) == pytest.approx((mean, mean - half, mean + half))
+    assert (number["seeds"], number["known_by"]) == ([1, 2, 3], "seeds")
 
 
 GOOD = "{statement: s, source: s, table: table1, rows: [ricker], at: longest, over: {at: l_train}, at_most: 1}"

@@ -228,7 +228,7 @@ def test_a_bin_is_the_mean_of_the_losses_at_its_positions_in_each_sequence(load)
 
 def test_a_table_names_the_row_l_train_and_length_of_each_line(trained, data_bin):
     opened = functools.partial(open_checkpoint, data=data_bin)
-    table = probes.table(probes.receptive_field, {"one": trained("nope"), "two": trained("alibi")}, opened)
-    assert list(table.columns) == "row l_train sequence_length layer head mean_lag lag95 beyond".split()
-    assert list(table.row) == ["one"] * 4 + ["two"] * 4
+    table = probes.table(probes.receptive_field, {("one", 1): trained("nope"), ("two", 3): trained("alibi")}, opened)
+    assert list(table.columns) == "row seed l_train sequence_length layer head mean_lag lag95 beyond".split()
+    assert list(zip(table.row, table.seed)) == [("one", 1)] * 4 + [("two", 3)] * 4
     assert set(table.l_train) == {L_TRAIN} and set(table.sequence_length) == {LENGTH}

@@ -189,13 +189,14 @@ def test_positions_are_drawn_at_the_middle_of_their_bins_and_l_train_is_marked()
 def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
     heads = pd.DataFrame(
         [
-            ("alibi", 16, 80, 1, 1, 3.0, 7, 0.0),
-            ("alibi", 16, 80, 1, 2, 9.0, 30, 0.25),
-            ("nope", 16, 80, 1, 1, 20.0, 60, 0.5),
+            ("alibi", 1, 16, 80, 1, 1, 3.0, 7, 0.0),
+            ("alibi", 1, 16, 80, 1, 2, 9.0, 30, 0.25),
+            ("nope", 2, 16, 80, 1, 1, 20.0, 60, 0.5),
         ],
-        columns="row l_train sequence_length layer head mean_lag lag95 beyond".split(),
+        columns="row seed l_train sequence_length layer head mean_lag lag95 beyond".split(),
     )
-    figure = curves.draw_receptive_field(heads)
+    another_seed = heads[:2].assign(seed=2, lag95=50, beyond=0.9)  # of which head 1 is another head
+    figure = curves.draw_receptive_field(pd.concat([heads, another_seed]))
     for axes, expected in zip(figure.axes, (heads.lag95, heads.beyond)):
         points = np.concatenate([scatter.get_offsets() for scatter in axes.collections])
         assert list(points[:, 0]) == list(expected)
@@ -337,7 +338,7 @@ def test_all_that_there_is_something_for_is_drawn_and_the_numbers_are_kept(drawn
     written = {path.name for path in (drawn / "figures").iterdir() if "text" not in path.name}
     assert written == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     heads = pd.read_csv(drawn / "attention.csv")
-    assert list(heads.columns) == "row l_train sequence_length layer head mean_lag lag95 beyond".split()
+    assert list(heads.columns) == "row seed l_train sequence_length layer head mean_lag lag95 beyond".split()
     assert len(heads) == 2 * 2 * 2 and set(heads.row) == set(ROWS)
     losses = pd.read_csv(drawn / "positions.csv")
     assert list(losses.columns) == "row l_train sequence_length start stop nll".split()
@@ -349,7 +350,7 @@ def test_lines_of_runs_that_are_gone_stay_in_the_order_of_table_1(folders, tmp_p
     sheet = tmp_path / "demo" / "positions.csv"
 
     def lines(rows, nll):
-        of = {"l_train": L_TRAIN, "sequence_length": 8}
+        of = {"seed": 1, "l_train": L_TRAIN, "sequence_length": 8}
         return pd.DataFrame(
             [{"row": row, **of, "start": at, "stop": at + 4, "nll": nll} for row in rows for at in (0, 4)]
         )
@@ -360,6 +361,25 @@ def test_lines_of_runs_that_are_gone_stay_in_the_order_of_table_1(folders, tmp_p
     found = pd.read_csv(sheet)
     assert list(zip(found.row, found.nll))[::2] == [("nope", 1.5), ("alibi", 2.5), ("ricker", 2.5), ("haar", 1.5)]
     assert list(found.start) == 4 * [0, 4]
+
+
+def test_attention_is_measured_of_every_seed_and_the_loss_over_positions_of_the_first(folders, tmp_path, monkeypatch):
+    demo = tmp_path / "runs" / "demo"
+    shutil.copytree(folders["--runs"] / "demo" / "alibi", demo / "alibi")
+    for row in ROWS:
+        shutil.copytree(folders["--runs"] / "demo" / row, tmp_path / "runs" / "demo-seed2" / row)
+    measured, table = [], curves.probes.table
+    monkeypatch.setattr(
+        curves.probes, "table", lambda of, found, opened: measured.append([*found]) or table(of, found, opened)
+    )
+    where = {**folders, "--runs": tmp_path / "runs", "--results": tmp_path}
+    assert draw(where, "receptive-field", "positions") == 0
+    every = [("alibi", 1), ("alibi", 2), ("ricker", 2)]
+    assert measured == [[every[0], every[2]], every]
+    written = (tmp_path / "demo" / "attention.csv").read_text()
+    shutil.rmtree(demo / "alibi")
+    assert draw(where, "receptive-field") == 0 and measured[-1] == every[1:]
+    assert (tmp_path / "demo" / "attention.csv").read_text() == written  # the run that is gone keeps its lines
 
 
 def test_rows_without_a_finished_run_are_named(folders, capsys):

@@ -147,17 +147,17 @@ Measured = TypeVar("Measured", bound=Scorer)
 
 def table(
     measure: Callable[[Measured, Tensor], List[Dict[str, Any]]],
-    checkpoints: Mapping[str, Path],
+    checkpoints: Mapping[Tuple[str, int], Path],
     opened: Callable[[Path], Tuple[Measured, Tensor]],
 ) -> pd.DataFrame:
-    """What `receptive_field` or `loss_by_position` gives for each checkpoint, after the checkpoint's name as `row`.
+    """What `receptive_field` or `loss_by_position` gives for each checkpoint, after its row and seed.
 
     opened: gives a checkpoint's scorer and the text, `plugin.checkpoint.open_checkpoint` for example.
     """
     lines = []
-    for row, path in checkpoints.items():
-        print(f"{measure.__name__}: {row}", file=sys.stderr, flush=True)
+    for (row, seed), path in checkpoints.items():
+        print(f"{measure.__name__}: {row}, seed {seed}", file=sys.stderr, flush=True)
         scorer, stream = opened(path)
-        every = {"row": row, "l_train": scorer.l_train, "sequence_length": REACH * scorer.l_train}
+        every = {"row": row, "seed": seed, "l_train": scorer.l_train, "sequence_length": REACH * scorer.l_train}
         lines += [{**every, **line} for line in measure(scorer, stream)]
     return pd.DataFrame(lines)

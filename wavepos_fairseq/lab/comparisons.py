@@ -52,12 +52,12 @@ def load_cells(folder: Path, table: str) -> Cells:
     """The numbers of a table in a results folder, none if it is missing. ValueError if a column is missing."""
     losses = None
     if table == ATTENTION:
-        keys = ["row", "l_train", "sequence_length"]
+        keys = ["row", "seed", "l_train", "sequence_length"]
         heads = results.read_sheet(folder, ATTENTION, [*keys, "beyond"])
         if heads is None:
             return {}
         lines = heads.groupby(keys, as_index=False).beyond.mean().rename(columns={"beyond": "value"})
-        lines = lines.assign(inference="full", seed=1, low=math.nan, high=math.nan)
+        lines = lines.assign(inference="full", low=math.nan, high=math.nan)
     elif table == RECALL:
         sheet = results.read_sheet(folder, RECALL)
         if sheet is None:

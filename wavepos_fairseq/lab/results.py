@@ -26,7 +26,7 @@ UNKNOWN = "unknown"
 """What the interval of a comparison is known by if there is none; see `comparisons` for the others."""
 CELL = ["inference", "l_train", "sequence_length"]
 NUMBERS = ["perplexity", "low", "high"]
-ATTENTION = ["row", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
+ATTENTION = ["row", "seed", "l_train", "sequence_length", "layer", "head", "mean_lag", "lag95", "beyond"]
 POSITIONS = ["row", "l_train", "sequence_length", "start", "stop", "nll"]
 PAIRS = ["table", *CELL, "row", "other", "ratio", "low", "high", "seeds", "known_by", "ahead"]
 CONTEXT = ["table", "row", "seed", "l_train", "window", "gain", "low", "high", "known_by"]
@@ -46,6 +46,12 @@ SHEETS = {
     "longbench": LONGBENCH,
 }
 """Files beside the tables, and their columns."""
+_SINCE_0_5: Dict[str, Dict[str, Any]] = {
+    "pairs": {"inference": "full"},
+    "attention": {"seed": 1},
+    "attention-combinations": {"seed": 1},
+}
+"""Columns that older sheets lack, and what these were of."""
 _TEXT = ("inference", "table", "row", "other", "known_by", "ahead", "task", "metric", "kind")
 _NUMERIC = {"seed", "stride", *NUMBERS, *CELL}.union(*SHEETS.values()).difference(_TEXT)
 _WHILE_MADE = ["seed", "stride", "bits_per_character", "value", "mean", "std", "count", "shown"]
@@ -220,7 +226,7 @@ def read_sheet(folder: Path, sheet: str, columns: Sequence[str] = ()) -> "Option
     path = sheet_file(folder, sheet)
     if not path.is_file():
         return None
-    added = {"inference": "full"} if sheet == "pairs" else {}  # up to 0.4 pairs were of no other inference
+    added = _SINCE_0_5.get(sheet, {})
     lines = _read_csv(path, [column for column in columns or SHEETS[sheet] if column not in added])
     return lines.assign(**{name: value for name, value in added.items() if name not in lines})
 

@@ -46,9 +46,9 @@ from ...evaluation.longbench import TASKS
 from ...evaluation.perplexity import inputs_of
 from ...plugin.streams import unit_of
 from .. import growth, learned, recall, results
-from ..configs import LONGBENCH, load_table, preset_of
+from ..configs import LONGBENCH, Preset, load_table, preset_of
 from ..palette import COLOURS, looks, looks_of_methods, methods, names_of_rows
-from ..runs import finished_checkpoint
+from ..recall import Finished
 from .command import GROWTH, MAP, RECALL, WAVELETS
 from .style import WIDTH, in_style, line_of, new_figure
 
@@ -213,11 +213,15 @@ def draw_positions(losses: pd.DataFrame) -> Figure:
 
 @in_style
 def draw_receptive_field(heads: pd.DataFrame) -> Figure:
-    """How far each head looks, from the lines of attention.csv: a digit for each head, layers below one another."""
+    """How far each head looks, from the lines of attention.csv: a digit for each head, layers below one another.
+
+    Of several seeds a row's first is drawn, because heads of the same number have nothing in common.
+    """
     from matplotlib.ticker import NullLocator
 
+    heads = heads[heads.seed == heads.groupby("row").seed.transform("min")]
     rows = {row: place for place, row in enumerate(heads.row.unique())}
-    num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train[0]
+    num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train.iloc[0]
     figure = new_figure(1.3 + min(0.3 * num_layers, 1.2) * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("lag95", "beyond")):
@@ -234,7 +238,7 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
     lags.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
     lags.xaxis.set_minor_locator(NullLocator())
     lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
-    lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length[0])
+    lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length.iloc[0])
     _mark_l_train(lags, l_train)
     names = names_of_rows()
     lags.set_yticks(list(rows.values()), [names.get(row, row) for row in rows])
@@ -401,16 +405,23 @@ def encode(text: str, dictionary, data: Path) -> torch.Tensor:
     return torch.tensor([dictionary.eos(), *(dictionary.index(word) for word in words.split())])
 
 
-def finished_checkpoints(folder: Path, checkpoint: str, rows: Collection[str]) -> Dict[str, Path]:
-    """The checkpoints of the rows, by name, with a finished run in `folder`; raises ValueError if there is none."""
-    of_rows = {row: finished_checkpoint(folder / row, checkpoint) for row in rows}
-    found = {row: path for row, path in of_rows.items() if path}
-    missing = ", ".join(row for row in rows if row not in found)
+def checkpoints_of(runs: Path, preset: Preset, name: str, rows: Collection[str]) -> Finished:
+    """Those of the rows' `recall.finished_checkpoints`, in the rows' order; raises ValueError if there is none."""
+    every, folder = recall.finished_checkpoints(runs, preset, name), runs / name
+    found = {key: path for row in rows for key, path in every.items() if key[0] == row}
+    missing = ", ".join(row for row in rows if row not in {row for row, _ in found})
     if not found:
         raise ValueError(f"{folder} has no finished run of {missing}; run scripts/reproduce.sh first")
     if missing:
         print(f"{folder} has no finished run of {missing}; they are left out", file=sys.stderr, flush=True)
     return found
+
+
+def _of_first_seeds(found: Finished) -> Finished:
+    first: Dict[str, int] = {}
+    for row, seed in sorted(found):
+        first.setdefault(row, seed)
+    return {key: path for key, path in found.items() if key in first.items()}
 
 
 MEASURED = {  # the sheet of the numbers, the table of the rows, what measures them and what draws them
@@ -450,7 +461,7 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     if args.path:
         row = args.folder.name
         names = args.names or [*of_table1, MAP + row]
-        yield from draw_checkpoints(args, names, lambda rows: {row: args.path}, args.data)
+        yield from draw_checkpoints(args, names, lambda rows: {(row, 1): args.path}, args.data)
         return
     from_runs = () if args.preset == PAPER.name else (*of_table1, *(MAP + row for row in DEFAULT_MAPS))
     kept = {"receptive-field-combinations": COMBINED, GROWTH: GROWTH, RECALL: RECALL, WAVELETS: WAVELETS}
@@ -496,7 +507,7 @@ def draw_figures(args: argparse.Namespace) -> Iterator[Tuple[str, Figure]]:
     if WAVELETS in names:
         yield WAVELETS, draw_wavelets(learned.measure(args.folder, preset, args.runs, _opener(args, data)))
     if not set(names) <= {*PERPLEXITY, *COMPARED, GROWTH, RECALL, WAVELETS}:
-        runs = functools.partial(finished_checkpoints, args.runs / args.preset, preset.checkpoint)
+        runs = functools.partial(checkpoints_of, args.runs, preset, args.preset)
         yield from draw_checkpoints(args, names, runs, data)
 
 
@@ -518,25 +529,32 @@ def _opener(args: argparse.Namespace, data: Path) -> Callable[[Path], Tuple[Fair
 
 
 def draw_checkpoints(
-    args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Dict[str, Path]], data: Path
+    args: argparse.Namespace, names: Collection[str], runs: Callable[[Collection[str]], Finished], data: Path
 ) -> Iterator[Tuple[str, Figure]]:
-    """Yields those of the figures `names` that need checkpoints; `runs` maps row names to checkpoints."""
+    """Yields those of the figures `names` that need checkpoints, which `runs` finds of rows.
+
+    Sheets without a seed are of each row's first one.
+    """
     commands.require_fairseq()
     opened = _opener(args, data)
     for name in [name for name in MEASURED if name in names]:
         sheet, table, measure, draw_lines = MEASURED[name]
         refuse_unwritable(results.sheet_file(args.folder, sheet))
         rows = [row.name for row in load_table(table)[1]]
-        lines, known = probes.table(measure, runs(rows), opened), results.read_sheet(args.folder, sheet)
+        found, known = runs(rows), results.read_sheet(args.folder, sheet)
+        key = [column for column in ("row", "seed") if column in results.SHEETS[sheet]]
+        lines = probes.table(measure, found if "seed" in key else _of_first_seeds(found), opened)
         if known is not None:  # a run that is gone keeps its lines
             places = {row: place for place, row in enumerate(rows)}
-            lines = pd.concat([lines, known[~known.row.isin(lines.row)]])
-            lines = lines.sort_values("row", key=lambda of: of.map(places), kind="stable", ignore_index=True)
+            gone = ~known.set_index(key).index.isin(lines.set_index(key).index)
+            lines = pd.concat([lines, known[gone]]).sort_values(
+                key, key=lambda of: of.map(places) if of.name == "row" else of, kind="stable", ignore_index=True
+            )
         results.write_sheet(args.folder, sheet, lines)
         yield name, draw_lines(lines)
     rows = [name[len(MAP) :] for name in names if name.startswith(MAP)]
     if rows:
-        for row, path in runs(rows).items():
+        for (row, _), path in _of_first_seeds(runs(rows)).items():
             figure = draw_map_of_row(row, *opened(path), data, args.text, args.threshold)
             yield MAP + row + ("-text" if args.text else ""), figure
 
