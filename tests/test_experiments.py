@@ -2,14 +2,18 @@
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
+import logging
 import math
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -620,6 +624,49 @@ def small_data(tmp_path):
     return preprocess(tmp_path / "data-bin", train=tmp_path / "train", valid=tmp_path / "valid")
 
 
+class Forked:
+    """What is needed of `subprocess.Popen`, for a module in a fork of this process, which has imported fairseq."""
+
+    def __init__(self, arguments, output):
+        self.returncode, self.pid = None, os.fork()
+        if self.pid:
+            return
+        status = 1  # from here on this is the child, which must not come back
+        try:
+            if output:
+                for stream in (1, 2):
+                    os.dup2(output.fileno(), stream)
+            logging.root.handlers.clear()  # they are pytest's, and fairseq adds its own only if there are none
+            logging.getLogger("fairseq").setLevel(logging.NOTSET)
+            sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+            os.chdir(ROOT)
+            sys.argv = arguments
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def poll(self, options=os.WNOHANG):
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self):
+        return self.poll(options=0)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Runs' processes are forks, which saves fairseq's start of some seconds; test_runs.py has real ones."""
+    importlib.import_module("fairseq_cli.train")
+    monkeypatch.setattr(runs, "_start", lambda arguments, lock, threads, environment, output: Forked(arguments, output))
+
+
 def test_data_of_another_corpus_makes_no_table(small_data, capsys):
     arguments = ["reproduce", "table1", "--preset", "wikitext2-cpu", "--data", str(small_data), "--runs", "runs"]
     (small_data / "test.idx").write_bytes((small_data / "valid.idx").read_bytes())
@@ -641,7 +688,7 @@ def states(capsys):
 
 
 def test_a_row_trained_and_evaluated_alone_is_done_in_the_tables_whose_inferences_it_has(
-    small_configs, small_data, capsys
+    small_configs, small_data, capsys, forked
 ):
     folder = small_configs
     alibi = {"labels": {"method": "ALiBi"}, "position": {"name": "alibi"}}
@@ -677,7 +724,7 @@ def test_a_row_is_evaluated_alone_as_the_preset_says_unless_all_of_its_tables_sa
 
 
 def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin_at_another_run(
-    small_configs, small_data, capsys
+    small_configs, small_data, capsys, forked
 ):
     begin = "{run}/../../small/mine/checkpoint_last.pt"
     row = {"labels": {"method": "tuned"}, "position": {"name": "alibi"}}
@@ -705,7 +752,7 @@ def test_a_row_has_options_of_the_training_in_place_of_the_presets_and_may_begin
     assert trained.endswith("--clip-norm 0.5")
 
 
-def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys):
+def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_configs, small_data, capsys, forked):
     folder = small_configs
     for suffix in ("bin", "idx"):
         (small_data / f"test.{suffix}").write_bytes((small_data / f"valid.{suffix}").read_bytes())
@@ -740,7 +787,7 @@ def test_a_row_may_evaluate_the_training_of_another_with_other_options(small_con
 
 
 def test_table_is_written_when_a_row_fails_and_done_rows_are_not_trained_again(
-    small_configs, small_data, capsys, monkeypatch
+    small_configs, small_data, capsys, monkeypatch, forked
 ):
     folder = small_configs
     markdown, beside = tables.markdown, []
