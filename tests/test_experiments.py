@@ -2,18 +2,14 @@
 
 import argparse
 import dataclasses
-import importlib
 import io
 import json
-import logging
 import math
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -622,49 +618,6 @@ def small_data(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / split).write_text(text, encoding="utf-8")
     return preprocess(tmp_path / "data-bin", train=tmp_path / "train", valid=tmp_path / "valid")
-
-
-class Forked:
-    """What is needed of `subprocess.Popen`, for a module in a fork of this process, which has imported fairseq."""
-
-    def __init__(self, arguments, output):
-        self.returncode, self.pid = None, os.fork()
-        if self.pid:
-            return
-        status = 1  # from here on this is the child, which must not come back
-        try:
-            if output:
-                for stream in (1, 2):
-                    os.dup2(output.fileno(), stream)
-            logging.root.handlers.clear()  # they are pytest's, and fairseq adds its own only if there are none
-            logging.getLogger("fairseq").setLevel(logging.NOTSET)
-            sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
-            os.chdir(ROOT)
-            sys.argv = arguments
-            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-
-    def poll(self, options=os.WNOHANG):
-        if self.returncode is None:
-            ended, status = os.waitpid(self.pid, options)
-            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
-        return self.returncode
-
-    def wait(self):
-        return self.poll(options=0)
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Runs' processes are forks, which saves fairseq's start of some seconds; test_runs.py has real ones."""
-    importlib.import_module("fairseq_cli.train")
-    monkeypatch.setattr(runs, "_start", lambda arguments, lock, threads, environment, output: Forked(arguments, output))
 
 
 def test_data_of_another_corpus_makes_no_table(small_data, capsys):

@@ -501,8 +501,7 @@ def test_an_evaluation_whose_output_cannot_be_written_reads_nothing(tmp_path, ca
     assert f"Is a directory: '{tmp_path}'" in one_line_error(capsys, evaluation.main, *words)
 
 
-def test_an_evaluation_of_a_truncated_best_checkpoint_names_it(tmp_path, capfd):
-    pytest.importorskip("fairseq")
+def test_an_evaluation_of_a_truncated_best_checkpoint_names_it(tmp_path, capfd, forked):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/dict.txt").write_text("a 1\n")
     folder = tmp_path / "runs/wikitext103-512/ricker"

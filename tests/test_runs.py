@@ -351,7 +351,7 @@ def test_a_result_of_another_checkpoint_counts_for_nothing(run):
     assert replace(moved, preset=replace(run.preset, checkpoint="checkpoint_best.pt")).result() is None
 
 
-def test_a_training_that_ends_early_is_not_done(run):
+def test_a_training_that_ends_early_is_not_done(run, forked):
     early = replace(run, row=replace(run.row, train={"max-epoch": 1}))
     with pytest.raises(runs.RunFailed, match=f"the training ended before update {LAST}"):
         runs.execute(early, ONE_THREAD)
