@@ -135,6 +135,11 @@ def test_the_step_that_times_the_kernel_has_every_rival_and_the_tiles_that_were_
     timed = {(row["position"], row["mode"], row["attention"]) for row in rows if float(row["ratio"] or 0) > 0}
     rivals = {("nope", "PyTorch's choice"), *((name, way) for name in ("alibi", "t5", "wavelet") for way in WAYS)}
     assert {(name, mode, way) for name, way in rivals for mode in ("forward", "forward + backward")} <= timed
+    assert {(name, "forward", "FlexAttention") for name, _ in rivals - {("nope", "PyTorch's choice")}} <= timed
+    assert {row["note"][:39] for row in rows if row["attention"] == "FlexAttention"} == {
+        "",
+        "NotImplementedError: FlexAttention does",  # not support backward on a CPU
+    }
     assert {row["tiles"] for row in rows if row["attention"] == "triton"} == {"32 8 1", "16 4 1"}
 
 
