@@ -277,7 +277,7 @@ def sound_result(run):
 class Forked:
     """What is needed of `subprocess.Popen`, for a module in a fork of this process, which has imported fairseq."""
 
-    def __init__(self, arguments, output):
+    def __init__(self, arguments, output, cwd=ROOT):
         self.returncode, self.pid = None, os.fork()
         if self.pid:
             return
@@ -289,7 +289,7 @@ class Forked:
             logging.root.handlers.clear()  # they are pytest's, and fairseq adds its own only if there are none
             logging.getLogger("fairseq").setLevel(logging.NOTSET)
             sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
-            os.chdir(ROOT)
+            os.chdir(str(cwd))
             sys.argv = arguments
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
             status = 0

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from conftest import Forked
 from pyarrow import parquet as pq
 
 from wavepos_fairseq import data
@@ -41,6 +42,24 @@ TEXT = {
     "valid": "The heron eats 1,000.5 frogs.\n",
     "test": "Frogs eat the heron?\n",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """fairseq-preprocess runs in forks, which saves fairseq's start; the demo of another process has a real one."""
+    run, python = subprocess.run, sys.executable
+
+    def in_a_fork(command, **words):
+        if command[0] != python or "fairseq_cli.preprocess" not in command:
+            return run(command, **words)
+        process = Forked(command[command.index("fairseq_cli.preprocess") :], words["stdout"], words["cwd"])
+        process.wait()
+        return process
+
+    pytest.importorskip("fairseq_cli.preprocess")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", in_a_fork)
+        yield
 
 
 def tokens_of(text):
