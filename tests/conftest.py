@@ -303,7 +303,8 @@ class Forked:
     def poll(self, options=os.WNOHANG):
         if self.returncode is None:
             ended, status = os.waitpid(self.pid, options)
-            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+            if ended:
+                self.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
         return self.returncode
 
     def wait(self):
