@@ -65,7 +65,8 @@ def needed_by(package):
         if (distribution.metadata["Name"], extra) in found:
             continue
         found[distribution.metadata["Name"], extra] = distribution
-        for requirement in map(Requirement, distribution.requires or ()):
+        for required in distribution.requires or ():
+            requirement = Requirement(required.replace(".*", ""))  # omegaconf 2.0 has >=5.1.*, which is none
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 for needed in metadata.distributions(name=requirement.name):  # none is torchaudio's, if it did not load
                     left += [(needed, extra) for extra in ("", *requirement.extras)]
