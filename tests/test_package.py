@@ -70,13 +70,18 @@ def needed_by(package):
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 for needed in metadata.distributions(name=requirement.name):  # none is torchaudio's, if it did not load
                     left += [(needed, extra) for extra in ("", *requirement.extras)]
-    return {
-        Path(distribution.locate_file(file.parts[0]))
+    paths = {
+        Path(distribution.locate_file(name))
         for distribution in found.values()
-        if distribution is not package
-        for file in distribution.files
-        if file.parts[0] not in ("..", "__pycache__")
+        if distribution is not package  # an egg-info, as an old pip makes, lists the files before they are installed
+        for name in [*(file.parts[0] for file in distribution.files), *_top_level(distribution)]
+        if name not in ("..", "__pycache__")
     }
+    return {path for path in paths if path.exists()}
+
+
+def _top_level(distribution):
+    return (distribution.read_text("top_level.txt") or "").split()
 
 
 def link(path, to):
