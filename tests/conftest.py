@@ -294,7 +294,7 @@ class Forked:
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
             status = 0
         except SystemExit as ended:
-            status = ended.code or 0
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -45,7 +45,7 @@ TEXT = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forked():
+def preprocess_in_forks():
     """fairseq-preprocess runs in forks, which saves fairseq's start; the demo of another process has a real one."""
     run, python = subprocess.run, sys.executable
 

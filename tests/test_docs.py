@@ -12,6 +12,7 @@ import runpy
 import shlex
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -296,28 +297,40 @@ def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():
         assert shown == [f"{ratio:.2f}" for ratio in ratios], name
 
 
-def test_the_results_page_has_table_3_beside_the_papers():
-    def of(path):
-        """The perplexities of a tidy CSV by row and length: of whole sequences, seed 1."""
-        with (ROOT / "results" / path).open(encoding="utf-8") as lines:
-            rows = {}
-            for line in csv.DictReader(lines):
-                if line["inference"] == "full" and line.get("seed", "1") == "1" and line["perplexity"]:
-                    cells = rows.setdefault(f"{line['wavelet']}, {line['scale_exponents']}", {"": line["num_shifts"]})
-                    cells[line["sequence_length"]] = float(line["perplexity"])
-            return rows
+@pytest.mark.parametrize(
+    "table, first, name, over",
+    [
+        ("table3", "wavelet, exponents of scales", "{wavelet}, {scale_exponents}", "{wavelet}, 0..7"),
+        ("table4", "wavelet", "{wavelet}", "Ricker"),
+    ],
+)
+def test_the_results_page_has_the_table_beside_the_papers(table, first, name, over):
+    def of(folder):
+        """By row: of whole sequences the means over the seeds, by length, and the row that it is compared with."""
+        with (ROOT / "results" / folder / f"{table}{'.tidy' * (folder != 'paper')}.csv").open(
+            encoding="utf-8"
+        ) as lines:
+            lines = [line for line in csv.DictReader(lines) if line["inference"] == "full" and line["perplexity"]]
+        rows = {}
+        for line in lines:
+            cells = rows.setdefault(name.format(**line), {"over": over.format(**line), "": line.get("num_shifts")})
+            cells.setdefault(line["sequence_length"], []).append(float(line["perplexity"]))
+        return {
+            row: {key: statistics.mean(of) if isinstance(of, list) else of for key, of in cells.items()}
+            for row, cells in rows.items()
+        }
 
-    def ratios(rows, name, l_train, longest):
-        behind = rows[name][l_train] / rows[f"{name.split(',')[0]}, 0..7"][l_train]
-        return f"{100 * (behind - 1):+.1f}%", f"{rows[name][longest] / rows[name][l_train]:.2f}"
+    def ratios(rows, row, l_train, longest):
+        of = rows[row]
+        return f"{100 * (of[l_train] / rows[of['over']][l_train] - 1):+.1f}%", f"{of[longest] / of[l_train]:.2f}"
 
-    ours, papers = of("wikitext2-chars-cpu/table3.tidy.csv"), of("paper/table3.csv")
-    _, shown = table_of(RESULTS, "wavelet, exponents of scales")
+    ours, papers = of("wikitext2-chars-cpu"), of("paper")
+    _, shown = table_of(RESULTS, first)
     assert shown.keys() == ours.keys()
-    for name, cells in shown.items():
-        numbers = [f"{ours[name][length]:.2f}" for length in ("32", "128", "628")]
-        of_both = zip(ratios(ours, name, "128", "628"), ratios(papers, name, "512", "2512"))
-        assert cells == [ours[name][""], *numbers, *itertools.chain(*of_both)], name
+    for row, cells in shown.items():
+        of_both = zip(ratios(ours, row, "128", "628"), ratios(papers, row, "512", "2512"))
+        numbers = [f"{ours[row][length]:.2f}" for length in ("32", "128", "628")]
+        assert cells == [*([ours[row][""]] if table == "table3" else []), *numbers, *itertools.chain(*of_both)], row
 
 
 def test_the_results_page_has_the_growth_of_the_long_runs():

@@ -418,9 +418,7 @@ def checkpoints_of(runs: Path, preset: Preset, name: str, rows: Collection[str])
 
 
 def _of_first_seeds(found: Finished) -> Finished:
-    first: Dict[str, int] = {}
-    for row, seed in sorted(found):
-        first.setdefault(row, seed)
+    first = dict(sorted(found, reverse=True))  # seeds by row; of several, the last one stays
     return {key: path for key, path in found.items() if key in first.items()}
 
 
