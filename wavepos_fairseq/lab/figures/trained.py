@@ -30,7 +30,7 @@ import functools
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Collection, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Collection, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import pandas as pd
