@@ -6,6 +6,7 @@ import csv
 import importlib
 import itertools
 import json
+import math
 import pkgutil
 import re
 import runpy
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 from typing import Dict, List, NamedTuple
 
 import pytest
+import torch
 import yaml
 from conftest import L_TRAIN, PLUGIN, ROOT, run_module
 
@@ -33,7 +35,7 @@ from wavepos_fairseq import __version__  # noqa: E402
 from wavepos_fairseq.lab import experiments  # noqa: E402
 from wavepos_fairseq.lab.configs import find_row, load_preset, load_table  # noqa: E402
 from wavepos_fairseq.lab.runs import Run, fairseq_options  # noqa: E402
-from wavepos_fairseq.positions import position_names, position_options  # noqa: E402
+from wavepos_fairseq.positions import build_position, position_names, position_options  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "docs"))
 import hooks  # noqa: E402
@@ -305,12 +307,13 @@ def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():
     ],
 )
 def test_the_results_page_has_the_table_beside_the_papers(table, first, name, over):
-    def of(folder):
+    def of(folder, table, name, over):
         """By row: of whole sequences the means over the seeds, by length, and the row that it is compared with."""
         with (ROOT / "results" / folder / f"{table}{'.tidy' * (folder != 'paper')}.csv").open(
             encoding="utf-8"
         ) as lines:
             lines = [line for line in csv.DictReader(lines) if line["inference"] == "full" and line["perplexity"]]
+        lines = [line for line in lines if table == "table3" or line.get("seed", "1") == "1"]  # Table 4 has one seed
         rows = {}
         for line in lines:
             cells = rows.setdefault(name.format(**line), {"over": over.format(**line), "": line.get("num_shifts")})
@@ -320,17 +323,36 @@ def test_the_results_page_has_the_table_beside_the_papers(table, first, name, ov
             for row, cells in rows.items()
         }
 
-    def ratios(rows, row, l_train, longest):
-        of = rows[row]
-        return f"{100 * (of[l_train] / rows[of['over']][l_train] - 1):+.1f}%", f"{of[longest] / of[l_train]:.2f}"
+    def ratios(folder, rows, row, l_train, longest):
+        of, other = rows[row], rows[rows[row]["over"]]
+        first = f"{100 * (of[l_train] / other[l_train] - 1):+.1f}%"
+        if table == "table4":  # of what lies between NoPE and Ricker, in nats
+            nope = of_table1[folder]["NoPE"][l_train]
+            first = f"{100 * math.log(nope / of[l_train]) / math.log(nope / other[l_train]):.0f}%"
+        return first, f"{of[longest] / of[l_train]:.2f}"
 
-    ours, papers = of("wikitext2-chars-cpu"), of("paper")
+    folders = {"wikitext2-chars-cpu": ("128", "628"), "paper": ("512", "2512")}
+    of_table1 = {folder: of(folder, "table1", "{method}", "{method}") for folder in folders}
+    rows = {folder: of(folder, table, name, over) for folder in folders}
+    ours = rows["wikitext2-chars-cpu"]
     _, shown = table_of(RESULTS, first)
     assert shown.keys() == ours.keys()
     for row, cells in shown.items():
-        of_both = zip(ratios(ours, row, "128", "628"), ratios(papers, row, "512", "2512"))
+        of_both = zip(*(ratios(folder, rows[folder], row, *lengths) for folder, lengths in folders.items()))
         numbers = [f"{ours[row][length]:.2f}" for length in ("32", "128", "628")]
         assert cells == [*([ours[row][""]] if table == "table3" else []), *numbers, *itertools.chain(*of_both)], row
+
+
+def test_the_longer_a_wavelet_the_less_it_says_of_the_nearest_tokens():
+    text = " ".join(RESULTS.read_text(encoding="utf-8").split())
+    shown, zero = re.search(r"columns in the nearest 16 tokens is (.*?) and less than 0.002 for (.*?)\.", text).groups()
+    sizes = {name.lower(): float(size) for size, name in re.findall(r"([\d.]+) for (\w+)", shown)}
+    nothing = dict.fromkeys(re.findall(r"\w+\d+|dmey", zero), 0.0)
+    assert len(sizes) == 4 and len(nothing) == 5
+    for name, size in {**sizes, **nothing}.items():
+        position = build_position("wavelet", head_dim=128, num_heads=1, wavelet=name)
+        nearest = position.relative(16, torch.empty(0, dtype=torch.float64)).square().mean().sqrt()
+        assert abs(nearest - size) < (0.005 if size else 0.002), name
 
 
 def test_the_results_page_has_the_growth_of_the_long_runs():
