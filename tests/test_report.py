@@ -128,6 +128,13 @@ def run_of(**entries):
 # The numbers
 
 
+def test_the_papers_tables_come_first_and_sweeps_last(results):
+    for table in ("a-sweep", "combinations", "table1"):
+        write_table(results, table, ricker())
+    tables = [table for table, inference in page_of(results).tables if inference == "full"]
+    assert tables == ["table1", "combinations", "a-sweep"]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_have_the_labels_and_all_numbers_of_the_csv_in_its_order(page, table):
     mean, std = (means(RESULTS / PRESET / f"{table}.tidy.csv", 128, of) for of in ("mean", "std"))

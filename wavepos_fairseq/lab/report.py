@@ -174,10 +174,17 @@ def known_tables() -> Dict[str, str]:
 
 
 def read_tables(folder: Path) -> List[Table]:
-    """Every table of the folder, those of configs/tables first. Raises ValueError if one cannot be read."""
+    """The folder's tables: those that the paper has, others of configs/tables, sweeps.
+
+    Raises ValueError if one cannot be read.
+    """
     titles = known_tables()
+
+    def place(name: str) -> Tuple[bool, bool, str]:
+        return name not in titles, results.read_cells(PAPER, name) is None, titles.get(name, name)
+
     tables = []
-    for name in sorted(results.table_names(folder), key=lambda name: (name not in titles, titles.get(name, name))):
+    for name in sorted(results.table_names(folder), key=place):
         cells, title = results.read_cells(folder, name), titles.get(name, f"Sweep {name}")
         paper = _paper(name, _multiples(cells))
         tables.append(make_table(name, title, cells, paper, results.read_manifest(folder, name)))
