@@ -251,10 +251,10 @@ def test_the_page_on_combinations_has_the_numbers_of_its_tables():
         for line in csv.DictReader(lines):
             beyond.setdefault(line["row"], []).append(float(line["beyond"]))
     shares = {row: f"{100 * sum(of) / len(of):.0f}%" for row, of in beyond.items()}
-    alone = {"NoPE": "nope", "Ricker": "ricker", "Gaussian": "gaussian", "Haar": "haar"}
+    alone = {"NoPE": "", "Trans-XL": "trans-xl", "Ricker": "ricker", "Gaussian": "gaussian", "Haar": "haar"}
     for name, of_page in table_of(COMBINED, "attention beyond L_train")[1].items():
-        both = "alibi" if name == "NoPE" else f"{alone[name]}+alibi"
-        assert of_page == [shares[alone[name]], shares[both]]
+        names = ["+".join(filter(None, (alone[name], added))) for added in ("", "alibi", "rpe", "rpe+alibi")]
+        assert of_page == [shares[row or "nope"] for row in names]
 
 
 def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():

@@ -222,13 +222,15 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
     heads = heads[heads.seed == heads.groupby("row").seed.transform("min")]
     rows = {row: place for place, row in enumerate(heads.row.unique())}
     num_layers, num_heads, l_train = heads.layer.max(), heads["head"].max(), heads.l_train.iloc[0]
-    figure = new_figure(1.3 + min(0.3 * num_layers, 1.2) * len(rows))
+    height = min(0.3 * num_layers, 1.2, 18 / len(rows))  # inches of a row
+    figure = new_figure(1.3 + height * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column in zip(panels, ("lag95", "beyond")):
         for line in heads.itertuples():
             within_row = (line.layer - 1 + (line.head - 0.5) / num_heads) / num_layers - 0.5
             style = {"color": COLOURS[(line.layer - 1) % 7], "marker": f"${line.head}$", "linewidth": 0.4}
-            axes.scatter(getattr(line, column), rows[line.row] + 0.9 * within_row, s=45, clip_on=False, **style)
+            place = rows[line.row] + 0.9 * within_row
+            axes.scatter(getattr(line, column), place, s=min(45, 38 * height), clip_on=False, **style)
         for boundary in range(1, len(rows)):
             axes.axhline(boundary - 0.5, color="0.85", linestyle="-", linewidth=0.8)
         axes.tick_params(axis="y", length=0)
