@@ -558,7 +558,7 @@ def of_words(table, folder):
 
 
 def test_an_evaluation_with_sliding_windows_will_do_for_a_table_without_them(tmp_path):
-    more, fewer = (of_words(table, tmp_path / "alibi") for table in ("combinations-words", "table1"))
+    more, fewer = (of_words(table, tmp_path / "alibi") for table in ("combinations-seeds", "table1"))
     command = shlex.join(more.training_command())
     write_json(more.folder / "training.json", {"command": command, "version": DIGITS, "threads": 1})
     result = sound_result(more)
