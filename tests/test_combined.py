@@ -209,7 +209,7 @@ def test_an_option_goes_to_the_part_that_reads_it():
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Representations of a user's own, gone after the test: with every slot but R, and with the wavelets' options."""
+    """Representations of a user's own, gone after the test: all slots but R, an empty p, the wavelets' options."""
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @register_position("own")
@@ -233,15 +233,26 @@ def registered(monkeypatch):
         def relative_query(self, query):
             return query * self.rows[0, :16, :1].T.to(query)
 
+    @register_position("empty")
+    class Empty(Position):
+        def relative(self, num_lags, like):
+            return None
+
+        def relative_query(self, query):
+            return query + 1
+
     register_position("wavelet-2")(type("SecondWavelet", (WaveletPosition,), {}))
 
 
-@pytest.mark.parametrize("own", ["own", "gated"])
+@pytest.mark.parametrize("own", ["own", "gated", "empty"])
 def test_a_representation_of_ones_own_is_combined_unnamed(registered, own):
     for name in position_names():
         if name != own:
             assert_is_the_sum_of_its_parts(drawn(f"{name}+{own}"))
-    assert drawn(f"rope+{own}", own_width=5).parts[0].rows.shape == (2, 50, 5)
+
+
+def test_a_representation_of_ones_own_reads_its_option_beside_another(registered):
+    assert drawn("rope+own", own_width=5).parts[0].rows.shape == (2, 50, 5)
 
 
 def test_a_seed_draws_the_same_parameters_in_any_order_of_the_names(registered):

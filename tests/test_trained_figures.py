@@ -202,6 +202,8 @@ def test_each_head_stands_at_its_lag_and_share_in_the_band_of_its_row():
         assert list(points[:, 0]) == list(expected)
         assert list(points[:, 1].round()) == [0, 0, 1]  # the rows, from above
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ALiBi", "NoPE"]
+    figure = curves.draw_receptive_field(heads.replace("nope", "haar+alibi"))  # no row of Table 1: as in its own table
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["NoPE + ALiBi", "Haar + ALiBi"]
 
 
 # Learned wavelets

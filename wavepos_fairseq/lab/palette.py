@@ -29,10 +29,12 @@ def methods() -> Dict[str, str]:
     return {row.name: row.labels["method"] for row in load_table("table1")[1]}
 
 
-def names_of_rows() -> Dict[str, str]:
-    """Names in figures by row name, of Table 1's rows and of the combinations."""
-    combined = {row.name: " + ".join(row.labels.values()) for row in load_table("combinations")[1]}
-    return {**combined, **methods()}
+def names_of_rows(rows: Iterable[str]) -> Dict[str, str]:
+    """Names in figures by row name: Table 1's if all rows are there, otherwise those of the combinations first."""
+    if methods().keys() >= set(rows):
+        return methods()
+    labels = {row.name: row.labels.values() for row in load_table("combinations")[1]}
+    return {**methods(), **{row: " + ".join(label for label in of if label != "-") for row, of in labels.items()}}
 
 
 def in_order(items: Iterable[Item], key: Callable[[Item], Tuple[Any, ...]]) -> List[Item]:

@@ -60,16 +60,18 @@ class CombinedPosition(Position):
 
     def relative(self, num_lags: int, like: Tensor) -> Optional[Tensor]:
         sums = [_filled(part.relative(num_lags, like) for part in parts) for parts in self._products]
-        return _beside([_sum(terms) for terms in sums if terms]) if any(sums) else None
+        empty = like.new_zeros(num_lags, self.head_dim)  # beside a filled one, as `relative_query` has its query
+        return _beside([_sum(terms) if terms else empty for terms in sums]) if any(sums) else None
 
     def relative_query(self, query: Tensor) -> Tensor:
         return _beside([parts[0].relative_query(query) for parts in self._products]) if self._products else query
 
     def factors(self, num_lags: int, like: Tensor) -> Optional[Factors]:
-        products = _filled(_factors_of_sum(parts, num_lags, like) for parts in self._products)
-        if len(products) < 2:
+        products = [_factors_of_sum(parts, num_lags, like) for parts in self._products]
+        if len(products) < 2 or not _filled(products):
             return products[0] if products else None
-        projections, rows = zip(*(_with_projection(*product) for product in products))
+        empty = (like.new_zeros(self.head_dim, 0), like.new_zeros(0, 0))
+        projections, rows = zip(*(_with_projection(*(product or empty)) for product in products))
         return torch.block_diag(*projections), _beside(_to_the_longest(rows))
 
     def bias(self, num_lags: int, like: Tensor) -> Optional[Tensor]:

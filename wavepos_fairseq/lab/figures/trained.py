@@ -242,7 +242,7 @@ def draw_receptive_field(heads: pd.DataFrame) -> Figure:
     lags.set(xlabel="smallest lag within which lie\n95 % of the attention (tokens)")
     lags.set_xlim(0.8 * min(heads.lag95.min(), l_train) - 0.2, heads.sequence_length.iloc[0])
     _mark_l_train(lags, l_train)
-    names = names_of_rows()
+    names = names_of_rows(rows)
     lags.set_yticks(list(rows.values()), [names.get(row, row) for row in rows])
     lags.set_ylim(len(rows) - 0.5, -0.5)
     shares.set(xlabel=f"share of the attention beyond\n{L_TRAIN} = {l_train} tokens", xlim=(-0.03, 1))
