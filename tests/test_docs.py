@@ -246,6 +246,11 @@ def test_the_page_on_combinations_has_the_numbers_of_its_tables():
             name: [row["128"], row["628"], in_pieces[name]["628"], sliding[name]["128"], sliding[name]["628"]]
             for name, row in full.items()
         }
+    variants = {"full": {}, "sliding": {}}
+    for row in csv_of("wikitext2-chars-cpu", "combination-ablation"):
+        variants[row["inference"]][row["variant"]] = [row["128"], row["628"]]
+    for variant, of_page in table_of(COMBINED, "variant")[1].items():
+        assert of_page == variants["full"][variant] + variants["sliding"][variant]
     with (ROOT / "results" / "wikitext2-chars-cpu" / "attention-combinations.csv").open(encoding="utf-8") as lines:
         beyond = {}
         for line in csv.DictReader(lines):
