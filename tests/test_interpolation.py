@@ -1,14 +1,16 @@
 """Stretched wavelengths: the published formulas, transformers' numbers, and no change where nothing is stretched."""
 
+import copy
+import itertools
 import math
 
 import pytest
 import torch
 from conftest import L_TRAIN
-from test_attention import ATTENTIONS, build, draw
+from test_attention import ATTENTIONS, PYTORCH, TRACERS, build, draw
 from test_model import random_tokens
 
-from wavepos_fairseq.attention import reference_attention
+from wavepos_fairseq.attention import causal_attention, reference_attention
 from wavepos_fairseq.evaluation.perplexity import evaluate
 from wavepos_fairseq.plugin.checkpoint import load_checkpoint
 from wavepos_fairseq.plugin.streams import load_stream
@@ -16,6 +18,7 @@ from wavepos_fairseq.positions import build_position, position_names
 from wavepos_fairseq.positions.interpolation import INTERPOLATIONS, interpolated, stretches
 from wavepos_fairseq.positions.rope import RotaryPosition
 from wavepos_fairseq.positions.temperature import TemperedPosition
+from wavepos_fairseq.wavelets import discrete_wavelet
 
 FP64 = torch.empty(0, dtype=torch.float64)
 STRETCHED = [
@@ -24,6 +27,7 @@ STRETCHED = [
     "trans-xl",
     "wavelet",
     "wavelet+alibi",
+    "trans-xl+wavelet",  # two fixed tables, which become one
     "db4",
     "haar scaled",
     "ricker learned",
@@ -36,13 +40,13 @@ def ricker(x):
     return (1 - x**2) * math.exp(-(x**2) / 2)
 
 
-def spelled_out(method, wavelength, longest, s, l_train):
-    """The stretch of one of the waves 2 pi .. longest."""
+def spelled_out(method, wavelength, longest, s, l_train, shortest=2 * math.pi):
+    """The stretch of one of the waves shortest .. longest."""
     if method == "linear":
         return s
     if method == "ntk":
-        return s ** (math.log(wavelength / (2 * math.pi)) / math.log(longest / (2 * math.pi)))
-    begins = max(2 * math.pi, l_train / 32)
+        return s ** (math.log(wavelength / shortest) / math.log(longest / shortest))
+    begins = max(shortest, l_train / 32)
     ramp = math.log(wavelength / begins) / math.log(l_train / begins)
     ramp = min(max(ramp, 0), 1)
     return 1 / ((1 - ramp) + ramp / s)
@@ -59,6 +63,30 @@ def test_each_scale_of_the_wavelets_is_stretched_around_lag_0(method, l_train):
         for t in (0, 1, 7, 100, num_lags - 1):
             for b in range(2):
                 assert found[t, 8 * b + e].item() == pytest.approx(ricker((t / stretch - b) / 2**e), abs=1e-12)
+
+
+@pytest.mark.parametrize("direction, centre", [("future", lambda a, b: -b), ("scaled", lambda a, b: a * b)])
+def test_a_shift_of_any_direction_is_stretched_with_its_scale(direction, centre):
+    shape = {"head_dim": 16, "num_heads": 1, "wavelet_shift_direction": direction}
+    found = interpolated(build_position("wavelet", **shape), "ntk", 64, 3.0).relative(100, FP64)
+    for e in range(8):
+        stretch = spelled_out("ntk", 2 * math.pi * 2**e, 2 * math.pi * 2**7, 3.0, 64)
+        for t, b in itertools.product((0, 1, 7, 99), range(2)):
+            expected = ricker((t / stretch - centre(2**e, b)) / 2**e)
+            assert found[t, 8 * b + e].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+def test_a_discrete_wavelet_is_stretched_by_the_tokens_of_its_level(method):
+    found = interpolated(build_position("wavelet", head_dim=16, num_heads=1, wavelet="db4"), method, 64, 3.0)
+    found = found.relative(100, FP64)
+    for level in range(1, 9):
+        stretch = spelled_out(method, 2 * math.pi * 2**level, 2 * math.pi * 2**8, 3.0, 64, shortest=4 * math.pi)
+        samples = discrete_wavelet("db4", level).tolist()
+        for t, b in itertools.product((0, 1, 7, 50, 98), range(2)):  # no multiples of 3, where a step begins
+            step = math.floor(t / stretch - b)
+            expected = samples[step] if 0 <= step < len(samples) else 0
+            assert found[t, 8 * b + level - 1].item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("method", INTERPOLATIONS)
@@ -180,7 +208,6 @@ def test_a_stretched_representation_of_ones_own_keeps_its_other_slots():
 def test_what_has_no_wavelengths_is_refused_and_so_is_what_is_stretched_already(name):
     position = build_position(name, head_dim=16, num_heads=2)
     if position.overrides("stretched"):
-        assert name in ("rope", "rope-wavelet", "trans-xl", "wavelet", "xpos")
         position = interpolated(position, "linear", 64)
     with pytest.raises(ValueError, match=r"^position_interpolation='ntk' stretches wavelengths, and this .* has none"):
         interpolated(position, "ntk", 128)
@@ -191,13 +218,22 @@ def test_what_has_no_wavelengths_is_refused_and_so_is_what_is_stretched_already(
     [
         ("a", None, "^position_interpolation_from='a': must be a whole number > 0$"),
         (1.5, None, "^position_interpolation_from=1.5: must be a whole number > 0$"),
-        (64, "2", "^position_interpolation_factor='2': must be > 0 and finite$"),
-        (64, math.nan, "^position_interpolation_factor=nan: must be > 0 and finite$"),
+        (64, "2", "^position_interpolation_factor='2': must be > 0, from 1e-9 to 1e9$"),
+        (64, math.nan, "^position_interpolation_factor=nan: must be > 0, from 1e-9 to 1e9$"),
+        (64, 1e-160, "^position_interpolation_factor=1e-160: must be > 0, from 1e-9 to 1e9$"),
     ],
 )
 def test_lengths_and_factors_that_are_none_are_refused(l_train, factor, message):
     with pytest.raises(ValueError, match=message):
         interpolated(build_position("rope", head_dim=16, num_heads=2), "linear", l_train, factor)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+@pytest.mark.parametrize("variant", [variant for variant in STRETCHED if variant != "xpos"])  # which has its own limit
+def test_what_the_most_extreme_factors_give_is_finite(variant, factor):
+    for method in INTERPOLATIONS:
+        position = interpolated(build(variant, 16, 2), method, 24, factor)
+        assert reference_attention(*draw(60, 60, 16), position).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -287,3 +323,50 @@ def test_stretches_are_of_the_exact_scales(dtype):
         assert stretched("yarn", "100.3,301.7")[1] == pytest.approx(1 / (ramp / 4 + 1 - ramp), rel=1e-12)
     finally:
         torch.set_default_dtype(before)
+
+
+# Recorded, or with no values
+
+
+class Attending(torch.nn.Module):
+    def __init__(self, position):
+        super().__init__()
+        self.position = position
+
+    def forward(self, query, key, value):
+        return causal_attention(query, key, value, self.position)
+
+
+def of_a_length(length):
+    return [tensor.float() for tensor in draw(length, length, 16)]
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+@pytest.mark.parametrize("variant", ["rope", "wavelet", "trans-xl+wavelet", "xpos"])
+def test_traced_or_exported_with_a_factor_it_is_the_definition_at_other_lengths_too(variant, method, tracer):
+    if PYTORCH < (2, 6) and tracer == "torch.export":
+        pytest.skip("before PyTorch 2.6 torch.export follows Python's bytecode, which is not ours to test")
+    position = interpolated(build(variant, 16, 2), method, 24, 2.0)
+    traced = TRACERS[tracer](Attending(copy.deepcopy(position)), of_a_length(7))
+    for length in (7,) if tracer == "make_fx" else (7, 30):  # make_fx records one shape
+        exact = reference_attention(*(tensor.double() for tensor in of_a_length(length)), position)
+        torch.testing.assert_close(traced(*of_a_length(length)).double(), exact, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "extend", [lambda rope: interpolated(rope, "ntk", 24), lambda rope: TemperedPosition(rope, 24)]
+)
+def test_a_factor_by_the_length_is_refused_where_the_length_stays_open(extend):
+    position = extend(build_position("rope", head_dim=16, num_heads=2))
+    with pytest.raises(ValueError, match="^position_interpolation_factor must be given where PyTorch traces"):
+        TRACERS["torch.jit.trace"](Attending(position), of_a_length(7))
+
+
+@pytest.mark.parametrize("variant", ["wavelet", "ricker learned"])
+def test_on_the_meta_device_it_has_its_shape(variant):
+    with torch.device("meta"):
+        position, meta = build(variant, 16, 2), torch.empty(2, 2, 40, 16)
+    for method in INTERPOLATIONS:
+        output = causal_attention(meta, meta, meta, interpolated(position, method, 24))
+        assert output.is_meta and output.shape == meta.shape

@@ -361,12 +361,15 @@ def test_xpos_is_a_rotation_that_decays_with_the_lag_alone(scale):
         assert turned_query[m] @ turned_key[n] == pytest.approx(expected, abs=1e-12)
 
 
-def test_xpos_beyond_what_fp32_holds_is_refused():
+def test_xpos_beyond_what_a_type_holds_is_refused():
     position = build_position("xpos", head_dim=16, num_heads=1)
     assert position.rotate_key(torch.ones(1, 1, 1, 16), 32_000).isfinite().all()
     with pytest.raises(ValueError, match="^xpos_scale=512.0: at 37000 tokens .* beyond torch.float32; accepted is a"):
         position.rotate_key(torch.ones(1, 1, 1, 16), 36_999)
     assert position.rotate_key(torch.ones(1, 1, 1, 16).double(), 36_999).isfinite().all()
+    assert position.rotate_key(torch.full((1, 1, 1, 16), 8.0).half(), 3_300).isfinite().all()
+    with pytest.raises(ValueError, match="^xpos_scale=512.0: at 3501 tokens .* beyond torch.float16; accepted is a"):
+        position.rotate_key(torch.ones(1, 1, 1, 16).half(), 3_500)
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 7])

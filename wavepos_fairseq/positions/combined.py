@@ -7,7 +7,7 @@ only, and a token one gate for each head. This file knows no part by its name.
 """
 
 import functools
-from typing import Iterable, List, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +45,16 @@ class CombinedPosition(Position):
         parts = list(self.parts)
         return [[parts[part] if isinstance(part, int) else part for part in product] for product in self._placed]
 
+    def overrides(self, *methods: str) -> bool:  # type: ignore[override]
+        """Whether a part does."""
+        return any(part.overrides(*methods) for part in self.parts)
+
     def of_length(self, num_keys: int) -> Position:
         return CombinedPosition([part.of_length(num_keys) for part in self.parts])
+
+    def stretched(self, by: Callable[[Tensor], Tensor]) -> Position:
+        """Those parts stretched that have wavelengths."""
+        return CombinedPosition([part.stretched(by) if part.overrides("stretched") else part for part in self.parts])
 
     def rotate_query(self, query: Tensor, first: int) -> Tensor:
         for part in self.parts:

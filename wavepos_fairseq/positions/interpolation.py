@@ -8,6 +8,7 @@ psi((t / s - b) / a). docs/theory.md, section 5, has the derivation.
 A representation that has wavelengths overrides `Position.stretched`. Nothing is trained.
 """
 
+import functools
 import math
 import numbers
 from typing import List, Optional, Tuple
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .base import Position
-from .combined import CombinedPosition
 from .registry import position_class, position_names
+from .tracing import is_traced, refuse_open_length, without_modes
 
 INTERPOLATIONS = ("linear", "ntk", "yarn")
 _TURNS = (32, 1)  # YaRN's beta and alpha: waves with more turns in L_train stay, those with fewer are stretched
@@ -51,8 +52,9 @@ def stretchable() -> List[str]:
 def interpolated(position: Position, method: str, l_train: int, factor: Optional[float] = None) -> Position:
     """`position` by one of INTERPOLATIONS, or those parts of a combination that have wavelengths.
 
-    l_train: the length of the training, in tokens. factor: of the stretch; by default S / l_train for S keys, and 1 up
-    to l_train. Raises ValueError if nothing has wavelengths, and for what is not accepted.
+    l_train: the length of the training, in tokens. factor: of the stretch, 1e-9 to 1e9; by default S / l_train for S
+    keys, padding among them, and 1 up to l_train. Raises ValueError if nothing has wavelengths, and for what is not
+    accepted.
     """
     if method not in INTERPOLATIONS:
         raise ValueError(
@@ -60,18 +62,14 @@ def interpolated(position: Position, method: str, l_train: int, factor: Optional
         )
     if not isinstance(l_train, numbers.Integral) or l_train < 1:
         raise ValueError(f"position_interpolation_from={l_train!r}: must be a whole number > 0")
-    if factor is not None and not (isinstance(factor, numbers.Real) and 0 < factor < math.inf):
-        raise ValueError(f"position_interpolation_factor={factor!r}: must be > 0 and finite")
-    parts = list(position.parts) if isinstance(position, CombinedPosition) else [position]
-    if not any(part.overrides("stretched") for part in parts):
+    if factor is not None and not (isinstance(factor, numbers.Real) and 1e-9 <= factor <= 1e9):
+        raise ValueError(f"position_interpolation_factor={factor!r}: must be > 0, from 1e-9 to 1e9")
+    if not position.overrides("stretched"):
         raise ValueError(
             f"position_interpolation={method!r} stretches wavelengths, and this representation has none; accepted are "
             f"those with {', '.join(stretchable())}"
         )
-    made = [
-        _InterpolatedPosition(part, method, l_train, factor) if part.overrides("stretched") else part for part in parts
-    ]
-    return CombinedPosition(made) if isinstance(position, CombinedPosition) else made[0]
+    return _InterpolatedPosition(position, method, l_train, factor)
 
 
 class _InterpolatedPosition(Position):
@@ -87,10 +85,13 @@ class _InterpolatedPosition(Position):
         return methods != ("stretched",) and self.position.overrides(*methods)
 
     def _at(self, num_keys: int) -> Position:
+        if self.factor is None:
+            refuse_open_length(num_keys)
         factor = max(1.0, num_keys / self.l_train) if self.factor is None else self.factor
         if factor == 1:
             return self.position
-        return self.position.stretched(lambda wavelengths: stretches(wavelengths, self.method, factor, self.l_train))
+        by = functools.partial(stretches, method=self.method, factor=factor, l_train=self.l_train)
+        return without_modes(self.position.stretched, by) if is_traced() else self.position.stretched(by)
 
     def of_length(self, num_keys: int) -> Position:
         return self._at(num_keys)

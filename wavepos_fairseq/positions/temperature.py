@@ -6,6 +6,7 @@ from typing import Optional, Tuple
 from torch import Tensor
 
 from . import Position
+from .tracing import refuse_open_length
 
 
 def yarn_factor(num_keys: int, l_train: int, factor: Optional[float] = None) -> float:
@@ -13,6 +14,8 @@ def yarn_factor(num_keys: int, l_train: int, factor: Optional[float] = None) -> 
 
     s is the factor, or S / L_train.
     """
+    if factor is None:
+        refuse_open_length(num_keys)
     return (0.1 * math.log(max(num_keys / l_train if factor is None else factor, 1)) + 1) ** 2
 
 

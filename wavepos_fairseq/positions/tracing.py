@@ -25,6 +25,15 @@ def is_transformed() -> bool:
     return not compiler_says("is_compiling") and getattr(torch._C, "_are_functorch_transforms_active", bool)()
 
 
+def refuse_open_length(num_keys: int) -> None:
+    """Raises ValueError where a computation is recorded for any number of keys, which this one decides on."""
+    if torch.jit.is_tracing() or not isinstance(num_keys, int):
+        raise ValueError(
+            "position_interpolation_factor must be given where PyTorch traces; the default, by the length, would be "
+            "that of the length it traces"
+        )
+
+
 def compiler_says(question: str) -> bool:
     """The answer of the torch.compiler function `question`; False where PyTorch lacks it, as before 2.2."""
     return getattr(getattr(torch, "compiler", None), question, bool)()

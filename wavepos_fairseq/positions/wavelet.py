@@ -208,7 +208,9 @@ class LearnedWaveletPosition(WaveletPosition):
     def stretched(self, by: Callable[[Tensor], Tensor]) -> "LearnedWaveletPosition":
         """As for fixed ones; the wavelengths are those of the present scales, and `by` of them has no gradient."""
         made = copy.copy(self)
-        scales, _ = self.scales_and_shifts(torch.device("cpu"))
+        scales = torch.tensor(self.head[1], dtype=torch.float64, device="cpu")
+        if self.scale_octaves is not None and not self.scale_octaves.is_meta:  # which has no values
+            scales, _ = self.scales_and_shifts(torch.device("cpu"))
         made.stretches = tuple(by(2 * math.pi * scales.detach()).tolist())
         return made
 

@@ -12,7 +12,7 @@ from .low_rank import cached_rows
 from .rope import RotaryPosition, Theta
 
 GAMMA = 0.4  # Sun et al.'s: the pair that turns fastest decays by 0.4 / 1.4 in `xpos_scale` tokens
-_MOST_OF_A_KEY = 12 * math.log(2)  # logarithm of what the factor of a key leaves room for
+_MOST_OF_A_KEY = 2**12  # what the factor of a key leaves room for; in fp16, which ends at 2^16, 2^4
 
 
 @cached_rows
@@ -31,7 +31,7 @@ class DecayingRotaryPosition(RotaryPosition):
     """Slot R: as `rope`; pair i of a query at m is also multiplied by zeta_i^(m / scale), a key's at n divided by it.
 
     So their product decays as zeta_i^((m - n) / scale). Each factor alone grows with the position: 512 tokens multiply
-    the fastest pair of a key by 3.5. Half precision's fp16 ends at some 4,500 tokens. fp32 ends at 32,000, beyond which
+    the fastest pair of a key by 3.5. So keys in fp16 end at 3,400 tokens, in fp32 and bf16 at 32,000; beyond that
     ValueError is raised. A pair that is stretched decays as slowly as it turns.
     """
 
@@ -57,10 +57,11 @@ class DecayingRotaryPosition(RotaryPosition):
         dtype = torch.promote_types(like.dtype, torch.float32)
         scales = tuple(self.xpos_scale * stretch for stretch in self.stretches)
         length = first + like.size(-2)
-        if length * math.log((1 + GAMMA) / GAMMA) / min(scales) > math.log(torch.finfo(dtype).max) - _MOST_OF_A_KEY:
+        most = torch.finfo(like.dtype).max / (2**4 if like.dtype == torch.float16 else _MOST_OF_A_KEY)
+        if length * math.log((1 + GAMMA) / GAMMA) / min(scales) > math.log(most):
             raise ValueError(
                 f"xpos_scale={self.xpos_scale}: at {length} tokens its factors, which grow with the position, are "
-                f"beyond {dtype}; accepted is a greater one"
+                f"beyond {like.dtype}; accepted is a greater one"
             )
         decays = _decays(length, self.head_dim, scales, dtype, like.device)[first:]
         return decays[..., None].expand(-1, -1, 2).flatten(1)  # (S, d / 2) -> (S, d), both of a pair
