@@ -236,9 +236,11 @@ def test_the_page_on_long_context_has_table_2_and_the_share_of_answers():
 
 
 def test_the_page_on_combinations_has_the_numbers_of_its_tables():
-    for (_, shown), table in zip(tables_of(COMBINED, "representation"), ("combinations", "combinations-seeds")):
+    pages = [*tables_of(COMBINED, "representation"), table_of(COMBINED, "on words")]
+    of = [("wikitext2-chars-cpu", "combinations"), ("wikitext2-chars-cpu", "combinations-seeds")]
+    for (_, shown), (preset, table) in zip(pages, [*of, ("wikitext2-cpu", "combinations-seeds")]):
         cells = {"full": {}, "non-overlapping": {}, "sliding": {}}
-        for row in csv_of("wikitext2-chars-cpu", table):
+        for row in csv_of(preset, table):
             name = row["first"] if row["second"] == "-" else f"{row['first']} + {row['second']}"
             cells[row["inference"]][name] = row
         full, in_pieces, sliding = cells.values()
