@@ -340,7 +340,7 @@ def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
     for parameter in position.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     query, key, value = torch.randn(3, 2, 2, 40, 16, device=DEVICE)
-    for first, num_key_heads, segments in ((0, 1, segments_of(40)), (35, 2, None)):
+    for first, num_key_heads, segments in ((0, 1, segments_of(40)), (35, 2, None), (39, 2, None)):
         inputs = [
             (tensor / 4).requires_grad_()
             for tensor in (query[:, :, first:], *torch.stack((key, value))[:, :, :num_key_heads])
@@ -348,6 +348,6 @@ def test_any_representation_runs_in_the_kernel_where_it_is_asked_for(name):
         ours = gated(causal_attention)(*inputs, position, implementation="triton", segments=segments)
         exact = gated(reference_attention)(*inputs, position, segments=segments)
         torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
-        inputs += position.parameters() if learned else []
+        inputs += position.parameters()
         for one, other in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, exact))):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
