@@ -462,6 +462,7 @@ def test_keys_that_were_turned_in_pieces_give_what_attention_gives_that_turns_th
 
 # FlexAttention
 
+SEVERAL = ["alibi+rope+wavelet", "alibi+fox+rpe+transformer-xl+wavelet"]  # the second: two products with p, and a gate
 FAR = ("wavelet", {"wavelet": "haar", "wavelet_shifts": "500,600"})  # zero at all lags of these tests
 
 
@@ -476,7 +477,7 @@ def flex_attention(query, key, value, position):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("variant", [*position_names(), "haar future", "every slot", "wavelet+alibi+rope", FAR])
+@pytest.mark.parametrize("variant", [*position_names(), *SEVERAL, "haar future", "every slot", FAR])
 def test_flex_attention_with_the_score_mod_is_the_definition(variant):
     inputs, position = draw(40, 40, 16), build(variant, 16, 2)
     with torch.no_grad():
@@ -485,7 +486,7 @@ def test_flex_attention_with_the_score_mod_is_the_definition(variant):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("variant", ["rpe", "t5", "ricker learned", "every slot"])
+@pytest.mark.parametrize("variant", ["rpe", "t5", "ricker learned", "every slot", "kerple-log+rpe+wavelet"])
 def test_what_is_learned_gets_the_definitions_gradients_through_the_score_mod(variant):
     """On a CPU, FlexAttention has no gradients of queries, keys and values."""
     inputs, position = draw(40, 40, 16), build(variant, 16, 2)
@@ -585,7 +586,7 @@ def test_scales_up_to_2_to_127_and_every_dtype_give_finite_numbers(attend):
 # What the fixed bases are cut to
 
 
-@pytest.mark.parametrize("variant", [*position_names(), "every slot"])
+@pytest.mark.parametrize("variant", [*position_names(), *SEVERAL, "every slot"])
 @pytest.mark.parametrize("num_keys", [24, 60])
 def test_a_temperature_multiplies_all_scores_beyond_l_train_by_yarns_factor(variant, num_keys):
     position = build(variant, head_dim=16, num_heads=2)
