@@ -1039,9 +1039,9 @@ TRACED += ["rope+t5+trans-xl+wavelet", "alibi+rpe+transformer-xl+wavelet"]
 
 
 class Attending(torch.nn.Module):
-    def __init__(self, variant):
+    def __init__(self, position):
         super().__init__()
-        self.position = build(variant, 24, 5).float()
+        self.position = position
 
     def forward(self, query, key, value, segments=None):
         return causal_attention(query, key, value, self.position, segments=segments)
@@ -1081,7 +1081,7 @@ TRACERS = {
 def test_traced_or_exported_it_is_the_definition_at_other_lengths_too_and_leaves_nothing_behind(variant, tracer):
     if PYTORCH < (2, 6) and tracer == "torch.export":
         pytest.skip("before PyTorch 2.6 torch.export follows Python's bytecode, which is not ours to test")
-    module = Attending(variant)
+    module = Attending(build(variant, 24, 5).float())
     torch.manual_seed(0)
     cases = [[tensor.float() for tensor in draw(length, length, 24, num_heads=5)] for length in (7, 7, 11)]
     if tracer == "make_fx":
@@ -1100,7 +1100,8 @@ def test_traced_or_exported_it_is_the_definition_at_other_lengths_too_and_leaves
 def test_traced_or_exported_it_keeps_segments_apart_and_shares_keys(variant, tracer):
     if PYTORCH < (2, 6) and tracer == "torch.export":
         pytest.skip("before PyTorch 2.6 torch.export follows Python's bytecode, which is not ours to test")
-    module, first, other = Attending(variant), with_segments(7), with_segments(7, number=2)
+    module = Attending(build(variant, 24, 5).float())
+    first, other = with_segments(7), with_segments(7, number=2)
     exact_position = copy.deepcopy(module.position).double()
     traced = TRACERS[tracer](module, first)
     for inputs in (first, other) if tracer == "make_fx" else (first, other, with_segments(11)):
@@ -1118,7 +1119,7 @@ def with_segments(length, number=3):
 def test_onnx_computes_the_same_at_other_lengths(variant):
     pytest.importorskip("onnxscript", reason="no onnxscript for this Python")
     runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime for this Python")
-    module = Attending(variant.split()[0])
+    module = Attending(build(variant.split()[0], 24, 5).float())
     cases = [[tensor.float() for tensor in draw(length, length, 24, num_heads=5)] for length in (7, 11)]
     if "segments" in variant:
         cases = [with_segments(7), with_segments(11)]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from conftest import L_TRAIN
-from test_attention import ATTENTIONS, PYTORCH, TRACERS, build, draw
+from test_attention import ATTENTIONS, PYTORCH, TRACERS, Attending, build, draw
 from test_model import random_tokens
 
 from wavepos_fairseq.attention import causal_attention, reference_attention
@@ -326,15 +326,6 @@ def test_stretches_are_of_the_exact_scales(dtype):
 
 
 # Recorded, or with no values
-
-
-class Attending(torch.nn.Module):
-    def __init__(self, position):
-        super().__init__()
-        self.position = position
-
-    def forward(self, query, key, value):
-        return causal_attention(query, key, value, self.position)
 
 
 def of_a_length(length):
