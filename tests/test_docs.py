@@ -235,19 +235,32 @@ def test_the_page_on_long_context_has_table_2_and_the_share_of_answers():
         assert rows[row.labels["method"]] == [f"{share:.1f}" for share in shares]
 
 
+def combination_of(row):
+    return row["first"] if row["second"] == "-" else f"{row['first']} + {row['second']}"
+
+
 def test_the_page_on_combinations_has_the_numbers_of_its_tables():
-    pages = [*tables_of(COMBINED, "representation"), table_of(COMBINED, "on words")]
+    pages = [*tables_of(COMBINED, "representation"), table_of(COMBINED, "on words, three seeds")]
     of = [("wikitext2-chars-cpu", "combinations"), ("wikitext2-chars-cpu", "combinations-seeds")]
     for (_, shown), (preset, table) in zip(pages, [*of, ("wikitext2-cpu", "combinations-seeds")]):
         cells = {"full": {}, "non-overlapping": {}, "sliding": {}}
         for row in csv_of(preset, table):
-            name = row["first"] if row["second"] == "-" else f"{row['first']} + {row['second']}"
-            cells[row["inference"]][name] = row
+            cells[row["inference"]][combination_of(row)] = row
         full, in_pieces, sliding = cells.values()
+        several = {name: row for name, row in full.items() if table == "combinations" or "±" in row["128"]}
         assert shown == {
             name: [row["128"], row["628"], in_pieces[name]["628"], sliding[name]["128"], sliding[name]["628"]]
-            for name, row in full.items()
+            for name, row in several.items()
         }
+    of_seed_1 = {}
+    with (ROOT / "results" / "wikitext2-cpu" / "combinations-seeds.tidy.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row["seed"] == "1":
+                cell = row["inference"], row["sequence_length"]
+                of_seed_1.setdefault(combination_of(row), {})[cell] = f"{float(row['perplexity']):.2f}"
+    columns = [("full", "128"), ("full", "628"), ("non-overlapping", "628"), ("sliding", "128"), ("sliding", "628")]
+    words = {name: [cells[column] for column in columns] for name, cells in of_seed_1.items()}
+    assert table_of(COMBINED, "on words, seed 1")[1] == words
     variants = {"full": {}, "sliding": {}}
     for row in csv_of("wikitext2-chars-cpu", "combination-ablation"):
         variants[row["inference"]][row["variant"]] = [row["128"], row["628"]]
