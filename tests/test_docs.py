@@ -36,6 +36,7 @@ from wavepos_fairseq.lab import experiments  # noqa: E402
 from wavepos_fairseq.lab.configs import find_row, load_preset, load_table  # noqa: E402
 from wavepos_fairseq.lab.runs import Run, fairseq_options  # noqa: E402
 from wavepos_fairseq.positions import build_position, position_names, position_options  # noqa: E402
+from wavepos_fairseq.wavelets import wavelet_basis  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "docs"))
 import hooks  # noqa: E402
@@ -43,7 +44,9 @@ import hooks  # noqa: E402
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"
 PAGES = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FORMULA, RESULTS = ROOT / "docs" / "formula.md", ROOT / "docs" / "results.md"
-LONG, COMBINED, SHIFT = (ROOT / "docs" / f"{page}.md" for page in ("long-context", "combinations", "shift-direction"))
+LONG, COMBINED, SHIFT, BEYOND = (
+    ROOT / "docs" / f"{page}.md" for page in ("long-context", "combinations", "shift-direction", "beyond")
+)
 WALK, REPRODUCE = ROOT / "docs" / "representation.md", ROOT / "docs" / "reproduce.md"
 SHELL = ("", "sh", "bash")  # an indented block says nothing
 LANGUAGES = ("python", *SHELL, "math", "text")  # text is what is neither run nor parsed
@@ -275,6 +278,33 @@ def test_the_page_on_combinations_has_the_numbers_of_its_tables():
     for name, of_page in table_of(COMBINED, "attention beyond L_train")[1].items():
         names = ["+".join(filter(None, (alone[name], added))) for added in ("", "alibi", "rpe", "rpe+alibi")]
         assert of_page == [shares[row or "nope"] for row in names]
+
+
+def by_label(table, *labels):
+    """The cells of the characters' table by inference and by what stands under the labels, joined, but for dashes."""
+    found = {}
+    for row in csv_of("wikitext2-chars-cpu", table):
+        name = ", ".join(row[label] for label in labels if row[label] != "-")
+        found.setdefault(row["inference"], {})[name] = row
+    return found
+
+
+def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
+    stretched = by_label("interpolation", "method", "interpolation")
+    full, sliding = stretched["full"], stretched["sliding"]
+    assert table_of(BEYOND, "without training")[1] == {
+        name: [full[name][length] for length in ("128", "253", "378", "628")]
+        + [sliding[name][length] for length in ("128", "253", "628")]
+        for name in full
+    }
+
+
+def test_beyond_l_train_only_rickers_largest_scale_has_values_out_of_the_range_of_those_before():
+    of_preset = [2.0**e for e in range(8)], [0.0, 1.0, 2.0, 3.0]
+    values = wavelet_basis("ricker", *of_preset, "past", num_lags=628).unflatten(1, (4, 8))  # (lags, shifts, scales)
+    seen, unseen = values[:128], values[128:]
+    out_of_range = (unseen < seen.amin(0)) | (unseen > seen.amax(0))
+    assert out_of_range.any(0).tolist() == [[False] * 7 + [True]] * 4
 
 
 def test_the_page_on_the_shift_has_the_numbers_of_its_table_and_of_the_papers():
