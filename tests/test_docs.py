@@ -280,10 +280,10 @@ def test_the_page_on_combinations_has_the_numbers_of_its_tables():
         assert of_page == [shares[row or "nope"] for row in names]
 
 
-def by_label(table, *labels):
-    """The cells of the characters' table by inference and by what stands under the labels, joined, but for dashes."""
+def by_label(table, *labels, preset="wikitext2-chars-cpu"):
+    """The cells of the table by inference and by what stands under the labels, joined, but for dashes."""
     found = {}
-    for row in csv_of("wikitext2-chars-cpu", table):
+    for row in csv_of(preset, table):
         name = ", ".join(row[label] for label in labels if row[label] != "-")
         found.setdefault(row["inference"], {})[name] = row
     return found
@@ -296,6 +296,15 @@ def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
         name: [full[name][length] for length in ("128", "253", "378", "628")]
         + [sliding[name][length] for length in ("128", "253", "628")]
         for name in full
+    }
+    eight = by_label("interpolation-8x", "method", "interpolation", "fine-tuned", preset="wikitext2-chars-cpu-8x")[
+        "full"
+    ]
+    tuned = {name[: -len(", yes")]: row for name, row in eight.items() if name.endswith(", yes")}
+    assert table_of(BEYOND, "to 8 × L_train")[1] == {
+        name: [eight[f"{name}, no"][length] for length in ("128", "256", "512", "1024")]
+        + [row[length] for length in ("128", "256", "512", "1024")]
+        for name, row in tuned.items()
     }
     beyond = by_label("beyond", "method")
     full, in_pieces, sliding = beyond["full"], beyond["non-overlapping"], beyond["sliding"]
