@@ -297,9 +297,8 @@ def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
         + [sliding[name][length] for length in ("128", "253", "628")]
         for name in full
     }
-    eight = by_label("interpolation-8x", "method", "interpolation", "fine-tuned", preset="wikitext2-chars-cpu-8x")[
-        "full"
-    ]
+    labels = "method", "interpolation", "fine-tuned"
+    eight = by_label("interpolation-8x", *labels, preset="wikitext2-chars-cpu-8x")["full"]
     tuned = {name[: -len(", yes")]: row for name, row in eight.items() if name.endswith(", yes")}
     assert table_of(BEYOND, "to 8 × L_train")[1] == {
         name: [eight[f"{name}, no"][length] for length in ("128", "256", "512", "1024")]
