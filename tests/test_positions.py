@@ -313,6 +313,27 @@ def test_gates_that_depend_on_no_token_are_alibi():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["fox", "cable"])
+def test_gates_begin_at_a_half_or_where_each_head_decays_by_e_in_its_time(name):
+    """Lin et al., gates that do not depend on the token: T evenly spaced by log, z = -log(expm1(1 / T))."""
+
+    def weight_after(tokens, **options):
+        """What is left of the first key's weight."""
+        position = build_position(name, head_dim=4, num_heads=4, **options)
+        c = position.key_bias(position.gates(torch.randn(1, tokens + 1, 16)))[0]
+        return (c[:, 0] - c[:, -1]).exp().tolist()
+
+    assert weight_after(3) == pytest.approx([1 / 8] * 4, rel=1e-6)
+    for head, time in enumerate([2, 8, 32, 128]):
+        assert weight_after(time, gate_decay_time=128.0)[head] == pytest.approx(1 / math.e, rel=1e-5)
+
+
+def test_a_decay_time_below_that_of_the_first_head_is_refused():
+    for time in (-1.0, 1.5, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"^gate_decay_time={time}: must be 0, or >= 2 and finite$"):
+            build_position("cable", head_dim=4, num_heads=2, gate_decay_time=time)
+
+
 def test_far_from_the_first_token_the_bias_of_a_near_key_is_as_exact_as_close_to_it():
     fox = build_position("fox", head_dim=4, num_heads=2)  # f = 1/2, so token 100,000 lies at c = 69,315
     gates, (query, key, value) = torch.zeros(1, 2, 100_000), torch.randn(3, 1, 2, 9, 4)
@@ -761,6 +782,7 @@ def test_a_model_can_be_trained_after_it_was_evaluated_in_inference_mode(name):
 
 META = {name: (name, {}) for name in (*position_names(), "transformer-xl+alibi")}
 META["learned slopes"] = ("alibi", {"alibi_slopes": "learned"})
+META["open gates"] = ("fox", {"gate_decay_time": 128.0})
 META["learned wavelets"] = ("wavelet", {"wavelet_learn": "both"})
 for _wavelet in (*MOTHER_WAVELETS, "db4", "sym8", "coif2", "dmey", "bior6.8", "rbio1.1"):
     META[f"wavelet {_wavelet}"] = ("wavelet", {"wavelet": _wavelet})
