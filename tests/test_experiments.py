@@ -309,7 +309,7 @@ def test_a_table_is_not_named_as_other_files_of_the_results_folder(name, tmp_pat
         (["train", "demo"], "give a row or options"),
         (
             ["reproduce", "table9", "--preset", "demo"],
-            "table 'table9' is unknown; accepted are beyond, combination-ablation, combinations, ",
+            "table 'table9' is unknown; accepted are beyond, beyond-seeds, combination-ablation, ",
         ),
         (
             ["reproduce", "table1", "--preset", "demo", "--data", "no-such-folder"],
