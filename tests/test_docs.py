@@ -305,6 +305,10 @@ def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
         + [row[length] for length in ("128", "256", "512", "1024")]
         for name, row in tuned.items()
     }
+    learned = by_label("learned", "wavelet", "learned")["full"]
+    assert table_of(BEYOND, "learned")[1] == {
+        name: [row[length] for length in ("32", "128", "253", "628")] for name, row in learned.items()
+    }
     beyond = by_label("beyond", "method")
     full, in_pieces, sliding = beyond["full"], beyond["non-overlapping"], beyond["sliding"]
     assert table_of(BEYOND, "representation")[1] == {
@@ -312,6 +316,22 @@ def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
         + [in_pieces[name]["628"], sliding[name]["128"], sliding[name]["628"]]
         for name in full
     }
+
+
+@pytest.mark.parametrize("kind, mean", [("scale", statistics.geometric_mean), ("shift", statistics.fmean)])
+def test_the_page_beyond_the_paper_has_the_scales_and_shifts_that_were_learned(kind, mean):
+    labels = {row.name: f"{row.labels['wavelet']}, {row.labels['learned']}" for row in load_table("learned")[1]}
+    learned = {}
+    with (ROOT / "results" / "wikitext2-chars-cpu" / "wavelets.csv").open(encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            if line["kind"] == kind:
+                numbers = learned.setdefault(labels[line["row"]], {})
+                numbers.setdefault(line["before"], []).append(float(line["after"]))
+    header, of_page = table_of(BEYOND, f"{kind}s began at")
+    assert of_page == {row: [f"{mean(after):.2f}" for after in numbers.values()] for row, numbers in learned.items()}
+    for numbers in learned.values():
+        assert [float(before) for before in numbers] == [float(cell) for cell in header]
+        assert {len(after) for after in numbers.values()} == {4 * 3}  # layers and seeds
 
 
 def test_beyond_l_train_only_rickers_largest_scale_has_values_out_of_the_range_of_those_before():
