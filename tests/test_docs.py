@@ -316,6 +316,11 @@ def test_the_page_beyond_the_paper_has_the_numbers_of_its_tables():
         + [in_pieces[name]["628"], sliding[name]["128"], sliding[name]["628"]]
         for name in full
     }
+    seeds = by_label("beyond-seeds", "method")
+    assert table_of(BEYOND, "three seeds")[1] == {
+        name: [row[length] for row in (seeds["full"][name], seeds["sliding"][name]) for length in ("128", "628")]
+        for name in seeds["full"]
+    }
 
 
 @pytest.mark.parametrize("kind, mean", [("scale", statistics.geometric_mean), ("shift", statistics.fmean)])
